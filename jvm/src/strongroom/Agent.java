@@ -1,0 +1,160 @@
+package strongroom;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.IOException;
+import java.net.URI;
+import java.util.Iterator;
+import java.util.Map;
+import org.apache.hadoop.fs.Path;
+
+/** What the agent is asked about datasets. Every question is preceded by the guard. */
+final class Agent {
+  /** The value of a length that only storage knows. */
+  static final long LENGTH_UNKNOWN = -1;
+
+  private Agent() {}
+
+  /** A file in this run's view of a dataset. */
+  static final class Listed {
+    final String path;
+    final long lengthBytes;
+
+    Listed(String path, long lengthBytes) {
+      this.path = path;
+      this.lengthBytes = lengthBytes;
+    }
+  }
+
+  /** Where a file's ciphertext lies. */
+  static final class Located {
+    final Path location;
+    final long lengthBytes;
+
+    Located(Path location, long lengthBytes) {
+      this.location = location;
+      this.lengthBytes = lengthBytes;
+    }
+  }
+
+  /** A name for a new file, and where its ciphertext goes. */
+  static final class Created {
+    final String path;
+    final Path location;
+
+    Created(String path, Path location) {
+      this.path = path;
+      this.location = location;
+    }
+  }
+
+  /** A file's key and AAD prefix. */
+  static final class FileKey {
+    final byte[] key;
+    final byte[] aadPrefix;
+
+    FileKey(byte[] key, byte[] aadPrefix) {
+      this.key = key;
+      this.aadPrefix = aadPrefix;
+    }
+  }
+
+  /**
+   * Checks that the application may use a dataset.
+   *
+   * @throws IOException it is not bound
+   */
+  static void binding(String dataset) throws IOException {
+    ask("binding", new DatasetPath(dataset, ""), false);
+  }
+
+  /** Returns every file at or below a place; only the driver's agent knows. */
+  static Listed[] list(DatasetPath place) throws IOException {
+    JsonNode files = KeySocket.field(ask("list", place, true), "files");
+    Listed[] listed = new Listed[files.size()];
+    for (int i = 0; i < listed.length; i++) {
+      JsonNode file = (JsonNode) files.get(i);
+      listed[i] = new Listed(text(file, "path"), KeySocket.field(file, "length_bytes").asLong());
+    }
+    return listed;
+  }
+
+  /** Returns where a file lies and how long it is. */
+  static Located open(DatasetPath file) throws IOException {
+    JsonNode answer = ask("open", file, true);
+    return new Located(location(answer), KeySocket.field(answer, "length_bytes").asLong(LENGTH_UNKNOWN));
+  }
+
+  /** Returns the key of a file of this run's view. */
+  static FileKey decryption(DatasetPath file) throws IOException {
+    return key(ask("decryption", file, true));
+  }
+
+  /** Returns the name and place of a new file; its base name gets the file's identity. */
+  static Created create(DatasetPath file) throws IOException {
+    JsonNode answer = ask("create", file, true);
+    return new Created(text(answer, "path"), location(answer));
+  }
+
+  /** Returns the key of a new file; the agent gives it once. */
+  static FileKey encryption(DatasetPath file) throws IOException {
+    return key(ask("encryption", file, true));
+  }
+
+  /** Takes every file at or below a place out of this run's view; returns how many. */
+  static int remove(DatasetPath place) throws IOException {
+    return KeySocket.field(ask("remove", place, true), "removed").asInt();
+  }
+
+  /**
+   * Adds finished files to this run's view of a dataset.
+   *
+   * @param lengths from the path of each file to its length in bytes
+   */
+  static void commit(String dataset, Map lengths) throws IOException {
+    Guard.check();
+    ObjectNode question = KeySocket.question("commit");
+    question.put("dataset", dataset);
+    ArrayNode files = question.putArray("files");
+    Iterator entries = lengths.entrySet().iterator();
+    while (entries.hasNext()) {
+      Map.Entry entry = (Map.Entry) entries.next();
+      ObjectNode file = files.addObject();
+      file.put("path", (String) entry.getKey());
+      file.put("length_bytes", ((Long) entry.getValue()).longValue());
+    }
+    KeySocket.ask(question);
+  }
+
+  private static JsonNode ask(String operation, DatasetPath place, boolean withPath) throws IOException {
+    Guard.check();
+    ObjectNode question = KeySocket.question(operation);
+    question.put("dataset", place.dataset);
+    if (withPath) {
+      question.put("path", place.path);
+    }
+    return KeySocket.ask(question);
+  }
+
+  private static FileKey key(JsonNode answer) throws IOException {
+    byte[] key = KeySocket.field(answer, "key_b64").binaryValue();
+    byte[] aadPrefix = KeySocket.field(answer, "aad_prefix_b64").binaryValue();
+    if (key == null || key.length != 32 || aadPrefix == null || aadPrefix.length == 0) {
+      throw new IOException("strongroom: the agent's answer holds no 256-bit key. Look at the agent's log.");
+    }
+    return new FileKey(key, aadPrefix);
+  }
+
+  private static Path location(JsonNode answer) throws IOException {
+    return new Path(URI.create(text(answer, "location")));
+  }
+
+  private static String text(JsonNode node, String field) throws IOException {
+    JsonNode value = KeySocket.field(node, field);
+    if (!value.isTextual()) {
+      throw new IOException("strongroom: the agent's answer has no " + field + ". Look at the agent's log.");
+    }
+    return value.asText();
+  }
+}

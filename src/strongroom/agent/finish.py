@@ -1,0 +1,170 @@
+"""The end of a run in the driver's TEE: manifests, receipt, closing, sealed output (step 8)."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from strongroom.agent.member import Membership
+from strongroom.base.clock import Clock, to_rfc3339
+from strongroom.base.encoding import to_b64url
+from strongroom.base.errors import ConflictError, StrongroomError
+from strongroom.crypto.jose import seal_to_recipients, unverified_payload
+from strongroom.datasets.manifest import build_manifest
+from strongroom.datasets.storage import Storage, write_file
+from strongroom.policy.approval import Approval
+from strongroom.receipts.build import receipt_digest, sign_receipt
+from strongroom.wire.descriptor import Descriptor
+from strongroom.wire.key_service import CloseRequest, Commit, RunRecord
+from strongroom.wire.receipt import Output, ReceiptBody
+
+_CLOSE_ATTEMPTS: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """What the driver left behind."""
+
+    exit_status: int
+    started_at: datetime
+    log: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What the host receives at the end: file names in the output folder."""
+
+    receipt: str
+    output: str | None
+    lines: int
+
+
+def finish_run(member: Membership, *, descriptor: Descriptor, ended: Ended, clock: Clock) -> Kept:
+    """Write the next versions, close the run everywhere, keep the receipt and the sealed output.
+
+    1. If the application ended well: write one manifest for each dataset it changed, which nobody names yet.
+    2. Ask each key service for the run's members and leaves; build the receipt over them.
+    3. Close at each key service: commits and the receipt's digest take effect in one transaction.
+       A member that joined meanwhile changes the leaves: go back to 2.
+    4. Write the receipt and the sealed output.
+
+    Raises:
+        ConflictError: Another run made the next version first; no output version of this run appears there.
+        StrongroomError: Storage or a key service failed; the run stays without an output version.
+    """
+    outcome: Literal["succeeded", "failed"] = "succeeded" if ended.exit_status == 0 else "failed"
+    commits, outputs = _write_manifests(member, descriptor) if outcome == "succeeded" else ({}, {})  # 1
+    log = ended.log.read_bytes() if ended.log.exists() else b""
+    endorsements = member.attestation.endorsements(member.fmspc)
+    certificates = tuple(map(to_b64url, member.attestation.certificates()))
+    for attempt in range(_CLOSE_ATTEMPTS):
+        records = {identity: service.record(now=clock.now()) for identity, service in member.services.items()}  # 2
+        body = ReceiptBody(
+            hardware="simulated" if any(release.simulated for release in member.releases.values()) else "real",
+            run=member.run,
+            run_id=member.ticket.run_id,
+            outcome=outcome,
+            exit_status=ended.exit_status,
+            started_at=to_rfc3339(ended.started_at),
+            finished_at=to_rfc3339(clock.now()),
+            ticket=descriptor.ticket,
+            application=member.application.description.to_json().decode(),
+            attestation_service=descriptor.attestation_service.url,
+            attestation_certificates=certificates,
+            endorsements=endorsements,
+            records=records,
+            inputs=dict(member.inputs),
+            outputs=outputs,
+            log_digest=hashlib.sha256(log).hexdigest(),
+        )
+        try:
+            closings = _close(member, body, commits, clock=clock)  # 3
+            break
+        except ConflictError:
+            if attempt == _CLOSE_ATTEMPTS - 1 or not _has_grown(member, records, clock=clock):
+                raise
+    else:  # pragma: no cover - the loop ends by break or raise
+        raise ConflictError("the run could not be closed")
+    return _keep(member, descriptor, body=body, closings=closings, log=log)  # 4
+
+
+def _write_manifests(member: Membership, descriptor: Descriptor) -> tuple[dict[str, list[Commit]], dict[str, Output]]:
+    commits: dict[str, list[Commit]] = {}
+    outputs: dict[str, Output] = {}
+    for name, dataset in member.datasets.items():
+        if dataset.write is None or not dataset.view.changed:
+            continue
+        binding = member.application.description.datasets[name]
+        files = dataset.view.next_files()
+        data, digest = build_manifest(
+            dataset=name,
+            key_service=binding.key_service,
+            base=dataset.view.base,
+            write=dataset.write,
+            files=files,
+        )
+        Storage(descriptor.storage[name]).write_manifest(data, digest)
+        write_ids = tuple(sorted({dataset.write.write_id, *(file.write_id for file in files)}))
+        commits.setdefault(binding.key_service, []).append(
+            Commit(dataset=name, base=dataset.write.base, manifest_digest=digest, write_ids=write_ids)
+        )
+        outputs[name] = Output(
+            manifest_digest=digest, files=len(files), size_bytes=sum(file.length_bytes for file in files)
+        )
+    return commits, outputs
+
+
+def _close(
+    member: Membership, body: ReceiptBody, commits: Mapping[str, list[Commit]], *, clock: Clock
+) -> dict[str, str]:
+    closings: dict[str, str] = {}
+    for identity, service in member.services.items():
+        request = CloseRequest(
+            run=member.run,
+            issued_at=to_rfc3339(clock.now()),
+            outcome=body.outcome,
+            leaves=len(body.records[identity].leaves),
+            receipt=receipt_digest(body),
+            commits=tuple(commits.get(identity, [])),
+        )
+        closings[identity], _ = service.close(request)
+    return closings
+
+
+def _has_grown(member: Membership, records: Mapping[str, RunRecord], *, clock: Clock) -> bool:
+    return any(
+        len(service.record(now=clock.now()).leaves) > len(records[identity].leaves)
+        for identity, service in member.services.items()
+    )
+
+
+def _keep(
+    member: Membership, descriptor: Descriptor, *, body: ReceiptBody, closings: dict[str, str], log: bytes
+) -> Kept:
+    folder = Path(descriptor.output)
+    receipt_name, output_name = f"{body.run_id}.receipt.json", f"{body.run_id}.output.jwe"
+    recipients = _recipients(body.records.values())
+    if recipients and log:
+        write_file(folder / output_name, seal_to_recipients(log, recipient_jwks=recipients))
+    write_file(folder / receipt_name, sign_receipt(body, key=member.signing_key, closings=closings))
+    return Kept(receipt=receipt_name, output=output_name if recipients and log else None, lines=log.count(b"\n"))
+
+
+def _recipients(records: Iterable[RunRecord]) -> list[dict[str, Any]]:
+    """Return the recipients that every approval of the run names: one owner alone cannot let others' data out."""
+    named: list[list[dict[str, str]]] = [
+        [dict(jwk) for jwk in Approval.from_json(unverified_payload(approval)).recipients]
+        for record in records
+        for approval in record.approvals.values()
+    ]
+    return [dict(jwk) for jwk in (named[0] if named else []) if all(jwk in others for others in named)]
+
+
+def abandon_run(member: Membership, *, descriptor: Descriptor, ended: Ended, clock: Clock) -> Kept | None:
+    """Close a run that ended badly, as far as the services still answer."""
+    try:
+        return finish_run(member, descriptor=descriptor, ended=ended, clock=clock)
+    except StrongroomError:
+        return None

@@ -1,0 +1,313 @@
+"""Becoming a member of a run: measure, attest, join, receive keys (steps 4 to 6).
+
+The order is the defence: nothing of the host's descriptor is used for more than finding things, until the
+measured application, the evidence and each key service's signed answer agree.
+"""
+
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from strongroom.agent.key_socket import BoundDataset
+from strongroom.agent.report import Report
+from strongroom.application.package import MeasuredApplication, measure_package
+from strongroom.attestation.attester import QuoteDevice, collect_evidence
+from strongroom.attestation.evidence.pck import parse_pck_extension, pck_chain
+from strongroom.attestation.evidence.sgx_quote import parse_sgx_quote
+from strongroom.attestation.evidence.unverified import UnverifiedEvidence
+from strongroom.base.clock import Clock
+from strongroom.base.encoding import from_b64url, to_b64url
+from strongroom.base.errors import ConfigurationError, IntegrityError, Mismatch, RefusedError, VerificationError
+from strongroom.base.secret import SecretBytes
+from strongroom.base.workflow import Step
+from strongroom.clients.attestation import AttestationClient
+from strongroom.clients.key_service import TeeKeyServiceClient, run_digest
+from strongroom.clients.pinned import PinnedHttp
+from strongroom.clients.statements import ServiceStatements
+from strongroom.crypto.jose import unverified_payload
+from strongroom.crypto.keys import ReceivingKey, SigningKey
+from strongroom.crypto.x509 import parse_pem_chain, spki_sha256
+from strongroom.datasets.identity import DatasetWrite
+from strongroom.datasets.manifest import Manifest, open_manifest, verify_header
+from strongroom.datasets.storage import Storage
+from strongroom.datasets.view import DatasetView
+from strongroom.keys.hierarchy import run_secret
+from strongroom.wire.descriptor import Descriptor
+from strongroom.wire.key_service import DatasetVersion, Evidence, JoinRequest, NewWrite, Release, WrittenDataset
+from strongroom.wire.runtime_data import RuntimeData
+from strongroom.wire.ticket import RunTicket
+
+_CONFIG_ID_BYTES: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """What a TEE holds once every owner's key service has let it in.
+
+    Attributes:
+        application: The measured application; its files lie in this TEE's memory.
+        run: Digest of the run ticket.
+        signing_key: This TEE's ephemeral signing key.
+        result: The attestation result, a JWT.
+        services: The key services, by identity.
+        attestation: The attestation service.
+        releases: Each key service's signed release.
+        secret: The run's RPC secret.
+        datasets: Every bound dataset with its keys.
+        inputs: The countersigned version statements that were read, as signed.
+    """
+
+    application: MeasuredApplication
+    ticket: RunTicket
+    run: str
+    signing_key: SigningKey
+    result: str
+    fmspc: str
+    services: Mapping[str, TeeKeyServiceClient]
+    attestation: AttestationClient
+    releases: Mapping[str, Release]
+    secret: SecretBytes
+    datasets: Mapping[str, BoundDataset]
+    inputs: Mapping[str, str]
+
+
+def launch_identity(application: str) -> bytes:
+    """Return the CONFIG_ID of an application: its digest, filled up with zeros."""
+    return bytes.fromhex(application).ljust(_CONFIG_ID_BYTES, b"\0")
+
+
+def become_member(
+    descriptor: Descriptor, *, device: QuoteDevice, scratch: Path, clock: Clock, report: Report
+) -> Membership:
+    """Do steps 4 to 6 in this TEE.
+
+    1. Start making the ephemeral keys.
+    2. Copy and measure the application; refuse to go on if it is not the one fixed at launch.
+    3. Get a nonce of each key service that the application's bindings pin.
+    4. Collect evidence over the runtime data and have it appraised.
+    5. Open or join the run at every key service; combine their shares.
+    6. Receive the write keys of the bound versions and open their manifests.
+
+    The caller has launched this TEE: the device fixed the identity that the host's descriptor names.
+
+    Raises:
+        StrongroomError: With the step it happened in.
+    """
+    with ThreadPoolExecutor(max_workers=1) as background:
+        receiving: Future[ReceivingKey] = background.submit(ReceivingKey.generate_rsa)  # 1
+        with report.step(Step.ATTEST, "application measured"):
+            application = measure_package(Path(descriptor.package), scratch / "application")  # 2
+            _demand_launched_application(descriptor, application.digest)
+            ticket, run = _ticket(descriptor, application)
+        keys = TeeKeys(signing=SigningKey.generate("ES256"), receiving=receiving.result())
+    services = _connect(descriptor, application, keys=keys, run=run, clock=clock)
+    attestation = AttestationClient(
+        _pin(descriptor.attestation_service.url, descriptor.attestation_service.certificate_pem)
+    )
+    with report.step(Step.ATTEST, "evidence verified and appraised"):
+        evidence = _evidence(descriptor, device, application, run=run, keys=keys, services=services)  # 3, 4
+        result = attestation.attest(evidence)
+    with report.step(Step.RELEASE, "keys released"):
+        releases, shares, writes = _join(descriptor, services, evidence=evidence, result=result)  # 5
+        secret = run_secret(
+            shares,
+            run=run,
+            application=application.digest,
+            driver_key=descriptor.driver.driver_key if descriptor.driver else keys.signing.verifying_key.thumbprint,
+        )
+    with report.step(Step.DECRYPT, "manifests opened"):
+        bases = _open_bases(descriptor, application, services, releases=releases, clock=clock)  # 6
+        datasets = _bind(descriptor, application, bases=bases, writes=writes)
+    return Membership(
+        application=application,
+        ticket=ticket,
+        run=run,
+        signing_key=keys.signing,
+        result=result,
+        fmspc=_fmspc(evidence.quote),
+        services=services,
+        attestation=attestation,
+        releases=releases,
+        secret=secret,
+        datasets=datasets,
+        inputs={name: text for release in releases.values() for name, text in release.versions.items()},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeeKeys:
+    """The TEE's two ephemeral key pairs."""
+
+    signing: SigningKey
+    receiving: ReceivingKey
+
+
+def _demand_launched_application(descriptor: Descriptor, digest: str) -> None:
+    if digest != descriptor.application:
+        raise RefusedError(
+            "the application is not the one this TEE was launched for",
+            action="submit again: the package was changed after it was signed",
+            mismatches=(Mismatch(name="application digest", expected=descriptor.application, actual=digest),),
+        )
+
+
+def _ticket(descriptor: Descriptor, application: MeasuredApplication) -> tuple[RunTicket, str]:
+    payload = unverified_payload(descriptor.ticket)  # its signature is the key service's to check
+    ticket = RunTicket.from_json(payload)
+    if ticket.application != application.digest or set(ticket.datasets) != set(application.description.datasets):
+        raise RefusedError(
+            "the run ticket is for another application",
+            mismatches=(Mismatch(name="application", expected=application.digest, actual=ticket.application),),
+        )
+    return ticket, run_digest(payload)
+
+
+def _connect(
+    descriptor: Descriptor, application: MeasuredApplication, *, keys: TeeKeys, run: str, clock: Clock
+) -> dict[str, TeeKeyServiceClient]:
+    services: dict[str, TeeKeyServiceClient] = {}
+    for name, binding in application.description.datasets.items():
+        address = descriptor.key_services.get(binding.key_service)
+        if address is None or name not in descriptor.storage:
+            raise ConfigurationError(
+                f"the key service or the storage of dataset {name} is not known",
+                action=f"name its storage with --dataset {name}=LOCATION and its key service in the trust file",
+            )
+        services[binding.key_service] = TeeKeyServiceClient(
+            PinnedHttp(address.url, address.certificate_pem, binding.key_service, service="the key service"),
+            statements=ServiceStatements(identity=binding.key_service, now=clock.now),
+            signing_key=keys.signing,
+            receiving_key=keys.receiving,
+            run=run,
+        )
+    return services
+
+
+def _pin(url: str, certificate_pem: str) -> PinnedHttp:
+    # Whose results are accepted is each key service's decision: a false attestation service gains nothing here.
+    identity = spki_sha256(parse_pem_chain(certificate_pem.encode())[0])
+    return PinnedHttp(url, certificate_pem, identity, service="the attestation service")
+
+
+def _evidence(
+    descriptor: Descriptor,
+    device: QuoteDevice,
+    application: MeasuredApplication,
+    *,
+    run: str,
+    keys: TeeKeys,
+    services: Mapping[str, TeeKeyServiceClient],
+) -> UnverifiedEvidence:
+    runtime_data = RuntimeData(
+        application=application.digest,
+        role=descriptor.role,
+        run=run,
+        nonces={identity: service.nonce() for identity, service in services.items()},
+        keys=(keys.receiving.public_jwk,),
+        signing_key=keys.signing.verifying_key.to_jwk(),
+        driver_key=descriptor.driver.driver_key if descriptor.driver else None,
+    )
+    evidence = collect_evidence(device, runtime_data=runtime_data.to_json())
+    launched = parse_sgx_quote(evidence.quote).report.config_id
+    if launched != launch_identity(application.digest):
+        raise RefusedError("this TEE was launched for another application than it measured")
+    return evidence
+
+
+def _join(
+    descriptor: Descriptor,
+    services: Mapping[str, TeeKeyServiceClient],
+    *,
+    evidence: UnverifiedEvidence,
+    result: str,
+) -> tuple[dict[str, Release], dict[str, SecretBytes], dict[str, NewWrite]]:
+    request = JoinRequest(
+        ticket=descriptor.ticket,
+        result=result,
+        evidence=Evidence(
+            kind=evidence.kind, quote=to_b64url(evidence.quote), runtime_data=to_b64url(evidence.runtime_data)
+        ),
+    )
+    releases: dict[str, Release] = {}
+    shares: dict[str, SecretBytes] = {}
+    writes: dict[str, NewWrite] = {}
+    for identity, service in services.items():
+        release, secrets = service.join(request, role=descriptor.role)
+        releases[identity] = release
+        shares[identity] = SecretBytes(from_b64url(secrets.share))
+        writes |= secrets.writes
+    return releases, shares, writes
+
+
+def _bind(
+    descriptor: Descriptor,
+    application: MeasuredApplication,
+    *,
+    bases: Mapping[str, tuple[Manifest, Mapping[str, SecretBytes]]],
+    writes: Mapping[str, NewWrite],
+) -> dict[str, BoundDataset]:
+    bound: dict[str, BoundDataset] = {}
+    for name, binding in application.description.datasets.items():
+        write = DatasetWrite.from_message(writes[name]) if name in writes else None
+        manifest, write_keys = bases.get(name, (None, {}))
+        bound[name] = BoundDataset(
+            name=name,
+            access=binding.access,
+            location=descriptor.storage[name],
+            view=DatasetView(manifest, write_id=write.write_id if write else None),
+            write_keys=write_keys,
+            write=write,
+        )
+    return bound
+
+
+def _open_bases(
+    descriptor: Descriptor,
+    application: MeasuredApplication,
+    services: Mapping[str, TeeKeyServiceClient],
+    *,
+    releases: Mapping[str, Release],
+    clock: Clock,
+) -> dict[str, tuple[Manifest, Mapping[str, SecretBytes]]]:
+    """Read, unlock and open the manifest of every bound version."""
+    opened: dict[str, tuple[Manifest, Mapping[str, SecretBytes]]] = {}
+    for identity, service in services.items():
+        versions: dict[str, DatasetVersion] = {}
+        manifests: dict[str, bytes] = {}
+        wanted: dict[str, WrittenDataset] = {}
+        for name, statement in releases[identity].versions.items():
+            if (
+                name not in application.description.datasets
+                or application.description.datasets[name].key_service != identity
+            ):
+                raise VerificationError(f"the key service speaks of dataset {name}, which is not bound to it")
+            versions[name] = service.version(statement, dataset=name)
+            manifests[name] = Storage(descriptor.storage[name]).read_manifest(versions[name].manifest_digest)
+            header = verify_header(manifests[name], statement=versions[name])
+            wanted[name] = WrittenDataset(number=versions[name].number, write_keys=header.write_keys)
+        missing = [
+            name
+            for name, binding in application.description.datasets.items()
+            if binding.key_service == identity and binding.access == "read" and name not in versions
+        ]
+        if missing:
+            raise IntegrityError(
+                f"the key service names no version of {', '.join(missing)}",
+                action="encrypt the dataset first: strongroom dataset encrypt",
+            )
+        if not wanted:
+            continue
+        keys = service.write_keys(wanted, now=clock.now())
+        for name, version in versions.items():
+            opened[name] = (
+                open_manifest(manifests[name], statement=version, write_keys=keys[name]),
+                keys[name],
+            )
+    return opened
+
+
+def _fmspc(quote: bytes) -> str:
+    """Return the platform's FMSPC, which names the collateral; the receipt's verifier checks that it fits."""
+    return parse_pck_extension(pck_chain(parse_sgx_quote(quote))[0]).fmspc

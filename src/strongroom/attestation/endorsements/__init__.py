@@ -1,0 +1,1 @@
+"""What the hardware's vendor vouches for: certificates, revocation lists, TCB levels."""

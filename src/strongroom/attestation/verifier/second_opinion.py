@@ -1,0 +1,73 @@
+"""The same evidence, verified by dcap-qvl: another program, another language, other authors.
+
+Only its synchronous functions are used; its network part is not.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import dcap_qvl
+
+from strongroom.attestation.endorsements.sgx import SgxEndorsements
+from strongroom.base.errors import Mismatch, VerificationError
+
+_ACTION: Final = "Do not use this platform. Keep the evidence and report it: one of the two verifiers is wrong."
+
+
+def require_agreement(
+    ours: Mapping[str, str], *, quote: bytes, endorsements: SgxEndorsements, anchor_der: bytes, now: datetime
+) -> None:
+    """Verify the evidence with dcap-qvl and compare what it found with what our verifier found.
+
+    Args:
+        ours: What our verifier found, by the names of `_claims`.
+        quote: The quote's bytes.
+        endorsements: What it is verified with.
+        anchor_der: The root that the quote's chain ends at, in a form dcap-qvl reads.
+        now: The time of the check.
+
+    Raises:
+        VerificationError: dcap-qvl refuses what ours accepted, or found something else; all differences are named.
+    """
+    seconds = int(now.timestamp())
+    try:
+        collateral = dcap_qvl.QuoteCollateralV3.from_json(endorsements.model_dump_json())
+        policy = dcap_qvl.QuotePolicy.claims_only(seconds)
+        verified = dcap_qvl.QuoteVerifier(anchor_der).verify_with_policy(quote, collateral, seconds, policy)
+    except ValueError as error:
+        raise VerificationError(
+            f"the two verifiers disagree: dcap-qvl refuses this evidence ({_last_cause(error)})", action=_ACTION
+        ) from error
+    theirs = _claims(json.loads(verified.to_json()))
+    mismatches = tuple(
+        Mismatch(name=name, expected=ours.get(name, "nothing"), actual=theirs.get(name, "nothing"))
+        for name in sorted({*ours, *theirs})
+        if ours.get(name) != theirs.get(name)
+    )
+    if mismatches:
+        raise VerificationError("the two verifiers disagree", action=_ACTION, mismatches=mismatches)
+
+
+def _claims(document: Mapping[str, Any]) -> dict[str, str]:
+    report, pck = document["report"]["SgxEnclave"], document["platform"]["pck"]
+    return {
+        "tcb status": document["tcb"]["status"],
+        "advisories": " ".join(sorted(set(document["tcb"]["advisory_ids"]))),
+        "tcb evaluation data number": str(document["tcb"]["eval_data_number"]),
+        "tcb date": document["platform"]["tcb_level"]["tcbDate"],
+        "fmspc": bytes(pck["fmspc"]).hex(),
+        "ppid": bytes(pck["ppid"]).hex(),
+        "mrenclave": report["mr_enclave"],
+        "mrsigner": report["mr_signer"],
+        "isv_prod_id": str(report["isv_prod_id"]),
+        "isv_svn": str(report["isv_svn"]),
+        "attributes": report["attributes"],
+        "report_data": report["report_data"],
+        "earliest expiration": str(document["earliest_expiration_date"]),
+    }
+
+
+def _last_cause(error: ValueError) -> str:
+    return str(error).splitlines()[-1].strip()

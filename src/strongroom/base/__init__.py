@@ -1,0 +1,1 @@
+"""What every layer needs: errors, secrets, encodings, clock, limits and the names of the eight steps."""

@@ -1,0 +1,155 @@
+"""The one error tree.
+
+    StrongroomError
+    ├── FormatError            bytes or text that are not what they claim to be
+    ├── VerificationError      a signature, chain, digest or proof does not hold
+    │   └── UntrustedRootError the chain is sound but ends at a root nobody configured
+    ├── RefusedError           well formed and verified, but a policy says no (carries the mismatches)
+    ├── AuthenticationError    the caller did not prove who they are
+    ├── NotFoundError          the named thing does not exist
+    ├── ConflictError          somebody else was faster, or the thing exists already
+    ├── LimitError             larger, longer or more often than allowed
+    ├── IntegrityError         stored data is not what was written
+    ├── ConfigurationError     this installation or this command is not set up right
+    ├── UnavailableError       a service or a device does not answer
+    └── EngineError            the engine could not start, or ended badly
+
+Each error has a stable code, a sentence that is safe to show a peer, the step it happened in (where
+known) and what the person should do next.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from typing_extensions import override
+
+from strongroom.base.workflow import Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mismatch:
+    """One thing that differed: what it is called, what was expected, what was found."""
+
+    name: str
+    expected: str
+    actual: str
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.name}: expected {self.expected}, found {self.actual}"
+
+
+class StrongroomError(Exception):
+    """Base of every error this project raises on purpose.
+
+    Args:
+        message: One sentence, safe to show a peer; never a secret.
+        action: What the person should do next.
+        step: The step of the run, where it is known.
+        mismatches: Every difference that led here, not only the first.
+    """
+
+    code: ClassVar[str] = "error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        action: str = "",
+        step: Step | None = None,
+        mismatches: tuple[Mismatch, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.action = action
+        self.step = step
+        self.mismatches = mismatches
+
+    def at(self, step: Step) -> "StrongroomError":
+        """Return this error with its step set, unless it already has one."""
+        if self.step is None:
+            self.step = step
+        return self
+
+
+class FormatError(StrongroomError):
+    """Bytes or text that are not what they claim to be."""
+
+    code = "format"
+
+
+class VerificationError(StrongroomError):
+    """A signature, chain, digest or proof does not hold."""
+
+    code = "verification"
+
+
+class UntrustedRootError(VerificationError):
+    """The chain is sound but ends at a root that is not configured here."""
+
+    code = "untrusted-root"
+
+
+class RefusedError(StrongroomError):
+    """A policy says no."""
+
+    code = "refused"
+
+
+class AuthenticationError(StrongroomError):
+    """The caller did not prove who they are."""
+
+    code = "unauthenticated"
+
+
+class NotFoundError(StrongroomError):
+    """The named thing does not exist."""
+
+    code = "not-found"
+
+
+class ConflictError(StrongroomError):
+    """Somebody else was faster, or the thing exists already."""
+
+    code = "conflict"
+
+
+class LimitError(StrongroomError):
+    """Larger, longer or more often than allowed."""
+
+    code = "limit"
+
+
+class IntegrityError(StrongroomError):
+    """Stored data is not what was written."""
+
+    code = "integrity"
+
+
+class ConfigurationError(StrongroomError):
+    """This installation or this command is not set up right."""
+
+    code = "configuration"
+
+
+class UnavailableError(StrongroomError):
+    """A service or a device does not answer."""
+
+    code = "unavailable"
+
+
+class EngineError(StrongroomError):
+    """The engine could not start, or ended badly."""
+
+    code = "engine"
+
+
+def error_for_code(code: str) -> type[StrongroomError]:
+    """Return the error class with this code; `StrongroomError` for an unknown one."""
+    pending = [StrongroomError]
+    while pending:
+        error = pending.pop()
+        if error.code == code:
+            return error
+        pending += error.__subclasses__()
+    return StrongroomError

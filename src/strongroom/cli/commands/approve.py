@@ -1,0 +1,183 @@
+"""`strongroom approve`, `approvals`, `revoke`: what an owner allows."""
+
+from typing import Any, Literal
+
+import click
+
+from strongroom.application.description import ApplicationDescription
+from strongroom.base.clock import SystemClock, to_rfc3339
+from strongroom.base.errors import ConfigurationError, Mismatch, RefusedError
+from strongroom.cli.applications import changes_since_approved, describe, find_application, remember_approved
+from strongroom.cli.options import DATASET_NAME, UntilDate, examples, json_option, state_option
+from strongroom.cli.owner_keys import public_key_of, thumbprint_of
+from strongroom.cli.policies import registered_policy
+from strongroom.cli.prefixes import find_by_prefix
+from strongroom.cli.session import attestation_client, owner_client
+from strongroom.cli.state import State
+from strongroom.cli.terminal import print_records, say, short
+from strongroom.crypto.keys import VerifyingKey
+from strongroom.policy.approval import Approval
+from strongroom.submit.run import load_trust
+from strongroom.submit.services import trusted_service
+
+Access = Literal["read", "write"]
+
+
+@click.command(
+    epilog=examples(
+        "strongroom approve 3f9c --dataset trips --read --max-runs 10 --until 2026-12-31",
+        "strongroom approve 3f9c --dataset report --write --recipient owner/recipient.jwk",
+    )
+)
+@click.argument("digest")
+@click.option("--dataset", required=True, type=DATASET_NAME, help="The dataset that is opened to the application.")
+@click.option("--read", "access", flag_value="read", help="It may read the dataset.")
+@click.option("--write", "access", flag_value="write", help="It may write the dataset's next version.")
+@click.option("--max-runs", type=click.IntRange(1), default=1, show_default=True, help="How many runs may be opened.")
+@click.option("--until", type=UntilDate(), help="The last day (UTC) or moment at which a run may be opened.")
+@click.option(
+    "--submitter",
+    "submitters",
+    multiple=True,
+    metavar="KEYFILE|THUMBPRINT",
+    help="Who may submit it; repeatable.  [default: the submitter's key of this installation]",
+)
+@click.option(
+    "--recipient",
+    "recipients",
+    multiple=True,
+    metavar="KEYFILE",
+    help="Who may read what it prints; repeatable.  [default: nobody]",
+)
+@state_option
+def approve(
+    *,
+    digest: str,
+    dataset: str,
+    access: Access | None,
+    max_runs: int,
+    until: str | None,
+    submitters: tuple[str, ...],
+    recipients: tuple[str, ...],
+    state: State,
+) -> None:
+    """Approve that the application DIGEST reads or writes a dataset.
+
+    Shows in words what is approved, and what changed since an application of the same name was approved; signs it
+    with the owner's key and stores it at the key service. DIGEST may be shortened; `strongroom app show` shows it.
+    """
+    if access is None:
+        raise click.UsageError("say --read or --write")
+    description = find_application(digest, state=state)
+    _demand_binding(description, dataset=dataset, access=access)
+    trust = load_trust(state.trust)
+    approval = Approval(
+        dataset=dataset,
+        key_service=trusted_service(trust, "key-service").identity,
+        application=description.digest,
+        access=access,
+        evidence_policy_hash=_policy_hash(state),
+        attestation_issuer=trusted_service(trust, "attestation-service").url,
+        hardware=trust.hardware,
+        shape="process",
+        max_runs=max_runs,
+        not_after=until,
+        submitters=tuple(map(thumbprint_of, submitters or (str(state.submitter_key),))),
+        recipients=tuple(public_key_of(file).to_jwk() for file in recipients),
+        issued_at=to_rfc3339(SystemClock().now()),
+    )
+    _print(approval, description, state=state)
+    approval_id = owner_client(state).approve(approval, application=description.to_json().decode())
+    remember_approved(description, dataset=dataset, state=state)
+    say(f"approved and signed: {approval_id}")
+
+
+@click.command()
+@json_option
+@state_option
+def approvals(*, as_json: bool, state: State) -> None:
+    """List approvals, and how often each was used."""
+    columns = {
+        "approval": "approval",
+        "dataset": "dataset",
+        "access": "access",
+        "application": "application",
+        "runs_opened": "runs",
+        "max_runs": "of",
+        "not_after": "until",
+        "revoked": "revoked",
+    }
+    print_records(_records(state), columns=columns, as_json=as_json)
+
+
+@click.command()
+@click.argument("approval")
+@state_option
+def revoke(*, approval: str, state: State) -> None:
+    """Revoke an approval.
+
+    No run is opened under APPROVAL (an id or its beginning) any more; a run that is under way gets no further key and
+    its results do not become a version.
+    """
+    found = find_by_prefix(approval, {record["approval"]: record["approval"] for record in _records(state)}, "approval")
+    owner_client(state).revoke(found)
+    say(f"approval {found} revoked")
+
+
+def _records(state: State) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = owner_client(state).approvals()["approvals"]
+    return records
+
+
+def _demand_binding(description: ApplicationDescription, *, dataset: str, access: Access) -> None:
+    binding = description.datasets.get(dataset)
+    if binding is None:
+        raise RefusedError(
+            f"the application does not use dataset {dataset}",
+            action=f"it uses {', '.join(description.datasets)}; pack it again if that is wrong",
+        )
+    if binding.access != access:
+        raise RefusedError(
+            f"the application does not {access} dataset {dataset}",
+            action=f"approve it with --{binding.access}, or pack it with the access that is meant",
+            mismatches=(Mismatch(name="access", expected=access, actual=binding.access),),
+        )
+
+
+def _policy_hash(state: State) -> str:
+    client, token = attestation_client(state)
+    registered = registered_policy(client, token=token)
+    if registered is None:
+        raise ConfigurationError(
+            "no evidence policy is registered, so no evidence would be accepted",
+            action="register one: strongroom policy set --default",
+        )
+    return registered.hash
+
+
+def _print(approval: Approval, description: ApplicationDescription, *, state: State) -> None:
+    simulated = " (protects nothing)" if approval.hardware == "simulated" else ""
+    say(f"You approve: {approval.access} dataset {approval.dataset}")
+    rows = [
+        *describe(description),
+        ("hardware", f"{approval.hardware}{simulated}, a TEE for each process"),
+        ("evidence", f"policy {approval.evidence_policy_hash} at {approval.attestation_issuer}"),
+        ("runs", f"at most {approval.max_runs}, opened {_until(approval.not_after)}"),
+        ("submitted by", ", ".join(map(short, approval.submitters))),
+        ("output to", _people(approval.recipients)),
+    ]
+    for name, text in rows:
+        say(f"  {name:<12} {text}")
+    if changes := changes_since_approved(description, dataset=approval.dataset, state=state):
+        say(f"Since you last approved an application called {description.name}, this changed:")
+        for change in changes:
+            say(f"  {change}")
+
+
+def _people(recipients: tuple[dict[str, str], ...]) -> str:
+    thumbprints = [short(VerifyingKey.from_jwk(jwk).thumbprint) for jwk in recipients]
+    return ", ".join(thumbprints) or "nobody: what it prints cannot be read"
+
+
+def _until(not_after: str | None) -> str:
+    return f"until {not_after}" if not_after else "without an end date"

@@ -1,0 +1,224 @@
+"""`strongroom submit`: run a PySpark application on protected data, with spark-submit's words."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from strongroom.base.clock import SystemClock
+from strongroom.base.errors import RefusedError
+from strongroom.base.workflow import Step
+from strongroom.cli.applications import changes_since_packed
+from strongroom.cli.options import FileList, Memory, PlacedDataset, Setting, examples, state_option
+from strongroom.cli.owner_keys import load_signing_key
+from strongroom.cli.state import State, location_of
+from strongroom.cli.terminal import note, say
+from strongroom.simulation.server import socket_of
+from strongroom.submit.run import Places, RunOutcome, SubmitEvent, SubmitRequest, load_trust, pack
+from strongroom.submit.run import submit as submit_run
+
+_SIGNAL_BASE: Final = 128
+_MEASURED: Final = "what runs must be measured before it runs: download it and give it with --py-files or --files"
+_OWN_CLUSTER: Final = "Strongroom starts a cluster of attested processes for each run: leave it out"
+_JAVA_CODE: Final = "only PySpark applications run yet: give Python code"
+_IDENTITY: Final = "access is the owner's approval: see `strongroom approve`"
+
+REFUSED: Final[Mapping[str, str]] = {
+    "--jars": _JAVA_CODE,
+    "--packages": _MEASURED,
+    "--exclude-packages": _MEASURED,
+    "--repositories": _MEASURED,
+    "--class": _JAVA_CODE,
+    "--driver-class-path": _JAVA_CODE,
+    "--driver-library-path": _JAVA_CODE,
+    "--driver-java-options": "options of Java could switch protection off: leave it out",
+    "--properties-file": "name each setting with --conf, so that the owner approves it",
+    "--deploy-mode": _OWN_CLUSTER,
+    "--total-executor-cores": "use --num-executors and --executor-cores",
+    "--driver-cores": "the driver uses what it needs: leave it out",
+    "--queue": _OWN_CLUSTER,
+    "--remote": _OWN_CLUSTER,
+    "--kill": "end a run with Ctrl-C where it was submitted",
+    "--status": "see `strongroom runs show`",
+    "--keytab": _IDENTITY,
+    "--principal": _IDENTITY,
+    "--proxy-user": _IDENTITY,
+}
+"""spark-submit's options that are not taken, and what to do instead."""
+_REFUSED_FLAGS: Final[Mapping[str, str]] = {
+    "--supervise": "a lost executor is replaced; a lost driver ends the run: leave it out",
+    "--load-spark-defaults": "settings come from the command line only, so that the owner approves them",
+    "--verbose": "every step is shown anyway: leave it out",
+}
+
+
+def application_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what `submit` and `app pack` have in common: spark-submit's options, SCRIPT and its arguments.
+
+    The command receives `script`, `arguments`, and the options by name.
+    """
+    for decorate in reversed(_APPLICATION_OPTIONS):
+        command = decorate(command)
+    for name, action in reversed([*REFUSED.items(), *_REFUSED_FLAGS.items()]):
+        option = click.option(
+            name,
+            name.strip("-").replace("-", "_"),
+            expose_value=False,
+            hidden=True,
+            is_flag=name in _REFUSED_FLAGS,
+            callback=_refuse(name, action),
+        )
+        command = option(command)
+    return command
+
+
+def request_of(  # noqa: PLR0913 - spark-submit has these options
+    state: State,
+    *,
+    script: Path,
+    arguments: tuple[str, ...],
+    py_files: tuple[str, ...],
+    files: tuple[str, ...],
+    archives: tuple[str, ...],
+    conf: tuple[tuple[str, str], ...],
+    name: str | None,
+    dataset: tuple[tuple[str, str | None], ...],
+    output: tuple[tuple[str, str | None], ...],
+    **sizes: Any,  # noqa: ANN401 - the rest goes on as it is
+) -> SubmitRequest:
+    """Return what a person asked for on the command line.
+
+    Raises:
+        click.UsageError: A setting or a dataset is given twice.
+        ConfigurationError: A location is of a kind that is not supported.
+    """
+    return SubmitRequest(
+        script=script,
+        arguments=arguments,
+        py_files=py_files,
+        files=files,
+        archives=archives,
+        settings=_once(conf, "--conf"),
+        name=name,
+        datasets=_locations(state, _once(dataset, "--dataset")),
+        outputs=_locations(state, _once(output, "--output")),
+        **sizes,
+    )
+
+
+def _locations(state: State, placed: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: location_of(place) if place else state.storage(name) for name, place in placed.items()}
+
+
+def _once(pairs: tuple[tuple[str, Any], ...], option: str) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(name for name in found if [pair[0] for pair in pairs].count(name) > 1)
+        raise click.UsageError(f"{option} {twice} is given twice")
+    return found
+
+
+def _refuse(name: str, action: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def callback(context: click.Context, _option: click.Parameter, value: object) -> None:
+        if value not in (None, False):
+            raise click.UsageError(f"{name} is not supported: {action}", context)
+
+    return callback
+
+
+def _check_master(context: click.Context, _option: click.Parameter, value: str | None) -> None:
+    if value not in {None, "local"}:
+        raise click.UsageError(f"--master {value} is not supported: {_OWN_CLUSTER}; see --num-executors", context)
+
+
+_APPLICATION_OPTIONS: Final[tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...]] = (
+    click.argument("script", type=click.Path(path_type=Path)),
+    click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]..."),
+    click.option("--dataset", multiple=True, type=PlacedDataset(), help="A dataset to read; repeatable."),
+    click.option("--output", multiple=True, type=PlacedDataset(), help="A dataset to write; repeatable."),
+    click.option("--py-files", default=(), type=FileList(), help="Python files and zips, comma-separated."),
+    click.option("--files", default=(), type=FileList(), help="Files for the working folder, comma-separated."),
+    click.option("--archives", default=(), type=FileList(), help="Archives to unpack, comma-separated."),
+    click.option("--conf", "-c", multiple=True, type=Setting(), help="A Spark setting; repeatable."),
+    click.option("--name", help="The application's name.  [default: the script's]"),
+    click.option("--master", expose_value=False, hidden=True, callback=_check_master),
+)
+
+
+@click.command(
+    context_settings={"allow_interspersed_args": False},
+    epilog=examples(
+        "strongroom submit --num-executors 2 --executor-memory 2g \\",
+        "    --dataset trips=/data/trips --output report=/data/report \\",
+        "    report.py strongroom://trips strongroom://report",
+    )
+    + "\n\nRefused, with what to do instead: "
+    + ", ".join([*REFUSED, *_REFUSED_FLAGS])
+    + ".",
+)
+@application_options
+@click.option("--num-executors", "executors", type=click.IntRange(1, 1000), default=1, show_default=True)
+@click.option("--executor-memory", "executor_memory_mb", type=Memory(), default="1g", show_default=True)
+@click.option("--executor-cores", type=click.IntRange(1, 1024), default=1, show_default=True)
+@click.option("--driver-memory", "driver_memory_mb", type=Memory(), default="1g", show_default=True)
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The submitter's key, which the approvals name.  [default: your own]",
+)
+@state_option
+def submit(*, key: Path | None, state: State, **options: Any) -> RunOutcome:  # noqa: ANN401 - the options above
+    """Run the PySpark application SCRIPT on protected data, as spark-submit would.
+
+    Datasets are named strongroom://NAME in the script's arguments. Give --dataset NAME=LOCATION for each one that is
+    read, --output NAME=LOCATION for each one that is written; without =LOCATION it lies in the state folder. All that
+    follows SCRIPT is passed to it. Exits with the application's exit status.
+    """
+    request = request_of(state, **options)
+    submitter = load_signing_key(key or state.submitter_key)
+    try:
+        outcome = submit_run(
+            request, places=places_of(state), submitter=submitter, on_event=print_event, clock=SystemClock()
+        )
+    except RefusedError as error:
+        if error.step is Step.RELEASE:
+            _print_changes(request, state)
+        raise
+    _print_outcome(outcome)
+    if outcome.status != 0:
+        click.get_current_context().exit(outcome.status if outcome.status > 0 else _SIGNAL_BASE - outcome.status)
+    return outcome
+
+
+def places_of(state: State) -> Places:
+    """Return where a run's files lie in an installation."""
+    return Places(trust=state.trust, packages=state.packages, runs=state.runs, device=socket_of(state.platform))
+
+
+def print_event(event: SubmitEvent) -> None:
+    """Print a step that ended."""
+    step = f"{event.step.number} {event.step.slug}"
+    say(f"step {step:<11} {event.source:<11} {event.elapsed_ms / 1000:>7.2f} s  {event.detail}")
+
+
+def _print_changes(request: SubmitRequest, state: State) -> None:
+    """Show an analyst whose application is not approved what is different from an earlier one, which perhaps was."""
+    packed = pack(request, trust=load_trust(state.trust), packages=state.packages)
+    if changes := changes_since_packed(packed.description, state=state):
+        note(f"Since an application called {packed.description.name} was last packed here, this changed:")
+        for change in changes:
+            note(f"  {change}")
+
+
+def _print_outcome(outcome: RunOutcome) -> None:
+    word = "succeeded" if outcome.status == 0 else f"failed with exit status {outcome.status}"
+    say(f"run {outcome.run_id} {word}")
+    if outcome.replaced_executors:
+        say(f"executors that were lost and replaced: {outcome.replaced_executors}")
+    if outcome.output is not None:
+        say(f"{outcome.lines} lines of output, sealed to recipients: strongroom runs output {outcome.run_id[:12]}")
+    elif outcome.lines:
+        note(f"{outcome.lines} lines of output are lost: no recipient is named in every approval")
+    say(f"receipt: {outcome.receipt}")

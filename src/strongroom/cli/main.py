@@ -1,0 +1,76 @@
+"""`strongroom`: the root of all commands, and the one place where their errors end."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import click
+from typing_extensions import override
+
+from strongroom import __version__
+from strongroom.cli.errors import report
+from strongroom.cli.lazy import LazyCommand, LazyGroup
+
+_PACKAGE: Final = "strongroom.cli.commands"
+
+
+def _command(place: str, summary: str, *, hidden: bool = False) -> LazyCommand:
+    return LazyCommand(place=f"{_PACKAGE}.{place}", summary=summary, hidden=hidden)
+
+
+_COMMANDS: Final[Mapping[str, LazyCommand]] = {
+    "demo": _command("demo:demo", "Show all eight steps on this machine, with real or made-up taxi trips."),
+    "setup": _command("setup:setup", "Build what Spark needs beside the installed packages."),
+    "init": _command("up:init", "Make the keys of a data owner, a submitter and a recipient."),
+    "up": _command("up:up", "Start both services and the simulated platform on this machine."),
+    "down": _command("up:down", "Stop what `up` started."),
+    "status": _command("up:status", "Show what runs, where, and who is trusted."),
+    "policy": _command("policy:policy", "Say which evidence the attestation service accepts."),
+    "dataset": _command("dataset:dataset", "Make, fill, look at and decrypt datasets, as their owner."),
+    "app": _command("app:app", "Pack applications and look at packed ones."),
+    "approve": _command("approve:approve", "Approve that an application reads or writes a dataset."),
+    "approvals": _command("approve:approvals", "List approvals, and how often each was used."),
+    "revoke": _command("approve:revoke", "Revoke an approval."),
+    "submit": _command("submit:submit", "Run a PySpark application on protected data, as spark-submit would."),
+    "runs": _command("runs:runs", "List runs, and read what an application printed."),
+    "receipt": _command("receipt:receipt", "Look at the proof of a run, and verify it offline."),
+    "attestation-service": _command("services:attestation_service", "Run the attestation service in the foreground."),
+    "key-service": _command("services:key_service", "Run the key service in the foreground."),
+    "simulated-platform": _command("services:simulated_platform", "Run the simulated SGX platform.", hidden=True),
+    "dev": _command("dev:dev", "Write or check the generated files of a source tree."),
+}
+
+
+class _Root(LazyGroup):
+    """The root group: what any command raises is explained here, and becomes the exit status."""
+
+    @override
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.ClickException):
+            raise
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - nothing ends in a traceback
+            ctx.exit(report(error, debug=bool(ctx.params["debug"])))
+
+
+@click.group(
+    cls=_Root,
+    name="strongroom",
+    lazy=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Try it: strongroom demo",
+)
+@click.version_option(__version__, prog_name="strongroom")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error; give it before the command.")
+def strongroom(*, debug: bool) -> None:
+    """Run unmodified PySpark applications on data that only attested code can read."""
+    del debug  # it is read where errors end
+
+
+def main() -> None:
+    """Run the command line."""
+    strongroom.main(prog_name="strongroom")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Options and argument types that several commands share."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, time
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+from typing_extensions import override
+
+from strongroom.base.clock import to_rfc3339
+from strongroom.cli.state import find_state
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_DATASET_NAME: Final = r"lower-case letters, digits and inner hyphens, at most 63"
+
+
+def _to_state(_context: click.Context, _option: click.Parameter, value: Path | None) -> object:
+    return find_state(value)
+
+
+def state_option(command: _Command) -> _Command:
+    """Add `--state DIR`; the command receives a `State`."""
+    return click.option(
+        "--state",
+        type=click.Path(file_okay=False, path_type=Path),
+        callback=_to_state,
+        metavar="DIR",
+        help="The installation's folder.  [default: $STRONGROOM_STATE, else ~/.local/share/strongroom]",
+    )(command)
+
+
+def examples(*commands: str) -> str:
+    """Return an epilog for a command's help: examples, one a line, kept as they are."""
+    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
+
+
+def json_option(command: _Command) -> _Command:
+    """Add `--json`; the command receives `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(command)
+
+
+class DatasetName(click.ParamType[str]):
+    """A dataset's name."""
+
+    name = "NAME"
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        inner = text.replace("-", "")
+        plain = inner.isascii() and inner.isalnum() and inner == inner.lower()
+        if not plain or text.startswith("-") or text.endswith("-") or len(text) > 63:  # noqa: PLR2004 - as DNS labels
+            self.fail(f"{text!r} is no dataset's name: {_DATASET_NAME}", param, ctx)
+        return text
+
+
+class PlacedDataset(click.ParamType[tuple[str, str | None]]):
+    """`NAME=LOCATION`; `NAME` alone stands for the installation's own storage."""
+
+    name = "NAME=LOCATION"
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str | None]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, location = str(value).partition("=")
+        if equals and not location:
+            self.fail(f"{value!r} names no location after the equals sign", param, ctx)
+        return DatasetName().convert(name, param, ctx), location or None
+
+
+class Setting(click.ParamType[tuple[str, str]]):
+    """`PROPERTY=VALUE`, as `spark-submit --conf` takes it."""
+
+    name = "PROP=VALUE"
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not equals or not name:
+            self.fail(f"{value!r} is not of the form PROP=VALUE", param, ctx)
+        return name, text
+
+
+class Memory(click.ParamType[int]):
+    """An amount of memory as Spark writes it (`600m`, `2g`; a bare number is MiB), in MiB."""
+
+    name = "MEMORY"
+
+    _MIB: Final = {"m": 1, "mb": 1, "g": 1 << 10, "gb": 1 << 10, "t": 1 << 20, "tb": 1 << 20, "": 1}
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        text = str(value).strip().lower()
+        digits = text.rstrip("abcdefghijklmnopqrstuvwxyz")
+        unit = text[len(digits) :]
+        if not (digits.isascii() and digits.isdigit()) or unit not in self._MIB:
+            self.fail(f"{value!r} is no amount of memory; write 600m or 2g", param, ctx)
+        return int(digits) * self._MIB[unit]
+
+
+class FileList(click.ParamType[tuple[str, ...]]):
+    """File names separated by commas, as `spark-submit` takes them."""
+
+    name = "FILES"
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        return tuple(part.strip() for part in str(value).split(",") if part.strip())
+
+
+class UntilDate(click.ParamType[str]):
+    """A day (its end, UTC) or a moment, as RFC 3339 text in UTC."""
+
+    name = "DATE"
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            moment = datetime.fromisoformat(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is no date; write 2026-12-31 or 2026-12-31T18:00:00Z", param, ctx)
+        if len(str(value)) == len("2026-12-31"):
+            moment = datetime.combine(moment.date(), time(23, 59, 59))
+        return to_rfc3339(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+
+
+DATASET_NAME: Final = DatasetName()

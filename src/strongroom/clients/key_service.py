@@ -1,0 +1,172 @@
+"""Client of a key service, from inside a TEE: every request signed by the TEE, every answer by the service."""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+from strongroom.base.clock import to_rfc3339
+from strongroom.base.encoding import from_b64url, parse_json_object
+from strongroom.base.errors import VerificationError
+from strongroom.base.secret import SecretBytes
+from strongroom.clients.pinned import PinnedHttp
+from strongroom.clients.statements import ServiceStatements
+from strongroom.crypto.jose import sign_jws, unseal
+from strongroom.crypto.keys import ReceivingKey, SigningKey
+from strongroom.wire import key_service as wire
+from strongroom.wire.model import Message
+from strongroom.wire.runtime_data import Role
+
+_JOSE: Final = "application/jose"
+
+
+class TeeKeyServiceClient:
+    """One TEE's conversation with one owner's key service.
+
+    Args:
+        http: A connection pinned to the key service's identity.
+        statements: Checks what the service signs.
+        signing_key: The TEE's signing key, named in its runtime data.
+        receiving_key: The TEE's ephemeral RSA key, named in its runtime data.
+        run: Digest of the run ticket.
+    """
+
+    def __init__(
+        self,
+        http: PinnedHttp,
+        *,
+        statements: ServiceStatements,
+        signing_key: SigningKey,
+        receiving_key: ReceivingKey,
+        run: str,
+    ) -> None:
+        self._http = http
+        self._statements = statements
+        self._signing_key = signing_key
+        self._receiving_key = receiving_key
+        self._tee_key = str(receiving_key.public_jwk["kid"])
+        self._run = run
+
+    @property
+    def identity(self) -> str:
+        """The key service's identity."""
+        return self._statements.identity
+
+    def nonce(self) -> str:
+        """Ask for a fresh nonce."""
+        return wire.Nonce.from_json(
+            self._http.request("POST", "/strongroom/v1/nonce", body=b"").require_success()
+        ).nonce
+
+    def join(self, request: wire.JoinRequest, *, role: Role) -> tuple[wire.Release, wire.RunSecrets]:
+        """Open the run (driver) or join it (executor).
+
+        Returns:
+            The service's statement, checked (signature, run, role, this TEE's key, log proof), and its secrets.
+
+        Raises:
+            RefusedError: No approval covers this; the mismatches say why.
+            ConflictError: The ticket was used before.
+            VerificationError: The answer is not this service's answer to this TEE.
+        """
+        path = "/strongroom/v1/runs" if role == "driver" else f"/strongroom/v1/runs/{self._run}/members"
+        token = self._post(path, request, typ=wire.JOIN_TYP)
+        release = wire.Release.from_json(self._statements.verify(token, typ=wire.RELEASE_TYP))
+        self._check_answer(release.run, release.tee_key, release.key_service)
+        if release.role != role:
+            raise VerificationError("the key service released for another role")
+        self._check_leaf(release.proof, event="run-opened" if role == "driver" else "member-joined")
+        secrets = unseal(release.sealed, key=self._receiving_key, context=self._context("run-secrets"))
+        return release, wire.RunSecrets.from_json(secrets.reveal())
+
+    def write_keys(
+        self, datasets: Mapping[str, wire.WrittenDataset], *, now: datetime
+    ) -> dict[str, dict[str, SecretBytes]]:
+        """Ask for the write keys of bound versions: dataset → write id → key.
+
+        Raises:
+            RefusedError: Revoked, closed, or not bound by the ticket.
+            VerificationError: The answer is not this service's answer to this TEE.
+        """
+        request = wire.KeysRequest(run=self._run, issued_at=to_rfc3339(now), datasets=dict(datasets))
+        token = self._post(f"/strongroom/v1/runs/{self._run}/keys", request, typ=wire.KEYS_TYP)
+        released = wire.ReleasedKeys.from_json(self._statements.verify(token, typ=wire.RELEASED_KEYS_TYP))
+        self._check_answer(released.run, released.tee_key, released.key_service)
+        self._check_leaf(released.proof, event="keys-released")
+        sealed = unseal(released.sealed, key=self._receiving_key, context=self._context("write-keys"))
+        keys = wire.WriteKeys.from_json(sealed.reveal()).keys
+        return {
+            name: {write: SecretBytes(from_b64url(key)) for write, key in ids.items()} for name, ids in keys.items()
+        }
+
+    def version(self, statement: str, *, dataset: str) -> wire.DatasetVersion:
+        """Check a countersigned version statement.
+
+        Raises:
+            VerificationError: Not this service's statement about this dataset.
+        """
+        version = wire.DatasetVersion.from_json(self._statements.verify(statement, typ=wire.VERSION_TYP))
+        if version.dataset != dataset or version.key_service != self.identity:
+            raise VerificationError(f"the version statement is not about dataset {dataset}")
+        return version
+
+    def record(self, *, now: datetime) -> wire.RunRecord:
+        """Return every member and leaf of the run so far (driver only), the leaves' proofs checked."""
+        request = wire.ListRequest(run=self._run, issued_at=to_rfc3339(now))
+        token = sign_jws(request.to_json(), key=self._signing_key, header={"typ": wire.LIST_TYP})
+        path = f"/strongroom/v1/runs/{self._run}/list"
+        record = wire.RunRecord.from_json(
+            self._http.request("POST", path, body=token.encode(), content_type=_JOSE).require_success()
+        )
+        for proof in record.leaves:
+            self._statements.check_proof(proof)
+        return record
+
+    def close(self, request: wire.CloseRequest) -> tuple[str, wire.Closing]:
+        """Close the run (driver only): all commits take effect, or none.
+
+        Returns:
+            The closing statement as it was signed, and its checked content.
+
+        Raises:
+            ConflictError: Somebody else made the next version, or a member joined meanwhile.
+            RefusedError: The approval was revoked.
+        """
+        token = self._post(f"/strongroom/v1/runs/{self._run}/close", request, typ=wire.CLOSE_TYP)
+        closing = wire.Closing.from_json(self._statements.verify(token, typ=wire.CLOSING_TYP))
+        if (closing.run, closing.receipt, closing.outcome, closing.key_service) != (
+            request.run,
+            request.receipt,
+            request.outcome,
+            self.identity,
+        ):
+            raise VerificationError("the key service closed another run")
+        self._check_leaf(closing.proof, event="run-closed")
+        for commit in request.commits:
+            version = self.version(closing.versions.get(commit.dataset, ""), dataset=commit.dataset)
+            if version.manifest_digest != commit.manifest_digest:
+                raise VerificationError(f"the key service countersigned another manifest of {commit.dataset}")
+        return token, closing
+
+    def _post(self, path: str, request: Message, *, typ: str) -> str:
+        token = sign_jws(request.to_json(), key=self._signing_key, header={"typ": typ})
+        reply = self._http.request("POST", path, body=token.encode(), content_type=_JOSE)
+        return reply.require_success().decode("ascii", errors="replace").strip()
+
+    def _context(self, purpose: str) -> dict[str, str]:
+        return {"run": self._run, "tee_key": self._tee_key, "purpose": purpose}
+
+    def _check_answer(self, run: str, tee_key: str, key_service: str) -> None:
+        if (run, tee_key, key_service) != (self._run, self._tee_key, self.identity):
+            raise VerificationError("the key service's answer is for another run, TEE or service")
+
+    def _check_leaf(self, proof: wire.LogProof, *, event: str) -> None:
+        self._statements.check_proof(proof)
+        leaf = parse_json_object(proof.leaf)
+        if leaf.get("event") != event or leaf.get("run") != self._run:
+            raise VerificationError("the key service proved another entry of its log")
+
+
+def run_digest(ticket_payload: bytes) -> str:
+    """Return `run`: the SHA-256 of a run ticket's exact bytes."""
+    return hashlib.sha256(ticket_payload).hexdigest()

@@ -1,0 +1,1 @@
+"""Where driver and executors run: processes of this machine, under a supervisor."""

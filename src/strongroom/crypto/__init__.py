@@ -1,0 +1,1 @@
+"""Cryptography behind a few functions: the only package that imports `cryptography` and `joserfc`."""

@@ -1,0 +1,46 @@
+"""P-256 keys in the form hardware writes them: the bare coordinates `x || y`, 32 bytes each, big endian.
+
+Signatures in the same spirit (`r || s`) are what `VerifyingKey.verify` and `SigningKey.sign` already use.
+"""
+
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from strongroom.base.errors import FormatError
+from strongroom.crypto.keys import VerifyingKey
+
+POINT_BYTES: Final = 64
+_COORDINATE_BYTES: Final = 32
+
+
+def key_from_point(point: bytes) -> VerifyingKey:
+    """Read a P-256 public key.
+
+    Args:
+        point: x || y, 64 bytes, big endian.
+
+    Raises:
+        FormatError: Another size, or the point is not on the curve.
+
+    Source: Intel SGX ECDSA Quote Library Reference, A.4 (ECDSA Attestation Key).
+    """
+    if len(point) != POINT_BYTES:
+        raise FormatError("a P-256 point has 64 bytes")
+    try:
+        return VerifyingKey(ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + point))
+    except ValueError as error:
+        raise FormatError("the point is not on P-256") from error
+
+
+def point_of_key(key: VerifyingKey) -> bytes:
+    """Return a P-256 public key as x || y, 64 bytes.
+
+    Raises:
+        FormatError: The key is of another kind.
+    """
+    public = key.hazmat
+    if not isinstance(public, ec.EllipticCurvePublicKey):
+        raise FormatError("only P-256 keys have a point")
+    numbers = public.public_numbers()
+    return b"".join(value.to_bytes(_COORDINATE_BYTES, "big") for value in (numbers.x, numbers.y))

@@ -1,0 +1,1 @@
+"""Datasets: encrypted Parquet files, the manifests that list them, and a run's view of them."""

@@ -1,0 +1,82 @@
+"""What a Spark process does in its first seconds: run once, while Java records which classes that needs.
+
+Submitted by `build` as an ordinary script; its argument is a folder in scratch. One JVM plays every role (driver, master,
+worker and executor), so that one cache serves them all.
+"""
+
+import sys
+from pathlib import Path
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - the name everybody uses
+
+_ROWS = 20_000
+_OTHER_ROLES = (
+    "org.apache.spark.deploy.worker.ExecutorRunner",
+    "org.apache.spark.executor.CoarseGrainedExecutorBackend",
+    "org.apache.spark.scheduler.cluster.StandaloneSchedulerBackend",
+    "org.apache.spark.deploy.worker.WorkerWatcher",
+    "org.apache.parquet.crypto.InternalFileEncryptor",
+    "org.apache.parquet.crypto.InternalFileDecryptor",
+    "org.apache.parquet.crypto.AesGcmEncryptor",
+    "org.apache.parquet.crypto.AesGcmDecryptor",
+    "org.apache.parquet.crypto.AesCtrEncryptor",
+    "org.apache.parquet.crypto.AesCtrDecryptor",
+    "org.apache.parquet.format.FileCryptoMetaData",
+    "strongroom.Agent",
+    "strongroom.CommitProtocol",
+    "strongroom.CryptoFactory",
+    "strongroom.Guard",
+    "strongroom.KeySocket",
+    "strongroom.NewFiles",
+    "strongroom.SealedInput",
+    "strongroom.SealedOutput",
+    "strongroom.StrongroomFileSystem",
+)
+
+
+def train(folder: Path) -> None:
+    """Run the operators of a typical first job, in one process and over a small cluster.
+
+    Args:
+        folder: Where to write; in scratch.
+    """
+    session = SparkSession.builder.master("local[2]").getOrCreate()
+    _work(session, str(folder / "table"))
+    session.stop()
+    session = SparkSession.builder.master("local-cluster[1,1,512]").config("spark.executor.memory", "512m").getOrCreate()
+    session.read.parquet(str(folder / "table")).groupBy("zone").count().collect()
+    _load_other_roles(session)
+    session.stop()
+
+
+def _work(session: SparkSession, path: str) -> None:
+    rows = session.range(_ROWS, numPartitions=2).selectExpr("id", "id * 1.5 AS fare", "CAST(id % 5 AS STRING) AS zone")
+    rows.write.mode("overwrite").parquet(path)
+    rows.write.mode("append").partitionBy("zone").parquet(path + "-by-zone")
+    read = session.read.parquet(path)
+    read.count()
+    names = session.createDataFrame([("0", "north"), ("1", "south")], ["zone", "name"])
+    double = F.udf(lambda fare: fare * 2, "double")
+    grouped: DataFrame = (
+        read.join(names, "zone", "left")
+        .groupBy("zone", "name")
+        .agg(F.count("*").alias("trips"), F.sum(double("fare")), F.sum(F.col("fare").cast("decimal(20,2)")))
+        .orderBy("trips", ascending=False)
+    )
+    grouped.collect()
+    grouped.coalesce(1).write.mode("overwrite").parquet(path + "-report")
+    read.repartition(3, "zone").sortWithinPartitions("fare").agg(F.expr("percentile(fare, 0.5)")).collect()
+    session.sql("SELECT month(DATE'2019-01-02'), hour(TIMESTAMP'2019-01-02 03:04:05')").collect()
+    session.sparkContext.parallelize([1, 2, 3]).map(str).collect()
+
+
+def _load_other_roles(session: SparkSession) -> None:
+    jvm = session.sparkContext._jvm  # noqa: SLF001 - the way to Java that PySpark has
+    assert jvm is not None
+    for name in _OTHER_ROLES:
+        jvm.java.lang.Class.forName(name)
+
+
+if __name__ == "__main__":
+    train(Path(sys.argv[1]))

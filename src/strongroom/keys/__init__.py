@@ -1,0 +1,1 @@
+"""Keys: their hierarchy, where they are kept, and the decision to let one out."""

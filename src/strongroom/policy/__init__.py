@@ -1,0 +1,1 @@
+"""Policies as pure functions: what a verifier accepts, what frees a key, what an owner approved, and why not."""

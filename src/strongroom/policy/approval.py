@@ -1,0 +1,171 @@
+"""The owner's approval: which application may do what with which dataset, on which evidence, how often, until when."""
+
+import hashlib
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, StringConstraints, field_validator
+
+from strongroom.base.clock import to_rfc3339
+from strongroom.base.encoding import Json, canonical_json
+from strongroom.base.errors import FormatError, Mismatch, RefusedError
+from strongroom.base.workflow import Step
+from strongroom.crypto.keys import VerifyingKey
+from strongroom.policy.claims import Claims
+from strongroom.policy.release_policy import ReleasePolicy, parse_release_policy
+from strongroom.wire.model import DatasetName, Hex32, Message, Timestamp, Url
+from strongroom.wire.runtime_data import Role
+from strongroom.wire.ticket import RunTicket
+
+MAX_RUNS: Final = 1_000_000
+_CONFIG_ID_BYTES: Final = 64
+_PolicyHash = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
+
+
+class Approval(Message):
+    """One owner's word on one application and one dataset. Its signer, an owner, is verified by the caller.
+
+    Attributes:
+        dataset: The dataset's name at this key service.
+        key_service: Identity of the key service that keeps the dataset's keys.
+        application: Digest of the approved application.
+        access: Whether the application may read the dataset or write its next version.
+        evidence_policy_hash: Name of the evidence policy that must have appraised the evidence (`x-ms-policy-hash`).
+        attestation_issuer: The attestation service whose results are believed (`iss`).
+        hardware: Exactly this kind: approval of simulated hardware is no approval of real hardware, nor the reverse.
+        shape: A TEE for each process, whose application is fixed at launch.
+        max_runs: How many runs may be opened in all.
+        not_after: Until when runs may be opened, inclusive.
+        submitters: Thumbprints of the keys that may sign run tickets; at least one.
+        recipients: Public P-256 JWKs (`kty`, `crv`, `x`, `y`) to which the application's output is sealed.
+        issued_at: When the owner said so.
+    """
+
+    version: Literal[1] = 1
+    dataset: DatasetName
+    key_service: Hex32
+    application: Hex32
+    access: Literal["read", "write"]
+    evidence_policy_hash: _PolicyHash
+    attestation_issuer: Url
+    hardware: Literal["real", "simulated"]
+    shape: Literal["process"]
+    max_runs: int = Field(default=1, ge=1, le=MAX_RUNS)
+    not_after: Timestamp | None = None
+    submitters: tuple[Hex32, ...] = Field(min_length=1, max_length=64)
+    recipients: tuple[dict[str, str], ...] = Field(default=(), max_length=64)
+    issued_at: Timestamp
+
+    @field_validator("recipients")
+    @classmethod
+    def _recipients_are_public_keys(cls, recipients: tuple[dict[str, str], ...]) -> tuple[dict[str, str], ...]:
+        for jwk in recipients:
+            key = VerifyingKey.from_jwk(jwk)
+            if key.algorithm != "ES256" or key.to_jwk() != jwk:
+                raise FormatError("a recipient is a public P-256 JWK with nothing but kty, crv, x and y")
+        return recipients
+
+
+def approval_release_policy(approval: Approval, *, role: Role) -> ReleasePolicy:
+    """Return the release policy that an approval amounts to, in Azure Key Vault's grammar.
+
+    Args:
+        approval: The approval.
+        role: Whose TEE asks for keys; drivers and executors never pass for each other.
+
+    Returns:
+        A policy over the attestation result's claims. What counts runs and time is left to `authorize_run`.
+
+    Source: design of the TEE's shapes; Azure Key Vault, "Secure key release policy grammar".
+    """
+    config_id = bytes.fromhex(approval.application).ljust(_CONFIG_ID_BYTES, b"\0").hex()
+    demanded: dict[str, str | bool] = {
+        "x-ms-policy-hash": approval.evidence_policy_hash,
+        "x-ms-attestation-type": "sgx",
+        "x-ms-sgx-is-debuggable": False,
+        "x-ms-sgx-config-id": config_id,
+        "x-ms-runtime.application": approval.application,
+        "x-ms-runtime.role": role,
+        "x-ms-strongroom-hardware": approval.hardware,
+    }
+    conditions: list[Json] = [{"claim": claim, "equals": value} for claim, value in demanded.items()]
+    authority: Json = {"authority": approval.attestation_issuer, "allOf": conditions}
+    return parse_release_policy(canonical_json({"version": "1.0.0", "anyOf": [authority]}))
+
+
+def authorize_run(approval: Approval, *, ticket: RunTicket, claims: Claims, runs_opened: int, now: datetime) -> None:
+    """Decide whether a driver may open a run under an approval.
+
+    1. The ticket asks for the approved application and dataset, and an approved submitter signed it.
+    2. Ticket and approval are still valid at `now`, and the approval has a run left.
+    3. The driver's attestation result meets the approval's release policy.
+    4. The attested driver belongs to this very ticket.
+    The caller MUST have verified the ticket's signature, the result and the nonce in it, MUST compare the access that
+    the application's description asks for with the approval's, and MUST count the run in the same transaction.
+
+    Args:
+        approval: The owner's approval; its signature is already verified.
+        ticket: The run ticket; its signature by `ticket.submitter` is already verified.
+        claims: The verified attestation result's claims.
+        runs_opened: How many runs were opened under this approval so far.
+        now: The key service's time.
+
+    Raises:
+        RefusedError: Something differs; the mismatches name everything that does.
+    """
+    mismatches = [
+        *_ticket_mismatches(approval, ticket),
+        *_time_mismatches(approval, ticket, now=now),
+        *_count_mismatches(approval, runs_opened),
+        *_result_mismatches(approval, claims),
+        *_run_mismatches(ticket, claims),
+    ]
+    if mismatches:
+        raise RefusedError(
+            f"the approval for dataset {approval.dataset} does not cover this run",
+            action="ask the owner for an approval that names what was asked for",
+            step=Step.RELEASE,
+            mismatches=tuple(mismatches),
+        )
+
+
+def _ticket_mismatches(approval: Approval, ticket: RunTicket) -> Iterator[Mismatch]:
+    if ticket.application != approval.application:
+        yield Mismatch(name="application", expected=approval.application, actual=ticket.application)
+    if approval.dataset not in ticket.datasets:
+        yield Mismatch(name="dataset", expected=approval.dataset, actual=", ".join(sorted(ticket.datasets)))
+    if ticket.submitter not in approval.submitters:
+        yield Mismatch(name="submitter", expected=" or ".join(approval.submitters), actual=ticket.submitter)
+
+
+def _time_mismatches(approval: Approval, ticket: RunTicket, *, now: datetime) -> Iterator[Mismatch]:
+    moment = to_rfc3339(now)
+    if moment > ticket.not_after:
+        yield Mismatch(name="time", expected=f"at most the ticket's {ticket.not_after}", actual=moment)
+    if approval.not_after is not None and moment > approval.not_after:
+        yield Mismatch(name="time", expected=f"at most the approval's {approval.not_after}", actual=moment)
+
+
+def _count_mismatches(approval: Approval, runs_opened: int) -> Iterator[Mismatch]:
+    if runs_opened >= approval.max_runs:
+        yield Mismatch(name="runs", expected=f"fewer than {approval.max_runs} opened", actual=f"{runs_opened} opened")
+
+
+def _result_mismatches(approval: Approval, claims: Claims) -> tuple[Mismatch, ...]:
+    try:
+        approval_release_policy(approval, role="driver").evaluate(claims)
+    except RefusedError as refusal:
+        return refusal.mismatches
+    return ()
+
+
+def _run_mismatches(ticket: RunTicket, claims: Claims) -> Iterator[Mismatch]:
+    run = hashlib.sha256(ticket.to_json()).hexdigest()
+    match claims.get("x-ms-runtime"):
+        case {"run": str(attested)} if attested == run:
+            return
+        case {"run": str(attested)}:
+            yield Mismatch(name="x-ms-runtime.run", expected=run, actual=attested)
+        case _:
+            yield Mismatch(name="x-ms-runtime.run", expected=run, actual="no such claim")

@@ -1,0 +1,1 @@
+"""The proof of a run: built inside the TEE, verified outside, offline."""

@@ -1,0 +1,24 @@
+"""Building a receipt, inside the driver's TEE."""
+
+import hashlib
+
+from strongroom.base.encoding import to_b64url
+from strongroom.crypto.keys import SigningKey
+from strongroom.wire.receipt import RECEIPT_CONTEXT, Receipt, ReceiptBody
+
+
+def receipt_digest(body: ReceiptBody) -> str:
+    """Return the SHA-256 of a receipt's body, which the key services log when the run closes."""
+    return hashlib.sha256(body.to_json()).hexdigest()
+
+
+def sign_receipt(body: ReceiptBody, *, key: SigningKey, closings: dict[str, str]) -> bytes:
+    """Return the receipt file: canonical JSON, so that any edit shows.
+
+    Args:
+        body: What the driver's agent vouches for.
+        key: The driver's signing key, which its evidence names.
+        closings: Each key service's closing statement, by identity.
+    """
+    signature = to_b64url(key.sign(RECEIPT_CONTEXT + body.to_json()))
+    return Receipt(body=body, signature=signature, closings=closings).to_json()

@@ -1,0 +1,365 @@
+"""Verifying a receipt, offline, from the anchors the auditor already has. Never loaded inside a TEE."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from strongroom.attestation.endorsements.sgx import SgxEndorsements, parse_endorsements
+from strongroom.attestation.evidence.unverified import UnverifiedEvidence
+from strongroom.attestation.result import AttestationResult, verify_result
+from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, verify_sgx
+from strongroom.base.encoding import from_b64url, parse_canonical_json, parse_json_object
+from strongroom.base.errors import Mismatch, RefusedError, VerificationError
+from strongroom.clients.statements import ServiceStatements
+from strongroom.crypto.derive import sha256_hex
+from strongroom.crypto.jose import unverified_header, unverified_payload, verify_jws
+from strongroom.crypto.keys import VerifyingKey
+from strongroom.crypto.x509 import LeafUsage, parse_pem_chain, verify_leaf
+from strongroom.policy.approval import Approval, approval_release_policy
+from strongroom.receipts.build import receipt_digest
+from strongroom.wire.key_service import (
+    APPROVAL_TYP,
+    CLOSING_TYP,
+    VERSION_TYP,
+    Closing,
+    DatasetVersion,
+    LogProof,
+    RunMember,
+    RunRecord,
+)
+from strongroom.wire.receipt import RECEIPT_CONTEXT, Receipt, ReceiptBody
+from strongroom.wire.runtime_data import RuntimeData
+from strongroom.wire.ticket import TICKET_TYP, RunTicket
+from strongroom.wire.trust import Trust, TrustedService
+
+_CONFIG_ID_HEX: Final = 128
+_ACTION: Final = "do not rely on this run; ask the owner for the receipt that the key service logged"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedReceipt:
+    """A receipt that held, and what it says, for people.
+
+    Attributes:
+        application: Digest of the application that ran.
+        description: Its description.
+        members: For each TEE: number, role, when it joined, MRENCLAVE.
+        inputs, outputs: Version statements by dataset.
+        approvals: What the owners had approved, by dataset.
+        modes: Each key service's identity and the mode it is run in, as the trust file says.
+    """
+
+    body: ReceiptBody
+    application: str
+    description: Mapping[str, Any]
+    ticket: RunTicket
+    members: tuple[Mapping[str, str], ...]
+    inputs: Mapping[str, DatasetVersion]
+    outputs: Mapping[str, DatasetVersion]
+    approvals: Mapping[str, Approval]
+    modes: Mapping[str, str]
+
+
+def verify_receipt(receipt_bytes: bytes, *, trust: Trust) -> VerifiedReceipt:
+    """Verify a receipt with nothing but the trust file.
+
+    1. The file is canonical JSON and a receipt; its hardware is the trust file's.
+    2. The ticket is signed by its submitter, names the application whose description is shown, and is this run.
+    3. Each member's attestation result is signed by the pinned attestation service, and its evidence verifies under
+       the trusted roots; both say the same code, application, run and role; the code is a trusted agent's.
+    4. The body is signed with the key that the driver's evidence names.
+    5. Each key service's closing statement holds, names this very body and counts every leaf.
+    6. Each leaf is in the service's log; their numbers have no gap; exactly the members are among them.
+    7. Each approval is signed by a trusted owner and covers ticket, members and access.
+    8. Inputs and outputs are the versions that the key services countersigned.
+
+    Args:
+        receipt_bytes: The file.
+        trust: The auditor's own anchors; none is ever taken from the receipt.
+
+    Returns:
+        What the receipt proves.
+
+    Raises:
+        FormatError: Not a receipt, or not byte for byte canonical.
+        VerificationError: A signature, proof or digest does not hold.
+        RefusedError: It holds, but for other anchors or other code than trusted; all mismatches are named.
+    """
+    parse_canonical_json(receipt_bytes)  # 1
+    receipt = Receipt.from_json(receipt_bytes)
+    body = receipt.body
+    _demand("hardware", trust.hardware, body.hardware)
+    ticket = _verify_ticket(body)  # 2
+    members = {identity: _verify_members(body, record, trust=trust) for identity, record in body.records.items()}  # 3
+    driver_key = _verify_signature(receipt, members)  # 4
+    closings, statements = _verify_closings(receipt, trust=trust)  # 5
+    for identity, record in body.records.items():
+        _verify_leaves(record, closings[identity], statements=statements[identity], run=body.run)  # 6
+        _verify_executors(members[identity], driver_key=driver_key)
+    approvals = _verify_approvals(body, ticket, members=members, trust=trust)  # 7
+    inputs, outputs = _verify_versions(body, ticket, closings=closings, statements=statements)  # 8
+    first = next(iter(body.records.values()))
+    return VerifiedReceipt(
+        body=body,
+        application=ticket.application,
+        description=parse_json_object(body.application),
+        ticket=ticket,
+        members=tuple(
+            {
+                "number": str(member.number),
+                "role": member.role,
+                "joined_at": member.joined_at,
+                "mrenclave": str(result.claims["x-ms-sgx-mrenclave"]),
+            }
+            for member, result in zip(first.members, next(iter(members.values())), strict=True)
+        ),
+        inputs=inputs,
+        outputs=outputs,
+        approvals=approvals,
+        modes={identity: _key_service(trust, identity).mode for identity in body.records},
+    )
+
+
+def _verify_ticket(body: ReceiptBody) -> RunTicket:
+    match unverified_header(body.ticket):
+        case {"jwk": dict(jwk)}:
+            key = VerifyingKey.from_jwk(jwk)
+        case _:
+            raise VerificationError("the run ticket names no key", action=_ACTION)
+    payload = verify_jws(body.ticket, key=key, typ=TICKET_TYP).payload
+    ticket = RunTicket.from_json(payload)
+    _demand("submitter", ticket.submitter, key.thumbprint)
+    _demand("run", sha256_hex(payload), body.run)
+    _demand("run id", ticket.run_id, body.run_id)
+    parse_canonical_json(body.application.encode())
+    _demand("application", ticket.application, sha256_hex(body.application.encode()))
+    return ticket
+
+
+def _verify_members(body: ReceiptBody, record: RunRecord, *, trust: Trust) -> tuple[AttestationResult, ...]:
+    _demand("run of the record", body.run, record.run)
+    if [member.number for member in record.members] != list(range(len(record.members))):
+        raise VerificationError("the members are not numbered without a gap", action=_ACTION)
+    if not record.members or [member.role for member in record.members].count("driver") != 1:
+        raise VerificationError("a run has one driver", action=_ACTION)
+    endorsements = parse_endorsements(body.endorsements.encode())
+    return tuple(_verify_member(body, member, endorsements=endorsements, trust=trust) for member in record.members)
+
+
+def _verify_member(
+    body: ReceiptBody, member: RunMember, *, endorsements: SgxEndorsements, trust: Trust
+) -> AttestationResult:
+    joined_at = datetime.strptime(member.joined_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    service = _attestation_service(trust, body.attestation_service)
+    leaf = verify_leaf(
+        [from_b64url(certificate) for certificate in body.attestation_certificates],
+        identity=service.identity,
+        usage=LeafUsage.SIGNING,
+        now=joined_at,
+    )
+    result = verify_result(member.result, issuer=service.url, verifying_key=leaf.public_key, now=joined_at)
+    runtime_data = from_b64url(member.evidence.runtime_data)
+    evidence = UnverifiedEvidence(
+        kind=member.evidence.kind, quote=from_b64url(member.evidence.quote), runtime_data=runtime_data
+    )
+    verified = verify_sgx(evidence, trusted_roots=_roots(trust), endorsements=endorsements, now=joined_at)
+    report, runtime = verified.quote.report, RuntimeData.from_json(runtime_data)
+    ticket_application = RunTicket.from_json(unverified_payload(body.ticket)).application
+    _demand("runtime data", parse_json_object(runtime_data), result.runtime)
+    _demand("run of a member", body.run, runtime.run)
+    _demand("role of a member", member.role, runtime.role)
+    _demand("application of a member", ticket_application, runtime.application)
+    _demand("config_id", ticket_application.ljust(_CONFIG_ID_HEX, "0"), report.config_id.hex())
+    _demand("mrenclave of the result", report.mrenclave.hex(), result.claims.get("x-ms-sgx-mrenclave"))
+    _demand("hardware of a member", trust.hardware, verified.hardware)
+    match result.claims.get("x-ms-sgx-collateral"):
+        case {"quotehash": str(quote_hash)}:
+            _demand("quote", quote_hash, sha256_hex(evidence.quote))
+        case _:
+            raise VerificationError("the attestation result does not name its evidence", action=_ACTION)
+    if report.mrenclave.hex() not in trust.agent_measurements:
+        raise RefusedError(
+            "the run used an agent that is not trusted here",
+            action=_ACTION,
+            mismatches=(
+                Mismatch(
+                    name="mrenclave", expected=" or ".join(trust.agent_measurements), actual=report.mrenclave.hex()
+                ),
+            ),
+        )
+    return result
+
+
+def _verify_signature(receipt: Receipt, members: Mapping[str, tuple[AttestationResult, ...]]) -> VerifyingKey:
+    keys = {_signing_key(results[0]).thumbprint: _signing_key(results[0]) for results in members.values()}
+    if len(keys) != 1:
+        raise VerificationError("the key services saw different drivers", action=_ACTION)
+    (driver_key,) = keys.values()
+    driver_key.verify(RECEIPT_CONTEXT + receipt.body.to_json(), from_b64url(receipt.signature))
+    return driver_key
+
+
+def _signing_key(result: AttestationResult) -> VerifyingKey:
+    match result.runtime.get("signing_key"):
+        case dict(jwk):
+            return VerifyingKey.from_jwk(jwk)
+        case _:
+            raise VerificationError("the evidence names no signing key", action=_ACTION)
+
+
+def _verify_executors(members: Sequence[AttestationResult], *, driver_key: VerifyingKey) -> None:
+    for result in members[1:]:
+        _demand("driver of an executor", driver_key.thumbprint, result.runtime.get("driver_key"))
+
+
+def _verify_closings(receipt: Receipt, *, trust: Trust) -> tuple[dict[str, Closing], dict[str, ServiceStatements]]:
+    body = receipt.body
+    _demand("closing statements", sorted(body.records), sorted(receipt.closings))
+    finished_at = datetime.strptime(body.finished_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    closings: dict[str, Closing] = {}
+    checked: dict[str, ServiceStatements] = {}
+    for identity, token in receipt.closings.items():
+        _key_service(trust, identity)
+        statements = ServiceStatements(identity=identity, now=lambda: finished_at)
+        closing = Closing.from_json(statements.verify(token, typ=CLOSING_TYP))
+        _demand("key service", identity, closing.key_service)
+        _demand("run closed", body.run, closing.run)
+        _demand("outcome", body.outcome, closing.outcome)
+        _demand("receipt digest", receipt_digest(body), closing.receipt)
+        _demand("leaves", len(body.records[identity].leaves), closing.leaves)
+        closings[identity], checked[identity] = closing, statements
+    return closings, checked
+
+
+def _verify_leaves(record: RunRecord, closing: Closing, *, statements: ServiceStatements, run: str) -> None:
+    _demand("proved leaves", [p.leaf for p in record.leaves], [p.leaf for p in closing.member_proofs])
+    leaves = [_leaf(proof, statements) for proof in (*record.leaves, *closing.member_proofs, closing.proof)]
+    count = len(record.leaves)
+    for number, leaf in enumerate([*leaves[:count], leaves[-1]]):
+        _demand("run of a leaf", run, leaf.get("run"))
+        _demand("number of a leaf", number, leaf.get("number"))
+    events = [leaf.get("event") for leaf in leaves[:count]]
+    _demand("first leaf", "run-opened", events[0] if events else None)
+    _demand("last leaf", "run-closed", leaves[-1].get("event"))
+    joined = [leaf.get("result") for leaf in leaves[:count] if leaf.get("event") in {"run-opened", "member-joined"}]
+    _demand("members in the log", [sha256_hex(member.result.encode()) for member in record.members], joined)
+
+
+def _leaf(proof: LogProof, statements: ServiceStatements) -> dict[str, Any]:
+    statements.check_proof(proof)
+    return parse_json_object(proof.leaf)
+
+
+def _verify_approvals(
+    body: ReceiptBody,
+    ticket: RunTicket,
+    *,
+    members: Mapping[str, tuple[AttestationResult, ...]],
+    trust: Trust,
+) -> dict[str, Approval]:
+    approvals: dict[str, Approval] = {}
+    bindings = parse_json_object(body.application)["datasets"]
+    for identity, record in body.records.items():
+        for name, token in record.approvals.items():
+            approval = _approval(token, trust=trust)
+            _demand("approval's dataset", name, approval.dataset)
+            _demand("approval's key service", identity, approval.key_service)
+            _demand("approval's application", ticket.application, approval.application)
+            _demand("approval's access", bindings[name]["access"], approval.access)
+            _demand("key service of the binding", identity, bindings[name]["key_service"])
+            if ticket.submitter not in approval.submitters:
+                raise RefusedError("the approval does not name the submitter", action=_ACTION)
+            for member, result in zip(record.members, members[identity], strict=True):
+                approval_release_policy(approval, role=member.role).evaluate(result.claims)
+            approvals[name] = approval
+    _demand("approved datasets", sorted(ticket.datasets), sorted(approvals))
+    return approvals
+
+
+def _approval(token: str, *, trust: Trust) -> Approval:
+    # The owner's key is in the trust file by its thumbprint; the token carries the key.
+    match unverified_header(token):
+        case {"jwk": dict(jwk)}:
+            key = VerifyingKey.from_jwk(jwk)
+        case _:
+            raise VerificationError("the approval names no key", action=_ACTION)
+    if key.thumbprint not in trust.owners:
+        raise RefusedError(
+            "the approval is signed by nobody this trust file knows",
+            action=_ACTION,
+            mismatches=(Mismatch(name="owner", expected=" or ".join(trust.owners), actual=key.thumbprint),),
+        )
+    return Approval.from_json(verify_jws(token, key=key, typ=APPROVAL_TYP).payload)
+
+
+def _verify_versions(
+    body: ReceiptBody,
+    ticket: RunTicket,
+    *,
+    closings: Mapping[str, Closing],
+    statements: Mapping[str, ServiceStatements],
+) -> tuple[dict[str, DatasetVersion], dict[str, DatasetVersion]]:
+    bindings = parse_json_object(body.application)["datasets"]
+    inputs: dict[str, DatasetVersion] = {}
+    for name, token in body.inputs.items():
+        version = _version(token, statements[bindings[name]["key_service"]], name)
+        if ticket.datasets.get(name) is not None:
+            _demand("version of an input", ticket.datasets[name], version.number)
+        inputs[name] = version
+    outputs: dict[str, DatasetVersion] = {}
+    for identity, closing in closings.items():
+        for name, token in closing.versions.items():
+            version = _version(token, statements[identity], name)
+            _demand("output manifest", body.outputs[name].manifest_digest, version.manifest_digest)
+            outputs[name] = version
+    _demand("outputs", sorted(body.outputs), sorted(outputs))
+    unread = [name for name, number in ticket.datasets.items() if number is not None and name not in inputs]
+    _demand("inputs that are not shown", [], unread)
+    return inputs, outputs
+
+
+def _version(token: str, statements: ServiceStatements, name: str) -> DatasetVersion:
+    version = DatasetVersion.from_json(statements.verify(token, typ=VERSION_TYP))
+    _demand("dataset of a version", name, version.dataset)
+    return version
+
+
+def _roots(trust: Trust) -> TrustedRoots:
+    return TrustedRoots(
+        roots=tuple(
+            TrustedRoot(certificate_der=parse_pem_chain(root.certificate_pem.encode())[0], simulated=root.simulated)
+            for root in trust.roots
+        )
+    )
+
+
+def _attestation_service(trust: Trust, url: str) -> TrustedService:
+    for service in trust.services:
+        if service.service == "attestation-service" and service.url == url:
+            return service
+    raise RefusedError(
+        "the attestation service of the run is not in the trust file",
+        action=_ACTION,
+        mismatches=(Mismatch(name="attestation service", expected="one of the trust file's", actual=url),),
+    )
+
+
+def _key_service(trust: Trust, identity: str) -> TrustedService:
+    for service in trust.services:
+        if service.service == "key-service" and service.identity == identity:
+            return service
+    raise RefusedError(
+        "a key service of the run is not in the trust file",
+        action=_ACTION,
+        mismatches=(Mismatch(name="key service", expected="one of the trust file's", actual=identity),),
+    )
+
+
+def _demand(name: str, expected: object, actual: object) -> None:
+    if expected != actual:
+        raise VerificationError(
+            f"the receipt does not hold: {name}",
+            action=_ACTION,
+            mismatches=(Mismatch(name=name, expected=str(expected)[:200], actual=str(actual)[:200]),),
+        )

@@ -1,0 +1,1 @@
+"""The owner's side over HTTPS: the attestation service and the key service."""

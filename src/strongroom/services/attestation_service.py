@@ -1,0 +1,436 @@
+"""The attestation service: Azure Attestation's REST contract for SGX enclaves (step 4).
+
+It verifies evidence, has the registered policy appraise it, and signs the result. It frees nothing: each key
+service decides whose results it accepts and under which policy.
+
+Source: Azure Attestation REST API 2025-06-01; Azure Attestation, "Claim sets", "Author and sign a policy".
+"""
+
+import logging
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import Field
+from starlette.applications import Starlette
+
+from strongroom.attestation.claims import incoming_claims, sgx_claims
+from strongroom.attestation.endorsements.sgx import DirectoryEndorsements
+from strongroom.attestation.evidence.pck import platform_kind
+from strongroom.attestation.evidence.sgx_quote import parse_sgx_quote
+from strongroom.attestation.evidence.unverified import UnverifiedEvidence
+from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, verify_sgx
+from strongroom.base.clock import Clock, SystemClock
+from strongroom.base.encoding import Json, canonical_json, from_any_b64, from_b64url, parse_json_object, to_b64url
+from strongroom.base.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    FormatError,
+    LimitError,
+    NotFoundError,
+    RefusedError,
+    StrongroomError,
+    VerificationError,
+)
+from strongroom.base.limits import LIMITS
+from strongroom.crypto.derive import sha256_hex
+from strongroom.crypto.jose import sign_jws, unverified_header, verify_jws
+from strongroom.crypto.keys import VerifyingKey
+from strongroom.crypto.random import random_bytes
+from strongroom.crypto.x509 import parse_pem_chain, public_key
+from strongroom.policy.evidence_policy import EvidencePolicy, parse_evidence_policy
+from strongroom.services.errors import ErrorShape, Reply, strongroom_error
+from strongroom.services.evidence import (
+    PlatformSettings,
+    ServiceEvidenceSource,
+    configuration_digest,
+    launch_platform,
+)
+from strongroom.services.files import read_file, replace_file
+from strongroom.services.http import (
+    Call,
+    application,
+    authenticate_person,
+    endpoint,
+    json_reply,
+    log_to_stderr,
+    serve,
+)
+from strongroom.services.identity import ServiceIdentity, open_identity
+from strongroom.wire.model import Message, Url
+from strongroom.wire.service import Mode
+from strongroom.wire.trust import TrustedRootEntry
+
+API_VERSIONS: Final = frozenset({"2020-10-01", "2022-08-01", "2025-06-01"})
+DENY_ALL: Final = "version= 1.0;\nauthorizationrules\n{\n\t=> deny();\n};\nissuancerules\n{\n};\n"
+_LIFETIME: Final = timedelta(hours=8)
+_POLICY_FILE: Final = "policy-SgxEnclave.jws"
+_log = logging.getLogger(__name__)
+
+
+class AttestationServiceConfig(Message):
+    """The configuration file.
+
+    Attributes:
+        host, port: Where to listen.
+        public_url: How clients reach the service; the issuer of its results.
+        state: Folder for identity and policy, the owner's alone.
+        owners: Public JWKs of the people who may change policy; their signature is also the policy signature.
+        roots: Hardware roots; a simulated one must be named so.
+        endorsements: Folder with the platforms' collateral.
+        platform: The simulated platform this service itself runs on; None for a service outside any TEE.
+    """
+
+    version: Literal[1] = 1
+    host: str
+    port: int = Field(ge=0, le=65535)
+    public_url: Url
+    sans: tuple[str, ...] = Field(min_length=1)
+    state: str
+    mode: Mode
+    owners: tuple[dict[str, str], ...] = Field(min_length=1)
+    roots: tuple[TrustedRootEntry, ...] = Field(min_length=1)
+    endorsements: str
+    platform: PlatformSettings | None
+
+    def digest(self) -> str:
+        """Return the digest of what decides whom this service believes; paths and addresses to listen on left out."""
+        owners = sorted(VerifyingKey.from_jwk(jwk).thumbprint for jwk in self.owners)
+        roots: list[Json] = [
+            {"certificate": sha256_hex(parse_pem_chain(root.certificate_pem.encode())[0]), "simulated": root.simulated}
+            for root in self.roots
+        ]
+        return configuration_digest(
+            {
+                "service": "attestation-service",
+                "issuer": self.public_url,
+                "mode": self.mode,
+                "policy_signers": list(owners),
+                "roots": roots,
+            }
+        )
+
+
+class AttestationService:
+    """The service without HTTP."""
+
+    def __init__(self, config: AttestationServiceConfig, *, identity: ServiceIdentity, clock: Clock) -> None:
+        self._config = config
+        self._identity = identity
+        self._clock = clock
+        self._owners = {key.thumbprint: key for key in map(VerifyingKey.from_jwk, config.owners)}
+        self._roots = TrustedRoots(
+            roots=tuple(
+                TrustedRoot(certificate_der=parse_pem_chain(root.certificate_pem.encode())[0], simulated=root.simulated)
+                for root in config.roots
+            )
+        )
+        self._endorsements = DirectoryEndorsements(Path(config.endorsements))
+        self._policy_path = Path(config.state) / _POLICY_FILE
+        self._lock = threading.Lock()
+        stored = read_file(self._policy_path)
+        self._policy_jws = stored.decode("ascii") if stored is not None else _unsigned(DENY_ALL)
+        self._policy = parse_evidence_policy(_policy_text(self._policy_jws))
+
+    def attest(self, call: Call) -> Reply:
+        """`POST /attest/SgxEnclave`.
+
+        1. Read quote and runtime data; the runtime data's exact bytes are what the quote binds.
+        2. Verify the quote with both verifiers.
+        3. Appraise the claims with the registered policy.
+        4. Sign the result; names that the service sets itself win over the policy's.
+        """
+        _demand_version(call)
+        quote, runtime_data, data_type, nonce = _attest_request(call)  # 1
+        now = self._clock.now()
+        kind = platform_kind(parse_sgx_quote(quote))
+        verified = verify_sgx(  # 2
+            UnverifiedEvidence(kind="sgx", quote=quote, runtime_data=runtime_data),
+            trusted_roots=self._roots,
+            endorsements=self._endorsements.get(fmspc=kind.fmspc, ca=kind.ca),
+            now=now,
+        )
+        claims = sgx_claims(verified, runtime_data_type=data_type)
+        policy, _ = self._current()
+        evaluation = policy.evaluate(incoming_claims(claims))  # 3
+        issued: dict[str, Json] = {}
+        for claim in evaluation.issued:
+            before = issued.get(claim.type)
+            if before is None:
+                issued[claim.type] = claim.value
+            else:
+                issued[claim.type] = [*(before if isinstance(before, list) else [before]), claim.value]
+        refused = sorted(set(evaluation.properties) - {"x-ms-sgx-tcbidentifier"})
+        if refused:
+            raise RefusedError(f"the evidence policy sets {refused[0]}, which this service does not honour")
+        result: dict[str, Json] = {**issued, **claims, "x-ms-policy-hash": policy.hash}
+        if nonce is not None:
+            result["nonce"] = nonce
+        return json_reply({"token": self._sign(result)})  # 4
+
+    def certificates(self, call: Call) -> Reply:
+        """`GET /certs`: the signing key, with n and e beside Azure's x5c."""
+        del call
+        signing = self._identity.signing
+        key: dict[str, Json] = {
+            **signing.key.verifying_key.to_jwk(),
+            "alg": "RS256",
+            "use": "sig",
+            "kid": signing.thumbprint,
+            "x5c": list(signing.x5c),
+        }
+        return json_reply({"keys": [key]})
+
+    def metadata(self, call: Call) -> Reply:
+        """`GET /.well-known/openid-configuration`."""
+        del call
+        return json_reply(
+            {
+                "issuer": self._config.public_url,
+                "jwks_uri": f"{self._config.public_url}/certs",
+                "response_types_supported": ["token", "none"],
+                "id_token_signing_alg_values_supported": ["RS256"],
+                "claims_supported": ["is-debuggable", "sgx-mrsigner", "sgx-mrenclave", "product-id", "svn", "tee"],
+            }
+        )
+
+    def get_policy(self, call: Call) -> Reply:
+        """`GET /policies/SgxEnclave`: the stored policy token, inside a token of this service."""
+        _demand_version(call)
+        self._person(call)
+        _, stored = self._current()
+        return json_reply({"token": self._sign({"x-ms-policy": stored})})
+
+    def put_policy(self, call: Call) -> Reply:
+        """`PUT /policies/SgxEnclave`: store a policy that a policy signer signed."""
+        _demand_version(call)
+        self._person(call)
+        token = call.text().strip()
+        if token.startswith('"'):  # as Azure's Python client sends it
+            token = token.strip('"')
+        signer, policy = self._signed_policy(token)
+        with self._lock:
+            replace_file(self._policy_path, token.encode("ascii"))
+            self._policy_jws, self._policy = token, policy
+        _log.info("evidence policy %s stored", policy.hash)
+        return json_reply(
+            {
+                "token": self._sign(
+                    {
+                        "x-ms-policy-result": "Updated",
+                        "x-ms-policy-token-hash": to_b64url(bytes.fromhex(sha256_hex(token.encode()))),
+                        "x-ms-policy-signer": {**signer.to_jwk(), "kid": signer.thumbprint},
+                    }
+                )
+            }
+        )
+
+    def endorsements(self, call: Call) -> Reply:
+        """`GET /strongroom/v1/endorsements?fmspc=`: the collateral this service verifies a platform with."""
+        fmspc = call.required("fmspc")
+        found = self._endorsements.get(fmspc=fmspc, ca="platform")
+        return Reply(body=found.to_json())
+
+    def _current(self) -> tuple[EvidencePolicy, str]:
+        with self._lock:
+            return self._policy, self._policy_jws
+
+    def _signed_policy(self, token: str) -> tuple[VerifyingKey, EvidencePolicy]:
+        header = unverified_header(token)
+        if header.get("alg") == "none":
+            raise AuthenticationError("the policy is not signed", action="sign it with an owner's key")
+        match header:
+            case {"x5c": [str(certificate), *_]} | {"jwk": {"x5c": [str(certificate), *_]}}:
+                shown = public_key(from_any_b64(certificate))
+            case _:
+                raise AuthenticationError("the policy carries no signing certificate (x5c)")
+        signer = self._owners.get(shown.thumbprint)
+        if signer is None:
+            raise AuthenticationError("the policy is not signed by a policy signer of this service")
+        try:
+            verify_jws(token, key=signer)
+        except VerificationError as error:
+            raise AuthenticationError("the policy's signature does not hold") from error
+        return signer, parse_evidence_policy(_policy_text(token))
+
+    def _person(self, call: Call) -> None:
+        authenticate_person(call, owners=self._owners, audience=self._identity.identity, clock=self._clock)
+
+    def _sign(self, claims: Mapping[str, Json]) -> str:
+        now = int(self._clock.now().timestamp())
+        body: dict[str, Json] = {
+            **claims,
+            "iss": self._config.public_url,
+            "iat": now,
+            "nbf": now,
+            "exp": now + int(_LIFETIME.total_seconds()),
+            "jti": random_bytes(32).hex(),
+            "x-ms-ver": "1.0",
+        }
+        signing = self._identity.signing
+        header = {"typ": "JWT", "jku": f"{self._config.public_url}/certs", "kid": signing.thumbprint}
+        return sign_jws(canonical_json(body), key=signing.key, header=header)
+
+
+def attestation_application(service: AttestationService, evidence: ServiceEvidenceSource) -> Starlette:
+    """Return the ASGI application."""
+
+    def health(call: Call) -> Reply:
+        del call
+        return json_reply({"status": "ok"})
+
+    def own_evidence(call: Call) -> Reply:
+        return json_reply(evidence.answer(call.required("nonce")))
+
+    def unsupported(call: Call) -> Reply:
+        raise NotFoundError(f"evidence of type {call.path['type']} is not supported", action="use SgxEnclave")
+
+    azure, ours = _azure_error, strongroom_error
+    routes = [
+        endpoint("/attest/SgxEnclave", service.attest, methods=["POST"], errors=azure),
+        endpoint("/attest/{type}", unsupported, methods=["POST"], errors=azure),
+        endpoint("/certs", service.certificates, errors=azure),
+        endpoint("/.well-known/openid-configuration", service.metadata, errors=azure),
+        endpoint("/policies/SgxEnclave", service.get_policy, errors=azure),
+        endpoint("/policies/SgxEnclave", service.put_policy, methods=["PUT"], errors=_policy_error),
+        endpoint("/strongroom/v1/endorsements", service.endorsements, errors=ours),
+        endpoint("/strongroom/v1/evidence", own_evidence, errors=ours),
+        endpoint("/healthz", health, errors=ours),
+    ]
+
+    def shape_for(path: str) -> ErrorShape:
+        return ours if path.startswith("/strongroom/") else azure
+
+    return application(routes, shape_for=shape_for)
+
+
+def run(config: AttestationServiceConfig, *, clock: Clock) -> None:
+    """Serve until SIGTERM. Prints one JSON line when the port is open."""
+    identity = open_identity(
+        Path(config.state), common_name="Strongroom attestation service", sans=config.sans, now=clock.now()
+    )
+    configuration = config.digest()
+    platform = launch_platform(config.platform, configuration=configuration)
+    service = AttestationService(config, identity=identity, clock=clock)
+    evidence = ServiceEvidenceSource(
+        service="attestation-service",
+        mode=config.mode,
+        identity=identity,
+        configuration=configuration,
+        has_statement_key=False,
+        platform=platform,
+    )
+
+    def ready() -> None:
+        line = {"ready": "attestation-service", "url": config.public_url, "identity": identity.identity}
+        sys.stdout.write(canonical_json(line).decode() + "\n")
+        sys.stdout.flush()
+
+    serve(
+        attestation_application(service, evidence),
+        host=config.host,
+        port=config.port,
+        certificate_chain_pem=identity.tls_chain_pem,
+        key_pem=identity.tls.key.to_pem(),
+        ready=ready,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`python -m strongroom.services.attestation_service --config FILE`."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if len(arguments) != 2 or arguments[0] != "--config":  # noqa: PLR2004 - the option and its value
+        sys.stderr.write("usage: attestation_service --config FILE\n")
+        raise SystemExit(2)
+    log_to_stderr()
+    try:
+        content = read_file(Path(arguments[1]))
+        if content is None:
+            raise ConfigurationError(f"there is no configuration at {arguments[1]}")
+        run(AttestationServiceConfig.from_json(content), clock=SystemClock())
+    except StrongroomError as error:
+        sys.stderr.write(f"attestation-service: {error.message}. {error.action}\n")
+        raise SystemExit(1) from None
+
+
+def _attest_request(call: Call) -> tuple[bytes, bytes, Literal["JSON", "Binary"], str | None]:
+    body: dict[str, Any] = call.json_object()
+    unknown = sorted(set(body) - {"quote", "runtimeData", "nonce"})
+    if unknown:
+        raise FormatError(f"{unknown[0]} is not supported in this request")
+    match body:
+        case {"quote": str(quote), "runtimeData": {"data": str(data), "dataType": str(kind)}}:
+            pass
+        case _:
+            raise FormatError("the request needs quote and runtimeData (data, dataType)")
+    if kind.upper() not in {"JSON", "BINARY"}:
+        raise FormatError("dataType is JSON or Binary")
+    nonce = body.get("nonce")
+    if nonce is not None and not isinstance(nonce, str):
+        raise FormatError("nonce is text")
+    evidence, runtime_data = from_any_b64(quote), from_any_b64(data)
+    if len(evidence) > LIMITS.evidence_bytes or len(runtime_data) > LIMITS.runtime_data_bytes:
+        raise LimitError("the evidence or its runtime data are too large")
+    return evidence, runtime_data, "JSON" if kind.upper() == "JSON" else "Binary", nonce
+
+
+def _policy_text(token: str) -> str:
+    """Return the policy text of a policy token: `{"AttestationPolicy": base64url(text)}`."""
+    match parse_json_object(from_b64url(token.split(".")[1])):
+        case {"AttestationPolicy": str(encoded)}:
+            pass
+        case _:
+            raise FormatError("the policy token holds no AttestationPolicy")
+    text = from_any_b64(encoded)
+    if len(text) > LIMITS.policy_text_bytes:
+        raise LimitError("the policy is too large")
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError("the policy is not UTF-8 text") from error
+
+
+def _unsigned(text: str) -> str:
+    body = to_b64url(canonical_json({"AttestationPolicy": to_b64url(text.encode())}))
+    return f"{to_b64url(canonical_json({'alg': 'none'}))}.{body}."
+
+
+def _demand_version(call: Call) -> None:
+    if call.required("api-version") not in API_VERSIONS:
+        raise FormatError("this api-version is not supported", action=f"use one of {', '.join(sorted(API_VERSIONS))}")
+
+
+def _azure_error(error: StrongroomError) -> Reply:
+    """Answer as Azure Attestation does; our own code, action and mismatches ride in `innererror`."""
+    match error:
+        case RefusedError():
+            return _shaped(error, status=400, code="PolicyEvaluationError")
+        case FormatError() | VerificationError():
+            return _shaped(error, status=400, code="InvalidParameter")
+        case AuthenticationError():
+            return _shaped(error, status=401, code="Unauthorized")
+        case NotFoundError():
+            return _shaped(error, status=404, code="NotFound")
+        case LimitError():
+            return _shaped(error, status=413, code="RequestTooLarge")
+        case _:
+            return _shaped(error, status=500, code="InternalError")
+
+
+def _policy_error(error: StrongroomError) -> Reply:
+    if isinstance(error, FormatError):
+        return _shaped(error, status=400, code="PolicyParsingError")
+    return _azure_error(error)
+
+
+def _shaped(error: StrongroomError, *, status: int, code: str) -> Reply:
+    inner = parse_json_object(strongroom_error(error).body)["error"]
+    body: Json = {"error": {"code": code, "message": error.message, "innererror": inner}}
+    return Reply(body=canonical_json(body), status=status, headers={"x-ms-error-code": code})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,344 @@
+"""HTTP for both services: endpoints with size limits and one error shape each, bearer tokens, the TLS server.
+
+Handlers are plain functions `(Call) -> Reply` that run on worker threads; what they raise from the error
+tree becomes an answer here, and nothing else is ever shown to a peer.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import ssl
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import uvicorn
+from anyio import to_thread
+from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from typing_extensions import override
+
+from strongroom.base.clock import Clock
+from strongroom.base.encoding import Json, canonical_json, parse_json_object
+from strongroom.base.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    FormatError,
+    LimitError,
+    NotFoundError,
+    StrongroomError,
+    VerificationError,
+)
+from strongroom.base.limits import LIMITS
+from strongroom.base.secret import SecretBytes
+from strongroom.crypto.jose import unverified_header, verify_jws
+from strongroom.crypto.keys import VerifyingKey
+from strongroom.services.errors import ErrorShape, Reply
+from strongroom.wire.key_service import PERSON_TOKEN_TYP, PersonToken
+
+JOSE_TYPE: Final = "application/jose"
+TEXT_TYPE: Final = "text/plain; charset=utf-8"
+_KEEP_ALIVE_S: Final = 75
+_SHUTDOWN_S: Final = 5
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A request, read completely and within the limits.
+
+    Attributes:
+        path: The path's parameters.
+        query: The query's parameters; a name given twice is refused before a handler sees it.
+        authorization: The header's value, or "".
+        body: At most `LIMITS.request_body_bytes`.
+    """
+
+    path: Mapping[str, str]
+    query: Mapping[str, str]
+    authorization: str
+    body: bytes
+
+    def required(self, name: str) -> str:
+        """Return a query parameter.
+
+        Raises:
+            FormatError: It is not there.
+        """
+        if name not in self.query:
+            raise FormatError(f"the query parameter {name} is missing")
+        return self.query[name]
+
+    def number(self, name: str) -> int:
+        """Return a query parameter that is a whole number from 0 to 2**53 - 1.
+
+        Raises:
+            FormatError: It is missing, or something else.
+        """
+        text = self.required(name)
+        if not (text.isascii() and text.isdigit()) or len(text) > len(str(1 << 53)) or int(text) >= 1 << 53:
+            raise FormatError(f"the query parameter {name} is not a number")
+        return int(text)
+
+    def text(self) -> str:
+        """Return the body as ASCII text, as compact JWS have it.
+
+        Raises:
+            FormatError: Other bytes.
+        """
+        try:
+            return self.body.decode("ascii")
+        except UnicodeDecodeError as error:
+            raise FormatError("the body is not ASCII text") from error
+
+    def json_object(self) -> dict[str, object]:
+        """Return the body's JSON object.
+
+        Raises:
+            FormatError: Not strict JSON, or not an object.
+        """
+        return parse_json_object(self.body)
+
+
+Handler: TypeAlias = Callable[[Call], Reply]
+
+
+def json_reply(value: Json | BaseModel, *, status: int = 200) -> Reply:
+    """Answer with canonical JSON."""
+    content: Json = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return Reply(body=canonical_json(content), status=status)
+
+
+def jose_reply(token: str, *, status: int = 200) -> Reply:
+    """Answer with a compact JWS."""
+    return Reply(body=token.encode("ascii"), content_type=JOSE_TYPE, status=status)
+
+
+def text_reply(text: str) -> Reply:
+    """Answer with plain text (a signed note)."""
+    return Reply(body=text.encode("utf-8"), content_type=TEXT_TYPE)
+
+
+def endpoint(path: str, handler: Handler, *, methods: Sequence[str] = ("GET",), errors: ErrorShape) -> Route:
+    """Bind a handler to a path.
+
+    Args:
+        path: In Starlette's form, such as `/runs/{run}`.
+        handler: Called on a worker thread.
+        methods: The HTTP methods it answers.
+        errors: The shape of its errors.
+    """
+
+    async def answer(request: Request) -> Response:
+        try:
+            reply = await to_thread.run_sync(_guarded, handler, await _read_call(request), errors)
+        except StrongroomError as error:
+            reply = errors(error)
+        return _to_response(reply)
+
+    return Route(path, answer, methods=list(methods))
+
+
+def application(routes: Sequence[BaseRoute], *, shape_for: Callable[[str], ErrorShape]) -> Starlette:
+    """Make the ASGI application.
+
+    Args:
+        routes: From `endpoint`.
+        shape_for: The error shape for a path that no route answers.
+    """
+
+    async def unrouted(request: Request, error: Exception) -> Response:
+        shape = shape_for(request.url.path)
+        status = error.status_code if isinstance(error, HTTPException) else 404
+        reply = shape(NotFoundError("there is nothing at this address, or not with this method"))
+        return _to_response(Reply(body=reply.body, status=status, content_type=reply.content_type))
+
+    async def failed(request: Request, _error: Exception) -> Response:
+        # A fault of ours ends as a plain 500; the server writes its details to our own log, and nowhere else.
+        shape = shape_for(request.url.path)
+        return _to_response(shape(StrongroomError("the service failed", action="See the service's log.")))
+
+    app = Starlette(routes=list(routes), exception_handlers={HTTPException: unrouted, Exception: failed})
+    app.router.redirect_slashes = False
+    return app
+
+
+def authenticate_person(call: Call, *, owners: Mapping[str, VerifyingKey], audience: str, clock: Clock) -> str:
+    """Return the thumbprint of the owner's key that signed the call's bearer token.
+
+    1. The token is a JWS of type `PersonToken` whose header names a known owner's key (`kid`).
+    2. Its signature holds, its subject is that key, its audience is this service.
+    3. It lives at most five minutes, and lives now.
+
+    Raises:
+        AuthenticationError: No token, or one that does not hold.
+    """
+    scheme, _, token = call.authorization.partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise AuthenticationError(
+            "a bearer token is needed", action="Sign a token with an owner's key (the commands do it with --owner)."
+        )
+    try:
+        kid = unverified_header(token).get("kid")
+        key = owners.get(kid) if isinstance(kid, str) else None
+        if key is None:
+            raise AuthenticationError("the token is not signed by an owner this service knows")
+        claims = PersonToken.from_json(verify_jws(token, key=key, typ=PERSON_TOKEN_TYP).payload)
+    except (FormatError, VerificationError) as error:
+        raise AuthenticationError("the bearer token does not hold") from error
+    now = clock.now().timestamp()
+    if claims.aud != audience or claims.sub != kid:
+        raise AuthenticationError("the bearer token is for another service or of another person")
+    if claims.exp - claims.iat > LIMITS.person_token_lifetime_s or claims.exp < claims.iat:
+        raise AuthenticationError("the bearer token lives longer than five minutes")
+    if not claims.iat - LIMITS.clock_skew_s <= now < claims.exp:
+        raise AuthenticationError(
+            "the bearer token is expired or not yet valid", action="Check this machine's clock and try again."
+        )
+    return claims.sub
+
+
+class JsonLines(logging.Formatter):
+    """Log records as JSON lines."""
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {"time": self.formatTime(record), "level": record.levelname, "logger": record.name}
+        if record.exc_info and record.exc_info[0]:
+            fields["exception"] = record.exc_info[0].__name__
+            fields["where"] = self.formatException(record.exc_info).rsplit("File ", 1)[-1].split("\n", 1)[0]
+        return json.dumps({**fields, "message": record.getMessage()})
+
+
+def log_to_stderr() -> None:
+    """Send this process's log records to standard error as JSON lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def serve(
+    app: Starlette,
+    *,
+    host: str,
+    port: int,
+    certificate_chain_pem: str,
+    key_pem: SecretBytes,
+    ready: Callable[[], None],
+) -> None:
+    """Serve HTTPS (TLS 1.2 or later) until SIGTERM or SIGINT, then finish the running requests and return.
+
+    Args:
+        app: The ASGI application.
+        host: Address to listen on.
+        port: Port to listen on.
+        certificate_chain_pem: The TLS leaf and what issued it.
+        key_pem: The leaf's private key; it never touches a disk.
+        ready: Called once the port is open.
+
+    Raises:
+        ConfigurationError: The address cannot be listened on.
+    """
+    context = _tls_context(certificate_chain_pem, key_pem)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        ssl_context_factory=lambda _config, _default: context,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        ws="none",
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_SHUTDOWN_S,
+        h11_max_incomplete_event_size=64 << 10,
+    )
+    config.load()
+    try:
+        listener = config.bind_socket()
+    except SystemExit as error:
+        raise ConfigurationError(
+            f"{host}:{port} cannot be listened on", action="Stop what uses the port, or configure another one."
+        ) from error
+    with contextlib.closing(listener):
+        _Server(config, ready=ready).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which ends with status 0 on SIGTERM and says when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, *, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    @override
+    async def startup(self, sockets: "list[object] | None" = None) -> None:  # type: ignore[override]
+        await super().startup(sockets=sockets)  # type: ignore[arg-type]
+        if self.started:
+            self._ready()
+
+    @override
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        previous = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _tls_context(certificate_chain_pem: str, key_pem: SecretBytes) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # The library reads keys from files only: this one is anonymous memory of this process.
+    descriptor = os.memfd_create("tls", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(certificate_chain_pem.encode("ascii") + b"\n" + key_pem.reveal())
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+    return context
+
+
+def _guarded(handler: Handler, call: Call, errors: ErrorShape) -> Reply:
+    try:
+        return handler(call)
+    except StrongroomError as error:
+        reply = errors(error)
+        if reply.status >= 500:  # noqa: PLR2004 - a server's own fault
+            _log.error("%s: %s", error.code, error.message)
+        return reply
+
+
+async def _read_call(request: Request) -> Call:
+    items = request.query_params.multi_items()
+    query = dict(items)
+    if len(query) != len(items):
+        raise FormatError("a query parameter is given twice")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LIMITS.request_body_bytes:
+            raise LimitError("the request body is too large")
+    return Call(
+        path=dict(request.path_params),
+        query=query,
+        authorization=request.headers.get("authorization", ""),
+        body=bytes(body),
+    )
+
+
+def _to_response(reply: Reply) -> Response:
+    headers = {"cache-control": "no-store", **reply.headers}
+    return Response(reply.body, status_code=reply.status, media_type=reply.content_type, headers=headers)

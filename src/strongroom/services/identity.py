@@ -1,0 +1,186 @@
+"""A service's identity: one long-lived key, which certifies the keys it works with.
+
+Clients pin the identity key (its SHA-256). It issues a TLS leaf at each start, whose key never leaves the
+process, and certificates for the key that signs results and key releases (RS256, as Azure's contracts want it)
+and for the key that signs statements and the log (Ed25519).
+"""
+
+import base64
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from strongroom.base.errors import ConfigurationError, FormatError
+from strongroom.base.secret import SecretBytes
+from strongroom.crypto import x509
+from strongroom.crypto.jose import sign_jws
+from strongroom.crypto.keys import Algorithm, SigningKey
+from strongroom.services.files import replace_file
+
+_MAX_KEY_FILE_BYTES: Final = 16 << 10
+_IDENTITY_LIFETIME: Final = timedelta(days=20 * 365)
+_SIGNING_LIFETIME: Final = timedelta(days=10 * 365)
+_TLS_LIFETIME: Final = timedelta(days=397)
+_BACKDATED: Final = timedelta(hours=1)
+"""Leaves are valid from a little before their making, for peers whose clocks are late."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertifiedKey:
+    """A key with its certificate chain, DER: the leaf, then the identity's."""
+
+    key: SigningKey
+    chain_der: tuple[bytes, ...]
+
+    @property
+    def thumbprint(self) -> str:
+        """SHA-256 of the public key's SubjectPublicKeyInfo, hexadecimal."""
+        return self.key.verifying_key.thumbprint
+
+    @property
+    def x5c(self) -> list[str]:
+        """The chain as JOSE headers carry it (RFC 7515, section 4.1.6)."""
+        return [base64.b64encode(certificate).decode("ascii") for certificate in self.chain_der]
+
+    def sign(self, payload: bytes, *, header: Mapping[str, Any]) -> str:
+        """Return a compact JWS whose header carries `kid` and the chain beside the given members."""
+        return sign_jws(payload, key=self.key, header={"kid": self.thumbprint, "x5c": self.x5c, **header})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceIdentity:
+    """A service's keys.
+
+    Attributes:
+        identity: SHA-256 of the identity key's SubjectPublicKeyInfo, hexadecimal: what others pin.
+        key: The identity key itself.
+        certificate_der: Its self-signed certificate.
+        tls: The key of this process's TLS connections.
+        signing: The RS256 key for attestation results or key releases.
+        statement: The Ed25519 key for statements and log checkpoints.
+    """
+
+    identity: str
+    key: SigningKey
+    certificate_der: bytes
+    tls: CertifiedKey
+    signing: CertifiedKey
+    statement: CertifiedKey
+
+    @property
+    def certificate_pem(self) -> str:
+        """The identity certificate as PEM."""
+        return x509.to_pem(self.certificate_der)
+
+    @property
+    def tls_chain_pem(self) -> str:
+        """The TLS leaf and the identity certificate as PEM."""
+        return "".join(x509.to_pem(certificate) for certificate in self.tls.chain_der)
+
+
+def open_identity(folder: Path, *, common_name: str, sans: Sequence[str], now: datetime) -> ServiceIdentity:
+    """Read a service's identity, or make it on the first start.
+
+    Args:
+        folder: The service's state folder, its owner's alone. Private keys are files of mode 600 in it.
+        common_name: What the certificates call the service.
+        sans: Host names and IP addresses under which clients reach it.
+        now: The present time.
+
+    Raises:
+        ConfigurationError: The folder cannot be used, or a key in it may be read by others.
+    """
+    prepare_folder(folder)
+    key = _load_or_make(folder / "identity.key", "ES256")
+    certificate = _load_or_issue_certificate(folder / "identity.pem", key, common_name=common_name, now=now)
+
+    def certify(leaf_key: SigningKey, usage: x509.LeafUsage, lifetime: timedelta) -> CertifiedKey:
+        leaf = x509.issue_leaf(
+            issuer_cert=certificate,
+            issuer_key=key,
+            subject_public_key=leaf_key.verifying_key,
+            common_name=common_name,
+            sans=sans,
+            usage=usage,
+            not_before=now - _BACKDATED,
+            not_after=now + lifetime,
+        )
+        return CertifiedKey(key=leaf_key, chain_der=(leaf, certificate))
+
+    signing, statement = (_load_or_make(folder / name, kind) for name, kind in _WORKING_KEYS)
+    return ServiceIdentity(
+        identity=key.verifying_key.thumbprint,
+        key=key,
+        certificate_der=certificate,
+        tls=certify(SigningKey.generate("ES256"), x509.LeafUsage.TLS, _TLS_LIFETIME),
+        signing=certify(signing, x509.LeafUsage.SIGNING, _SIGNING_LIFETIME),
+        statement=certify(statement, x509.LeafUsage.SIGNING, _SIGNING_LIFETIME),
+    )
+
+
+_WORKING_KEYS: Final[tuple[tuple[str, Algorithm], ...]] = (("signing.key", "RS256"), ("statement.key", "Ed25519"))
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make a state folder that only its owner can enter, or check that it is one.
+
+    Raises:
+        ConfigurationError: It cannot be made, or others may enter it.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = stat.S_IMODE(folder.stat().st_mode)
+    except OSError as error:
+        raise ConfigurationError(f"the state folder {folder} cannot be used: {error.strerror}") from error
+    if mode & 0o077:
+        raise ConfigurationError(
+            f"the state folder {folder} is open to others", action=f"Make it its owner's alone: chmod 700 {folder}"
+        )
+
+
+def _load_or_make(path: Path, algorithm: Algorithm) -> SigningKey:
+    pem = _read_private(path)
+    if pem is None:
+        key = SigningKey.generate(algorithm)
+        replace_file(path, key.to_pem().reveal())
+        return key
+    try:
+        key = SigningKey.from_pem(pem)
+    except FormatError as error:
+        raise ConfigurationError(f"{path} does not hold a key", action="Restore it from its backup.") from error
+    if key.algorithm != algorithm:
+        raise ConfigurationError(f"{path} holds a key of another kind", action="Restore it from its backup.")
+    return key
+
+
+def _load_or_issue_certificate(path: Path, key: SigningKey, *, common_name: str, now: datetime) -> bytes:
+    if not path.exists():
+        certificate = x509.new_identity(
+            common_name=common_name, key=key, not_before=now - _BACKDATED, not_after=now + _IDENTITY_LIFETIME
+        )
+        replace_file(path, x509.to_pem(certificate).encode("ascii"))
+        return certificate
+    try:
+        certificate = x509.parse_pem_chain(path.read_bytes())[0]
+    except (FormatError, OSError) as error:
+        raise ConfigurationError(f"{path} does not hold a certificate") from error
+    if x509.spki_sha256(certificate) != key.verifying_key.thumbprint:
+        raise ConfigurationError(f"{path} is not the certificate of the identity key beside it")
+    return certificate
+
+
+def _read_private(path: Path) -> SecretBytes | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o077:
+            raise ConfigurationError(f"{path} may be read by others", action=f"Make it private: chmod 600 {path}")
+        return SecretBytes(file.read(_MAX_KEY_FILE_BYTES))

@@ -1,0 +1,126 @@
+"""The attestation services whose results the key service believes: pinned by identity, their signing keys fetched."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final, TypeAlias
+
+from strongroom.attestation.result import AttestationResult, verify_result
+from strongroom.base.clock import Clock
+from strongroom.base.encoding import from_any_b64, parse_json_object
+from strongroom.base.errors import FormatError, VerificationError
+from strongroom.base.workflow import Step
+from strongroom.clients.pinned import PinnedHttp
+from strongroom.crypto.jose import unverified_header, unverified_payload
+from strongroom.crypto.keys import VerifyingKey
+from strongroom.crypto.x509 import LeafUsage, verify_leaf
+from strongroom.wire.model import Hex32, Message, Url
+
+_REFETCH: Final = timedelta(seconds=10)
+"""At most so often an unknown key id makes the service ask for the keys again."""
+
+
+KeySource: TypeAlias = Callable[[str, datetime], VerifyingKey]
+"""Returns the key that an issuer signs with under a `kid`, at a time; raises `VerificationError` if there is none."""
+
+
+class AttestationServiceSettings(Message):
+    """An attestation service, as the owner pins it: `url` is also the issuer its results name."""
+
+    url: Url
+    identity: Hex32
+    certificate_pem: str
+
+
+class TrustedIssuers:
+    """Verifies attestation results. Threads may share it.
+
+    Args:
+        key_sources: For each issuer, by its address: where its signing keys are; nobody else's word counts.
+        clock: For the validity of results and certificates.
+    """
+
+    def __init__(self, key_sources: Mapping[str, KeySource], *, clock: Clock) -> None:
+        self._clock = clock
+        self._key_sources = {url.rstrip("/"): source for url, source in key_sources.items()}
+
+    def knows(self, url: str) -> bool:
+        """Return whether results of the attestation service at this address are believed."""
+        return url.rstrip("/") in self._key_sources
+
+    def verify(self, token: str) -> AttestationResult:
+        """Verify an attestation result.
+
+        1. Find the pinned service that the token says it is from, and that service's key of the token's `kid`.
+        2. Verify the token with that key, as that issuer's, now.
+        The caller MUST still evaluate a release policy.
+
+        Raises:
+            FormatError: Not a result.
+            VerificationError: Of another issuer, of another key, expired, or changed.
+            UnavailableError: The attestation service's keys are needed, and it does not answer.
+        """
+        kid = unverified_header(token).get("kid")
+        claimed = parse_json_object(unverified_payload(token)).get("iss")
+        source = self._key_sources.get(claimed.rstrip("/")) if isinstance(claimed, str) else None
+        if source is None or not isinstance(claimed, str) or not isinstance(kid, str):
+            raise VerificationError(
+                "the attestation result is not of an attestation service that this key service trusts",
+                action="Configure the attestation service's address and identity at the key service.",
+                step=Step.RELEASE,
+            )
+        now = self._clock.now()
+        return verify_result(token, issuer=claimed, verifying_key=source(kid, now), now=now)
+
+
+def pinned_issuers(services: Sequence[AttestationServiceSettings], *, clock: Clock) -> TrustedIssuers:
+    """Believe the attestation services that the owner pinned; their keys are fetched from them when needed.
+
+    Raises:
+        VerificationError: A certificate is not the pinned identity's.
+    """
+    return TrustedIssuers({each.url: _PublishedKeys(each) for each in services}, clock=clock)
+
+
+class _PublishedKeys:
+    """The keys that a pinned attestation service publishes, each certified by its identity."""
+
+    def __init__(self, settings: AttestationServiceSettings) -> None:
+        self._identity = settings.identity
+        self._http = PinnedHttp(
+            settings.url, settings.certificate_pem, settings.identity, service="the attestation service"
+        )
+        self._keys: Mapping[str, VerifyingKey] = {}
+        self._fetched_at: datetime | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, kid: str, now: datetime) -> VerifyingKey:
+        with self._lock:
+            if kid not in self._keys and (self._fetched_at is None or not abs(now - self._fetched_at) < _REFETCH):
+                self._keys = self._fetch(now)
+                self._fetched_at = now
+            if kid not in self._keys:
+                raise VerificationError(
+                    "the attestation result is signed with a key that its service does not publish", step=Step.RELEASE
+                )
+            return self._keys[kid]
+
+    def _fetch(self, now: datetime) -> dict[str, VerifyingKey]:
+        match parse_json_object(self._http.request("GET", "/certs").require_success()):
+            case {"keys": [*jwks]}:
+                return dict(self._certified(jwk, now) for jwk in jwks)
+            case _:
+                raise FormatError("the attestation service does not publish its keys as a JSON Web Key Set")
+
+    def _certified(self, jwk: object, now: datetime) -> tuple[str, VerifyingKey]:
+        match jwk:
+            case {"kid": str(kid), "x5c": [*chain]} if all(isinstance(each, str) for each in chain):
+                leaf = verify_leaf(
+                    [from_any_b64(each) for each in chain],
+                    identity=self._identity,
+                    usage=LeafUsage.SIGNING,
+                    now=now,
+                )
+                return kid, leaf.public_key
+            case _:
+                raise FormatError("a published key of the attestation service has no certificate chain")

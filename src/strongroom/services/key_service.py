@@ -1,0 +1,270 @@
+"""The key service: `python -m strongroom.services.key_service --config FILE`."""
+
+import argparse
+import base64
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field
+from starlette.applications import Starlette
+
+from strongroom.base.clock import Clock, SystemClock
+from strongroom.base.encoding import Json
+from strongroom.base.errors import ConfigurationError, FormatError, StrongroomError
+from strongroom.crypto.keys import VerifyingKey
+from strongroom.keys.providers import MasterKey, open_master_key
+from strongroom.keys.store import LogSigner, Store, open_store
+from strongroom.log.note import key_id
+from strongroom.services.errors import ErrorShape, Reply, strongroom_error
+from strongroom.services.evidence import (
+    Platform,
+    PlatformSettings,
+    ServiceEvidenceSource,
+    configuration_digest,
+    launch_platform,
+)
+from strongroom.services.http import Call, application, endpoint, json_reply, log_to_stderr, serve
+from strongroom.services.identity import ServiceIdentity, open_identity, prepare_folder
+from strongroom.services.issuers import AttestationServiceSettings, pinned_issuers
+from strongroom.services.key_desk import KeyDesk
+from strongroom.services.key_vault import KeyVault
+from strongroom.services.owners import OwnerDesk
+from strongroom.services.runs import PREFIX, RunDesk
+from strongroom.wire.model import Message, Url
+from strongroom.wire.service import Mode
+
+COMMON_NAME: Final = "Strongroom key service"
+_MAX_CONFIG_BYTES: Final = 1 << 20
+_ED25519: Final = b"\x01"
+
+
+class KeyServiceSettings(Message):
+    """The key service's configuration file (JSON).
+
+    Attributes:
+        url: Where clients reach it; its host stands in the TLS certificate.
+        host: Address to listen on.
+        port: Port to listen on.
+        names: Further host names and addresses for the TLS certificate.
+        state: The state folder, its owner's alone.
+        master_key: Where the master key is, such as `file:///…`.
+        owners: The owners' public JWKs.
+        attestation_services: Whose attestation results are believed.
+        mode: Who is trusted: here always the operator, who is the owner.
+        hardware: The one kind of hardware whose evidence is accepted.
+        platform: The (simulated) platform this service itself runs on, or null.
+    """
+
+    version: Literal[1] = 1
+    url: Url
+    host: str
+    port: int = Field(ge=1, le=65535)
+    names: tuple[str, ...] = ()
+    state: str
+    master_key: str
+    owners: tuple[dict[str, str], ...] = Field(min_length=1)
+    attestation_services: tuple[AttestationServiceSettings, ...] = Field(min_length=1)
+    mode: Literal["owner-operated"]
+    hardware: Literal["simulated", "real"]
+    platform: PlatformSettings | None
+
+
+def read_settings(path: Path) -> KeyServiceSettings:
+    """Read the configuration file.
+
+    Raises:
+        ConfigurationError: It cannot be read, or is not such a configuration.
+    """
+    try:
+        with path.open("rb") as file:
+            return KeyServiceSettings.from_json(file.read(_MAX_CONFIG_BYTES))
+    except OSError as error:
+        raise ConfigurationError(f"the configuration {path} cannot be read: {error.strerror}") from error
+    except FormatError as error:
+        raise ConfigurationError(f"the configuration {path} is {error.message}") from error
+
+
+def configuration_of(settings: KeyServiceSettings) -> str:
+    """Return the digest of what decides whom this key service believes: what clients pin.
+
+    Not in it: addresses and places of its own state, which a client pins otherwise or need not know.
+
+    Raises:
+        ConfigurationError: An owner's key is not a public JWK.
+    """
+    services: list[Json] = [
+        {"url": each.url, "identity": each.identity}
+        for each in sorted(settings.attestation_services, key=lambda each: each.url)
+    ]
+    return configuration_digest(
+        {
+            "version": 1,
+            "service": "key-service",
+            "mode": settings.mode,
+            "hardware": settings.hardware,
+            "owners": sorted(_owners(settings)),
+            "attestation_services": services,
+            "master_key": settings.master_key.partition(":")[0],
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyService:
+    """A key service that is ready to serve.
+
+    Attributes:
+        log_key: The log's verification key, a C2SP vkey line.
+    """
+
+    settings: KeyServiceSettings
+    identity: ServiceIdentity
+    configuration: str
+    store: Store
+    log_key: str
+    app: Starlette
+
+
+def build(settings: KeyServiceSettings, *, clock: Clock) -> KeyService:
+    """Open a key service's state and make its application.
+
+    Raises:
+        ConfigurationError: Something is not set up right.
+        IntegrityError: The state was damaged or edited.
+        UnavailableError: The platform does not answer.
+    """
+    owners = _owners(settings)
+    configuration = configuration_of(settings)
+    platform = launch_platform(settings.platform, configuration=configuration)
+    folder = Path(settings.state)
+    prepare_folder(folder)
+    identity = open_identity(folder, common_name=COMMON_NAME, sans=_sans(settings), now=clock.now())
+    signer = LogSigner(origin=f"strongroom-key-service/{identity.identity}", key=identity.statement.key)
+
+    def master_key(create: bool) -> MasterKey:  # noqa: FBT001 - the store's callback
+        return open_master_key(settings.master_key, create=create)
+
+    store = open_store(folder / "keys.db", open_master_key=master_key, signer=signer)
+    desk = KeyDesk(
+        store=store,
+        identity=identity,
+        owners=owners,
+        issuers=pinned_issuers(settings.attestation_services, clock=clock),
+        hardware=settings.hardware,
+        clock=clock,
+        url=settings.url.rstrip("/"),
+    )
+    return KeyService(
+        settings=settings,
+        identity=identity,
+        configuration=configuration,
+        store=store,
+        log_key=_vkey(signer.origin, signer.key.verifying_key),
+        app=_application(desk, mode=settings.mode, configuration=configuration, platform=platform),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the key service until it is told to end; print one JSON line when it is ready.
+
+    Returns:
+        The exit status.
+    """
+    parser = argparse.ArgumentParser(prog="strongroom key-service", description="Strongroom's key service.")
+    parser.add_argument("--config", type=Path, required=True, help="configuration file (JSON)")
+    options = parser.parse_args(arguments)
+    log_to_stderr()
+    try:
+        service = build(read_settings(options.config), clock=SystemClock())
+        try:
+            serve(
+                service.app,
+                host=service.settings.host,
+                port=service.settings.port,
+                certificate_chain_pem=service.identity.tls_chain_pem,
+                key_pem=service.identity.tls.key.to_pem(),
+                ready=lambda: _say_ready(service),
+            )
+        finally:
+            service.store.close()
+    except StrongroomError as error:
+        sys.stderr.write(f"strongroom key-service: {error.message}\n")
+        if error.action:
+            sys.stderr.write(f"  → {error.action}\n")
+        return 1
+    return 0
+
+
+def _application(desk: KeyDesk, *, mode: Mode, configuration: str, platform: Platform | None) -> Starlette:
+    evidence = ServiceEvidenceSource(
+        service="key-service",
+        mode=mode,
+        identity=desk.identity,
+        configuration=configuration,
+        has_statement_key=True,
+        platform=platform,
+    )
+    vault = KeyVault(desk)
+
+    def show_evidence(call: Call) -> Reply:
+        return json_reply(evidence.answer(call.required("nonce")))
+
+    def health(_call: Call) -> Reply:
+        return json_reply({"status": "ok", "service": "key-service", "mode": mode, "hardware": desk.hardware})
+
+    def shape_for(path: str) -> ErrorShape:
+        return vault.error if path.startswith("/keys") else strongroom_error
+
+    routes = [
+        *RunDesk(desk).routes(),
+        *OwnerDesk(desk).routes(),
+        endpoint(f"{PREFIX}/evidence", show_evidence, errors=strongroom_error),
+        endpoint("/healthz", health, errors=strongroom_error),
+        *vault.routes(),
+    ]
+    return application(routes, shape_for=shape_for)
+
+
+def _vkey(name: str, key: VerifyingKey) -> str:
+    """Return a log's verification key as one line (C2SP signed-note, "Verification keys")."""
+    return f"{name}+{key_id(name, key).hex()}+{base64.b64encode(_ED25519 + key.raw).decode('ascii')}"
+
+
+def _say_ready(service: KeyService) -> None:
+    line = {
+        "ready": True,
+        "service": "key-service",
+        "url": service.settings.url,
+        "identity": service.identity.identity,
+        "certificate_pem": service.identity.certificate_pem,
+        "configuration": service.configuration,
+        "mode": service.settings.mode,
+        "hardware": service.settings.hardware,
+        "log_key": service.log_key,
+    }
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+def _owners(settings: KeyServiceSettings) -> dict[str, VerifyingKey]:
+    try:
+        keys = [VerifyingKey.from_jwk(jwk) for jwk in settings.owners]
+    except FormatError as error:
+        raise ConfigurationError("an owner's key in the configuration is not a public JWK") from error
+    return {key.thumbprint: key for key in keys}
+
+
+def _sans(settings: KeyServiceSettings) -> list[str]:
+    host = urlsplit(settings.url).hostname
+    if not host:
+        raise ConfigurationError("the service's address (url) names no host")
+    return list(dict.fromkeys([host, *settings.names]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,458 @@
+"""What TEEs ask of the key service: a nonce, opening and joining a run, keys, the run's record, closing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from starlette.routing import BaseRoute
+
+from strongroom.application.description import ApplicationDescription, parse_description
+from strongroom.attestation.evidence.sgx_quote import parse_sgx_quote
+from strongroom.base.clock import to_rfc3339
+from strongroom.base.encoding import Json, from_b64url, to_b64url
+from strongroom.base.errors import ConflictError, Mismatch, RefusedError, StrongroomError, VerificationError
+from strongroom.base.secret import SecretBytes
+from strongroom.base.workflow import Step
+from strongroom.crypto.derive import sha256_hex
+from strongroom.crypto.jose import seal, unverified_payload, verify_jws
+from strongroom.crypto.random import random_secret
+from strongroom.keys.nonce import make_nonce, verify_nonce
+from strongroom.keys.records import MemberRecord, RunRecordRow, RunSecretsRow, RunWrite
+from strongroom.keys.release import (
+    AttestedTee,
+    Candidate,
+    VerifiedTicket,
+    authorize_close,
+    authorize_joining,
+    authorize_keys,
+    authorize_opening,
+    bindings_here,
+    demand_fresh,
+    demand_hardware,
+    demand_open,
+    demand_standing,
+    open_member_request,
+    read_attested_tee,
+    verify_ticket,
+)
+from strongroom.keys.store import StoredRun, Transaction
+from strongroom.policy.approval import Approval
+from strongroom.services.errors import Reply, strongroom_error
+from strongroom.services.http import Call, endpoint, jose_reply, json_reply
+from strongroom.services.key_desk import (
+    KeyDesk,
+    commit_version,
+    make_write,
+    stored_version,
+    unwrap_write_keys,
+    usable_kek,
+)
+from strongroom.wire import key_service as wire
+
+PREFIX: Final = "/strongroom/v1"
+_REPORT_DATA_BYTES: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Applicant:
+    """A TEE at the door: its result, evidence and request are verified, its nonce is ours and has not expired."""
+
+    request: wire.JoinRequest
+    tee: AttestedTee
+    ticket: VerifiedTicket
+    nonce: str
+    nonce_expires_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Admission:
+    """What an admitted TEE receives."""
+
+    run: StoredRun
+    member: MemberRecord
+    leaf: int
+    versions: dict[str, str]
+
+
+class RunDesk:
+    """The part of the key service that TEEs talk to."""
+
+    def __init__(self, desk: KeyDesk) -> None:
+        self._desk = desk
+
+    def routes(self) -> list[BaseRoute]:
+        """Return the endpoints."""
+        handlers: dict[str, Callable[[Call], Reply]] = {
+            "/nonce": self.nonce,
+            "/runs": self.open,
+            "/runs/{run}/members": self.join,
+            "/runs/{run}/keys": self.keys,
+            "/runs/{run}/list": self.record,
+            "/runs/{run}/close": self.close,
+        }
+        return [
+            endpoint(PREFIX + path, handler, methods=("POST",), errors=strongroom_error)
+            for path, handler in handlers.items()
+        ]
+
+    def nonce(self, _call: Call) -> Reply:
+        """Answer with a fresh nonce; nothing is stored until it is used."""
+        now = self._desk.clock.now()
+        nonce, expires_at = make_nonce(self._desk.store.nonce_key, now=now)
+        expiry = datetime.fromtimestamp(expires_at, tz=now.tzinfo)
+        return json_reply(wire.Nonce(nonce=nonce, expires_at=to_rfc3339(expiry)))
+
+    def open(self, call: Call) -> Reply:
+        """Open a run for a driver."""
+        applicant, now = self._applicant(call.text()), self._desk.clock.now()
+        return self._admit(applicant, lambda tx: self._open_run(tx, applicant, now), now=now)
+
+    def join(self, call: Call) -> Reply:
+        """Let an executor join an open run."""
+        applicant, now = self._applicant(call.text()), self._desk.clock.now()
+        if applicant.ticket.run != call.path["run"]:
+            raise VerificationError("the request is for another run than its address", step=Step.RELEASE)
+        return self._admit(applicant, lambda tx: self._join_run(tx, applicant, now), now=now)
+
+    def keys(self, call: Call) -> Reply:
+        """Release write keys of bound versions to a member."""
+        now = self._desk.clock.now()
+        with self._desk.store.transaction() as tx:
+            run, member, payload = self._member_request(tx, call, typ=wire.KEYS_TYP)
+            request = wire.KeysRequest.from_json(payload)
+            demand_fresh(request.issued_at, now=now)
+            self._demand_standing(tx, run.record, now=now)
+            bound = {name: run.record.bound_version(name) for name in request.datasets}
+            versions = {name: stored_version(self._desk, tx, name, number) for name, number in bound.items() if number}
+            authorize_keys(request, run=run.record, versions=versions)
+            keys = {name: unwrap_write_keys(tx, name, asked, now=now) for name, asked in request.datasets.items()}
+            released: dict[str, Json] = {
+                name: {"version": asked.number, "write_ids": sorted(asked.write_keys)}
+                for name, asked in request.datasets.items()
+            }
+            leaf = tx.append_run_leaf(
+                "keys-released",
+                run=request.run,
+                now=now,
+                what={"member": member.number, "tee_key": member.tee_key, "datasets": released},
+            )
+        answer = wire.ReleasedKeys(
+            key_service=self._desk.identity.identity,
+            run=request.run,
+            tee_key=member.tee_key,
+            sealed=_seal_to(member, wire.WriteKeys(keys=keys).to_json(), purpose="write-keys"),
+            proof=self._desk.store.prove([leaf])[0],
+        )
+        return jose_reply(self._desk.sign(answer, typ=wire.RELEASED_KEYS_TYP))
+
+    def record(self, call: Call) -> Reply:
+        """Answer a run's driver with every member and leaf of the run."""
+        now = self._desk.clock.now()
+        with self._desk.store.transaction() as tx:
+            run, member, payload = self._member_request(tx, call, typ=wire.LIST_TYP)
+            request = wire.ListRequest.from_json(payload)
+            demand_fresh(request.issued_at, now=now)
+            if member.number != 0 or request.run != run.record.run:
+                raise RefusedError("only a run's driver lists its members", step=Step.WRITE)
+            return json_reply(run_record(self._desk, tx, run.record))
+
+    def close(self, call: Call) -> Reply:
+        """Close a run: all commits take effect together, or none."""
+        now = self._desk.clock.now()
+        with self._desk.store.transaction() as tx:
+            run, member, payload = self._member_request(tx, call, typ=wire.CLOSE_TYP)
+            request = wire.CloseRequest.from_json(payload)
+            demand_fresh(request.issued_at, now=now)
+            if request.outcome == "succeeded":
+                self._demand_standing(tx, run.record, now=now)
+            else:  # a run that lost its approval may still end, and commits nothing
+                demand_open(closed=tx.outcome(run.record.run) is not None)
+            positions = tx.run_leaves(run.record.run)
+            heads = {name: tx.head(name) for name in run.record.writes}
+            bases = {name: stored_version(self._desk, tx, name, head) if head else None for name, head in heads.items()}
+            authorize_close(request, run=run.record, member=member, leaves=len(positions), bases=bases)
+            statements = {
+                commit.dataset: commit_version(self._desk, tx, commit, writer=f"run:{request.run}", now=now)
+                for commit in request.commits
+            }
+            digests: dict[str, Json] = {
+                name: sha256_hex(statement.encode("ascii")) for name, statement in statements.items()
+            }
+            leaf = tx.append_run_leaf(
+                "run-closed",
+                run=request.run,
+                now=now,
+                what={"outcome": request.outcome, "receipt": request.receipt, "versions": digests},
+            )
+        proof, *others = self._desk.store.prove([leaf, *positions])
+        closing = wire.Closing(
+            key_service=self._desk.identity.identity,
+            run=request.run,
+            outcome=request.outcome,
+            receipt=request.receipt,
+            leaves=len(positions),
+            versions=statements,
+            proof=proof,
+            member_proofs=tuple(others),
+        )
+        return jose_reply(self._desk.sign(closing, typ=wire.CLOSING_TYP))
+
+    # --- admission ----------------------------------------------------------------------------------------------
+
+    def _applicant(self, token: str) -> _Applicant:
+        """Verify what a TEE shows.
+
+        1. The result is of a trusted attestation service and holds now.
+        2. Evidence and result belong together, and the request is signed with the TEE's key.
+        3. The ticket is signed by its submitter.
+        4. The nonce in the runtime data is ours and has not expired.
+        """
+        request = wire.JoinRequest.from_json(unverified_payload(token))
+        result = self._desk.issuers.verify(request.result)
+        tee = read_attested_tee(request, claims=result.claims)
+        _demand_bound_runtime_data(request.evidence)
+        verify_jws(token, key=tee.signing_key, typ=wire.JOIN_TYP)
+        ticket = verify_ticket(request.ticket)
+        nonce = tee.runtime.nonces.get(self._desk.identity.identity)
+        if nonce is None:
+            raise RefusedError("the evidence has no nonce of this key service", step=Step.RELEASE)
+        expires_at = verify_nonce(self._desk.store.nonce_key, nonce, now=self._desk.clock.now())
+        return _Applicant(request=request, tee=tee, ticket=ticket, nonce=nonce, nonce_expires_at=expires_at)
+
+    def _admit(self, applicant: _Applicant, decide: Callable[[Transaction], _Admission], *, now: datetime) -> Reply:
+        """Use the nonce up, decide, and record either way; `decide` raises before it writes."""
+        refusal: StrongroomError | None = None
+        admission: _Admission | None = None
+        with self._desk.store.transaction() as tx:
+            tx.use_nonce(applicant.nonce, expires_at=applicant.nonce_expires_at, now=now)
+            try:
+                admission = decide(tx)
+            except (RefusedError, ConflictError) as error:
+                tx.append_leaf("refused", now=now, what=_refusal_leaf(applicant, error))
+                refusal = error
+        if refusal is not None or admission is None:
+            raise refusal or RefusedError("the TEE was not admitted", step=Step.RELEASE)
+        return jose_reply(self._release(admission))
+
+    def _open_run(self, tx: Transaction, applicant: _Applicant, now: datetime) -> _Admission:
+        ticket, tee = applicant.ticket, applicant.tee
+        demand_hardware(tee.claims, accepted=self._desk.hardware)
+        tx.demand_unopened(ticket.run)
+        seen = ticket.ticket.checkpoints.get(self._desk.identity.identity)
+        if seen is not None:
+            self._desk.store.demand_extends(seen)
+        description = self._description(tx, ticket)
+        bindings = bindings_here(description, key_service=self._desk.identity.identity)
+        opening = authorize_opening(
+            ticket=ticket,
+            tee=tee,
+            description=description,
+            key_service=self._desk.identity.identity,
+            candidates={name: self._candidates(tx, name, ticket.ticket.application) for name in bindings},
+            heads={name: tx.head(name) for name in bindings},
+            now=now,
+        )
+        for name in bindings:
+            usable_kek(tx, name, now=now)
+        made = {name: make_write(tx, name, base=base, now=now) for name, base in opening.writes.items()}
+        run = StoredRun(
+            record=RunRecordRow(
+                run=ticket.run,
+                ticket=ticket.token,
+                application=ticket.ticket.application,
+                approvals=opening.approvals,
+                reads=opening.reads,
+                writes={name: write for name, (write, _) in made.items()},
+                driver_key=tee.signing_key.thumbprint,
+                opened_at=to_rfc3339(now),
+            ),
+            secrets=RunSecretsRow(
+                share=to_b64url(random_secret().reveal()),
+                write_keys={name: to_b64url(key.reveal()) for name, (_, key) in made.items()},
+            ),
+        )
+        tx.add_run(run.record, run.secrets)
+        writes: dict[str, Json] = {name: {"write_id": w.write_id, "base": w.base} for name, (w, _) in made.items()}
+        return self._enter(
+            tx,
+            applicant,
+            run,
+            now=now,
+            event="run-opened",
+            what={
+                "approvals": dict(opening.approvals),
+                "submitter": ticket.ticket.submitter,
+                "max_executors": ticket.ticket.max_executors,
+                "reads": dict(opening.reads),
+                "writes": writes,
+            },
+        )
+
+    def _join_run(self, tx: Transaction, applicant: _Applicant, now: datetime) -> _Admission:
+        demand_hardware(applicant.tee.claims, accepted=self._desk.hardware)
+        run = tx.run(applicant.ticket.run)
+        approvals = self._demand_standing(tx, run.record, now=now)
+        authorize_joining(
+            run=run.record,
+            ticket=applicant.ticket.ticket,
+            members=tx.members(run.record.run),
+            tee=applicant.tee,
+            approvals=approvals,
+        )
+        return self._enter(tx, applicant, run, now=now, event="member-joined", what={})
+
+    def _enter(
+        self,
+        tx: Transaction,
+        applicant: _Applicant,
+        run: StoredRun,
+        *,
+        now: datetime,
+        event: str,
+        what: dict[str, Json],
+    ) -> _Admission:
+        tee = applicant.tee
+        member = MemberRecord(
+            run=run.record.run,
+            number=len(tx.members(run.record.run)),
+            role=tee.runtime.role,
+            joined_at=to_rfc3339(now),
+            signing_key=tee.signing_key.to_jwk(),
+            encryption_key=tee.encryption_key,
+            tee_key=tee.tee_key,
+            result=applicant.request.result,
+            evidence=applicant.request.evidence,
+        )
+        tx.add_member(member)
+        leaf = tx.append_run_leaf(
+            event, run=run.record.run, now=now, what={**_member_leaf(applicant), "member": member.number, **what}
+        )
+        bases = {name: write.base for name, write in run.record.writes.items() if write.base is not None}
+        versions = {name: tx.version(name, number).statement for name, number in {**run.record.reads, **bases}.items()}
+        return _Admission(run=run, member=member, leaf=leaf, versions=versions)
+
+    def _release(self, admission: _Admission) -> str:
+        run, member = admission.run, admission.member
+        secrets = wire.RunSecrets(
+            share=run.secrets.share,
+            writes={name: _new_write(write, run.secrets.write_keys[name]) for name, write in run.record.writes.items()},
+        )
+        release = wire.Release(
+            key_service=self._desk.identity.identity,
+            run=run.record.run,
+            role=member.role,
+            number=member.number,
+            tee_key=member.tee_key,
+            versions=admission.versions,
+            sealed=_seal_to(member, secrets.to_json(), purpose="run-secrets"),
+            simulated=self._desk.hardware == "simulated",
+            proof=self._desk.store.prove([admission.leaf])[0],
+        )
+        return self._desk.sign(release, typ=wire.RELEASE_TYP)
+
+    # --- what decisions rest on ---------------------------------------------------------------------------------
+
+    def _description(self, tx: Transaction, ticket: VerifiedTicket) -> ApplicationDescription:
+        """Return the application's description, as an owner stored it with an approval."""
+        for dataset in ticket.ticket.datasets:
+            for record in tx.approvals_for(dataset, ticket.ticket.application):
+                description = parse_description(record.description.encode("utf-8"))
+                if description.digest == ticket.ticket.application:
+                    return description
+        raise RefusedError(
+            "no approval names this application",
+            action="Ask the data owner to approve it: strongroom approve DIGEST --dataset NAME",
+            step=Step.RELEASE,
+            mismatches=(Mismatch(name="application", expected="an approved one", actual=ticket.ticket.application),),
+        )
+
+    def _candidates(self, tx: Transaction, dataset: str, application: str) -> list[Candidate]:
+        return [
+            Candidate(
+                id=record.id,
+                approval=self._desk.stored_approval(record),
+                revoked=tx.is_revoked(record.id),
+                runs_opened=tx.runs_opened(record.id),
+            )
+            for record in tx.approvals_for(dataset, application)
+            if record.owner in self._desk.owners
+        ]
+
+    def _demand_standing(self, tx: Transaction, run: RunRecordRow, *, now: datetime) -> list[Approval]:
+        """Refuse a run that may have nothing more; return the approvals it was opened under."""
+        approvals = {
+            dataset: (self._desk.stored_approval(tx.approval(approval)), tx.is_revoked(approval))
+            for dataset, approval in run.approvals.items()
+        }
+        ticket = verify_ticket(run.ticket).ticket
+        demand_standing(ticket=ticket, approvals=approvals, closed=tx.outcome(run.run) is not None, now=now)
+        for dataset in run.approvals:
+            usable_kek(tx, dataset, now=now)
+        return [approval for approval, _ in approvals.values()]
+
+    def _member_request(self, tx: Transaction, call: Call, *, typ: str) -> tuple[StoredRun, MemberRecord, bytes]:
+        run = tx.run(call.path["run"])
+        payload, member = open_member_request(call.text(), tx.members(run.record.run), typ=typ)
+        return run, member, payload
+
+
+def run_record(desk: KeyDesk, tx: Transaction, run: RunRecordRow) -> wire.RunRecord:
+    """Return everything the key service knows of a run."""
+    members = tuple(
+        wire.RunMember(
+            number=member.number,
+            role=member.role,
+            joined_at=member.joined_at,
+            result=member.result,
+            evidence=member.evidence,
+        )
+        for member in tx.members(run.run)
+    )
+    return wire.RunRecord(
+        run=run.run,
+        members=members,
+        approvals={dataset: tx.approval(approval).approval for dataset, approval in run.approvals.items()},
+        leaves=desk.store.prove(tx.run_leaves(run.run)),
+    )
+
+
+def _demand_bound_runtime_data(evidence: wire.Evidence) -> None:
+    """Refuse runtime data whose exact bytes are not the ones that the quote binds."""
+    digest = bytes.fromhex(sha256_hex(from_b64url(evidence.runtime_data))).ljust(_REPORT_DATA_BYTES, b"\0")
+    if parse_sgx_quote(from_b64url(evidence.quote)).report.report_data != digest:
+        raise VerificationError("the quote binds other runtime data", step=Step.RELEASE)
+
+
+def _member_leaf(applicant: _Applicant) -> dict[str, Json]:
+    runtime = applicant.tee.runtime
+    return {
+        "application": runtime.application,
+        "role": runtime.role,
+        "tee_key": applicant.tee.tee_key,
+        "signing_key": applicant.tee.signing_key.thumbprint,
+        "result": sha256_hex(applicant.request.result.encode("ascii")),
+        "quote": sha256_hex(from_b64url(applicant.request.evidence.quote)),
+        "hardware": applicant.tee.claims.get("x-ms-strongroom-hardware"),
+    }
+
+
+def _refusal_leaf(applicant: _Applicant, error: StrongroomError) -> dict[str, Json]:
+    return {
+        **_member_leaf(applicant),
+        "run": applicant.ticket.run,
+        "reason": error.message,
+        "mismatches": [mismatch.name for mismatch in error.mismatches],
+    }
+
+
+def _new_write(write: RunWrite, key: str) -> wire.NewWrite:
+    return wire.NewWrite(write_id=write.write_id, key=key, wrapped=write.wrapped, base=write.base)
+
+
+def _seal_to(member: MemberRecord, secret: bytes, *, purpose: str) -> str:
+    return seal(
+        SecretBytes(secret),
+        recipient_jwk=member.encryption_key,
+        context={"run": member.run, "tee_key": member.tee_key, "purpose": purpose},
+    )

@@ -1,0 +1,378 @@
+"""A simulated SGX platform: vendor, processor and quoting enclave in one.
+
+It makes the vendors' bytes: DCAP quotes (version 3), the PCK chain, TCB info, QE identity and revocation lists, under a
+root that is made per installation and carries the critical extension of simulated hardware.
+
+Source: Intel SGX ECDSA Quote Library Reference, appendix A; Intel SGX PCK Certificate Profile; PCS API version 4.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from strongroom.attestation.endorsements.sgx import SgxEndorsements
+from strongroom.attestation.endorsements.tcb import TcbStatus
+from strongroom.attestation.evidence.pck import SGX_EXTENSION, TCB_COMPONENTS
+from strongroom.attestation.evidence.sgx_quote import (
+    ECDSA_P256,
+    FLAG_INIT,
+    FLAG_KSS,
+    FLAG_MODE64BIT,
+    INTEL_QE_VENDOR_ID,
+    QUOTE_VERSION,
+    TEE_TYPE_SGX,
+    QuoteHeader,
+    QuoteSignature,
+    SgxAttributes,
+    SgxQuote,
+    SgxReportBody,
+)
+from strongroom.attestation.evidence.simulated import SIMULATED_HARDWARE, SIMULATED_HARDWARE_TEXT
+from strongroom.base.clock import to_rfc3339
+from strongroom.base.encoding import from_hex, parse_json_object
+from strongroom.base.errors import ConfigurationError
+from strongroom.base.secret import SecretBytes
+from strongroom.crypto import der, x509
+from strongroom.crypto.ecdsa import point_of_key
+from strongroom.crypto.keys import SigningKey
+from strongroom.crypto.random import random_bytes
+
+CPUSVN: Final = bytes([2, 2, 2, 2, 3, 1, 0, 5]) + bytes(8)
+PCESVN: Final = 13
+PCEID: Final = bytes(2)
+QE_SVN: Final = 8
+QE_PRODUCT: Final = 1
+TCB_DATE: Final = "2024-03-13T00:00:00Z"
+TCB_EVALUATION_DATA_NUMBER: Final = 17
+
+ORGANIZATION: Final = "Simulated hardware - not secure"
+MRSIGNER: Final = hashlib.sha256(b"signer of Strongroom's simulated enclaves").digest()
+QE_MRSIGNER: Final = hashlib.sha256(b"signer of the simulated quoting enclave").digest()
+QE_MRENCLAVE: Final = hashlib.sha256(b"the simulated quoting enclave").digest()
+QE_AUTH_DATA: Final = bytes(range(32))
+XFRM: Final = 0xE7
+ENCLAVE_FLAGS: Final = FLAG_INIT | FLAG_MODE64BIT | FLAG_KSS
+_QE_FLAGS: Final = FLAG_INIT | 0x10 | FLAG_MODE64BIT
+
+_CERTIFICATE_LIFETIME: Final = timedelta(days=3650)
+_BACKDATE: Final = timedelta(days=1)
+_KEYS: Final = ("root", "pck-ca", "pck", "tcb-signing", "attestation")
+_CERTIFICATES: Final = ("root", "pck-ca", "pck", "tcb-signing")
+_FAMILY_BYTES: Final = 6
+_PPID_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformCondition:
+    """What the simulated vendor says about the platform; the defaults are a platform in good order.
+
+    Attributes:
+        tcb_status: Status of the platform's TCB level.
+        advisory_ids: Advisories of that level.
+        qe_status: Status of the quoting enclave's level.
+        least_qe_svn: The lowest quoting enclave that the vendor still lists.
+        pck_revoked: Whether the PCK certificate stands on the revocation list.
+        tcb_info_lifetime: From issue to next update; likewise for the other three.
+    """
+
+    tcb_status: TcbStatus = "UpToDate"
+    advisory_ids: tuple[str, ...] = ()
+    qe_status: TcbStatus = "UpToDate"
+    least_qe_svn: int = QE_SVN
+    pck_revoked: bool = False
+    tcb_info_lifetime: timedelta = timedelta(days=30)
+    qe_identity_lifetime: timedelta = timedelta(days=30)
+    root_ca_crl_lifetime: timedelta = timedelta(days=365)
+    pck_crl_lifetime: timedelta = timedelta(days=30)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedPlatform:
+    """A platform with its keys and certificates.
+
+    Attributes:
+        fmspc: Platform family, 6 bytes, its own for each installation.
+        ppid: 16 bytes; the "processor".
+        keys: By role: root, pck-ca, pck, tcb-signing, attestation.
+        certificates: By role, DER: root, pck-ca, pck, tcb-signing.
+        condition: What the vendor says about it.
+    """
+
+    fmspc: bytes
+    ppid: bytes
+    keys: Mapping[str, SigningKey] = field(repr=False)
+    certificates: Mapping[str, bytes] = field(repr=False)
+    condition: PlatformCondition = PlatformCondition()
+
+    @classmethod
+    def create(cls, *, now: datetime, condition: PlatformCondition | None = None) -> "SimulatedPlatform":
+        """Make a platform with new roots.
+
+        Args:
+            now: The time; certificates hold from a day before it, for ten years.
+            condition: What the vendor says about it.
+        """
+        fmspc, ppid = random_bytes(_FAMILY_BYTES), random_bytes(_PPID_BYTES)
+        keys = {role: SigningKey.generate("ES256") for role in _KEYS}
+        return cls(
+            fmspc=fmspc,
+            ppid=ppid,
+            keys=keys,
+            certificates=_certificates(keys, pck_extension=_pck_extension(fmspc, ppid), now=now),
+            condition=condition or PlatformCondition(),
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> "SimulatedPlatform":
+        """Read a platform from its folder.
+
+        Raises:
+            ConfigurationError: The folder does not hold one.
+        """
+        try:
+            names = parse_json_object((folder / "platform.json").read_bytes())
+            return cls(
+                fmspc=from_hex(str(names["fmspc"]), size_bytes=_FAMILY_BYTES),
+                ppid=from_hex(str(names["ppid"]), size_bytes=_PPID_BYTES),
+                keys={
+                    role: SigningKey.from_pem(SecretBytes((folder / "keys" / f"{role}.pem").read_bytes()))
+                    for role in _KEYS
+                },
+                certificates={
+                    role: x509.parse_pem_chain((folder / "certificates" / f"{role}.pem").read_bytes())[0]
+                    for role in _CERTIFICATES
+                },
+            )
+        except (OSError, KeyError) as error:
+            raise ConfigurationError(
+                "the folder does not hold a simulated platform", action="Remove it and run `strongroom up` again."
+            ) from error
+
+    def save(self, folder: Path) -> None:
+        """Write the platform into a folder (mode 700), its keys into owner-only files."""
+        for part in (folder, folder / "keys", folder / "certificates"):
+            part.mkdir(mode=0o700, parents=True, exist_ok=True)
+            part.chmod(0o700)
+        for role, key in self.keys.items():
+            _write_private(folder / "keys" / f"{role}.pem", key.to_pem())
+        for role, certificate in self.certificates.items():
+            (folder / "certificates" / f"{role}.pem").write_text(x509.to_pem(certificate), encoding="ascii")
+        names = {"fmspc": self.fmspc.hex(), "ppid": self.ppid.hex()}
+        (folder / "platform.json").write_text(json.dumps(names) + "\n", encoding="ascii")
+
+    @property
+    def root_der(self) -> bytes:
+        """The root certificate, with the critical extension of simulated hardware."""
+        return self.certificates["root"]
+
+    # --- the processor and its quoting enclave ------------------------------------------------------------------------
+
+    def report(
+        self, *, mrenclave: bytes, isv_prod_id: int, config_id: bytes = bytes(64), report_data: bytes
+    ) -> SgxReportBody:
+        """Return the report of an enclave of ours."""
+        return SgxReportBody(
+            cpusvn=CPUSVN,
+            attributes=SgxAttributes(flags=ENCLAVE_FLAGS, xfrm=XFRM),
+            mrenclave=mrenclave,
+            mrsigner=MRSIGNER,
+            config_id=config_id,
+            isv_prod_id=isv_prod_id,
+            isv_svn=1,
+            report_data=report_data,
+        )
+
+    def quote(self, report: SgxReportBody, *, qe_report: SgxReportBody | None = None) -> bytes:
+        """Sign a report, as the quoting enclave does.
+
+        Args:
+            report: The enclave's report.
+            qe_report: The quoting enclave's own report where it shall differ from the genuine one.
+
+        Returns:
+            A DCAP quote, version 3.
+        """
+        header = QuoteHeader(
+            version=QUOTE_VERSION,
+            att_key_type=ECDSA_P256,
+            tee_type=TEE_TYPE_SGX,
+            qe_svn=QE_SVN,
+            pce_svn=PCESVN,
+            qe_vendor_id=INTEL_QE_VENDOR_ID,
+            user_data=self.ppid.ljust(20, b"\x00"),
+        )
+        qe_report, qe_signature = self._genuine_qe if qe_report is None else self._signed_by_pck(qe_report)
+        signature = QuoteSignature(
+            isv_signature=self.keys["attestation"].sign(header.to_bytes() + report.to_bytes()),
+            attestation_key=self._attestation_point,
+            qe_report=qe_report,
+            qe_report_signature=qe_signature,
+            qe_auth_data=QE_AUTH_DATA,
+            certification_data=self._certification_data,
+        )
+        return SgxQuote(header=header, report=report, signature=signature).to_bytes()
+
+    def qe_report(self) -> SgxReportBody:
+        """Return the quoting enclave's own report, which names the attestation key."""
+        digest = hashlib.sha256(self._attestation_point + QE_AUTH_DATA).digest()
+        return SgxReportBody(
+            cpusvn=CPUSVN,
+            attributes=SgxAttributes(flags=_QE_FLAGS, xfrm=XFRM),
+            mrenclave=QE_MRENCLAVE,
+            mrsigner=QE_MRSIGNER,
+            isv_prod_id=QE_PRODUCT,
+            isv_svn=QE_SVN,
+            report_data=digest.ljust(64, b"\x00"),
+        )
+
+    @cached_property
+    def _genuine_qe(self) -> tuple[SgxReportBody, bytes]:
+        return self._signed_by_pck(self.qe_report())
+
+    @cached_property
+    def _attestation_point(self) -> bytes:
+        return point_of_key(self.keys["attestation"].verifying_key)
+
+    @cached_property
+    def _certification_data(self) -> bytes:
+        return self._pem("pck", "pck-ca", "root").encode("ascii") + b"\x00"
+
+    def _signed_by_pck(self, qe_report: SgxReportBody) -> tuple[SgxReportBody, bytes]:
+        return qe_report, self.keys["pck"].sign(qe_report.to_bytes())
+
+    def _pem(self, *roles: str) -> str:
+        return "".join(x509.to_pem(self.certificates[role]) for role in roles)
+
+    # --- the vendor ---------------------------------------------------------------------------------------------------
+
+    def endorsements(self, *, now: datetime) -> SgxEndorsements:
+        """Return the vendor's documents, issued an hour before `now` (revocation lists a day)."""
+        tcb_info, qe_identity = json.dumps(self._tcb_info(now)), json.dumps(self._qe_identity(now))
+        signer = self.keys["tcb-signing"]
+        return SgxEndorsements(
+            pck_crl_issuer_chain=self._pem("pck-ca", "root"),
+            root_ca_crl=self._crl("root", (), now, self.condition.root_ca_crl_lifetime).hex(),
+            pck_crl=self._crl("pck-ca", self._revoked(), now, self.condition.pck_crl_lifetime).hex(),
+            tcb_info_issuer_chain=self._pem("tcb-signing", "root"),
+            tcb_info=tcb_info,
+            tcb_info_signature=signer.sign(tcb_info.encode()).hex(),
+            qe_identity_issuer_chain=self._pem("tcb-signing", "root"),
+            qe_identity=qe_identity,
+            qe_identity_signature=signer.sign(qe_identity.encode()).hex(),
+        )
+
+    def _tcb_info(self, now: datetime) -> dict[str, Any]:
+        level = {
+            "tcb": {"sgxtcbcomponents": [{"svn": svn} for svn in CPUSVN], "pcesvn": PCESVN},
+            "tcbDate": TCB_DATE,
+            "tcbStatus": self.condition.tcb_status,
+            "advisoryIDs": list(self.condition.advisory_ids),
+        }
+        return {
+            "id": "SGX",
+            "version": 3,
+            **_validity(now, self.condition.tcb_info_lifetime),
+            "fmspc": self.fmspc.hex().upper(),
+            "pceId": PCEID.hex().upper(),
+            "tcbType": 0,
+            "tcbEvaluationDataNumber": TCB_EVALUATION_DATA_NUMBER,
+            "tcbLevels": [level],
+        }
+
+    def _qe_identity(self, now: datetime) -> dict[str, Any]:
+        level = {
+            "tcb": {"isvsvn": self.condition.least_qe_svn},
+            "tcbDate": TCB_DATE,
+            "tcbStatus": self.condition.qe_status,
+        }
+        return {
+            "id": "QE",
+            "version": 2,
+            **_validity(now, self.condition.qe_identity_lifetime),
+            "tcbEvaluationDataNumber": TCB_EVALUATION_DATA_NUMBER,
+            "miscselect": "00000000",
+            "miscselectMask": "FFFFFFFF",
+            "attributes": "11" + "00" * 15,
+            "attributesMask": "FBFFFFFFFFFFFFFF" + "00" * 8,
+            "mrsigner": QE_MRSIGNER.hex().upper(),
+            "isvprodid": QE_PRODUCT,
+            "tcbLevels": [level],
+        }
+
+    def _revoked(self) -> tuple[bytes, ...]:
+        return (self.certificates["pck"],) if self.condition.pck_revoked else ()
+
+    def _crl(self, role: str, revoked: tuple[bytes, ...], now: datetime, lifetime: timedelta) -> bytes:
+        return x509.issue_crl(
+            issuer_der=self.certificates[role],
+            issuer_key=self.keys[role],
+            revoked_der=revoked,
+            number=1,
+            last_update=now - _BACKDATE,
+            next_update=now - _BACKDATE + lifetime,
+        )
+
+
+def _validity(now: datetime, lifetime: timedelta) -> dict[str, str]:
+    issued = now - timedelta(hours=1)
+    return {"issueDate": to_rfc3339(issued), "nextUpdate": to_rfc3339(issued + lifetime)}
+
+
+def _certificates(keys: Mapping[str, SigningKey], *, pck_extension: bytes, now: datetime) -> dict[str, bytes]:
+    text = der.encode(der.UTF8_STRING, SIMULATED_HARDWARE_TEXT.encode())
+    mark = x509.Extension(oid=SIMULATED_HARDWARE, value_der=text, critical=True)
+    platform = x509.Extension(oid=SGX_EXTENSION, value_der=pck_extension, critical=False)
+
+    def issue(role: str, name: str, issuer: str, ca_path_length: int | None, *extra: x509.Extension) -> bytes:
+        request = x509.CertificateRequest(
+            common_name=f"Simulated SGX {name}",
+            organization=ORGANIZATION,
+            public_key=keys[role].verifying_key,
+            not_before=now - _BACKDATE,
+            not_after=now + _CERTIFICATE_LIFETIME,
+            ca_path_length=ca_path_length,
+            extensions=extra,
+        )
+        return x509.issue_certificate(request, issuer_der=issued.get(issuer), issuer_key=keys[issuer])
+
+    issued: dict[str, bytes] = {}
+    issued["root"] = issue("root", "Root CA", "root", 1, mark)
+    issued["pck-ca"] = issue("pck-ca", "PCK Platform CA", "root", 0)
+    issued["pck"] = issue("pck", "PCK Certificate", "pck-ca", None, platform)
+    issued["tcb-signing"] = issue("tcb-signing", "TCB Signing", "root", None)
+    return issued
+
+
+def _pck_extension(fmspc: bytes, ppid: bytes) -> bytes:
+    def member(suffix: str, value: bytes) -> bytes:
+        return der.encode_sequence(der.encode_object_identifier(f"{SGX_EXTENSION}.{suffix}"), value)
+
+    components = [member(f"2.{number + 1}", der.encode_unsigned(CPUSVN[number])) for number in range(TCB_COMPONENTS)]
+    tcb = der.encode_sequence(
+        *components,
+        member("2.17", der.encode_unsigned(PCESVN)),
+        member("2.18", der.encode(der.OCTET_STRING, CPUSVN)),
+    )
+    flags = der.encode_sequence(*(member(f"7.{number}", der.encode_boolean(value=False)) for number in (1, 2, 3)))
+    return der.encode_sequence(
+        member("1", der.encode(der.OCTET_STRING, ppid)),
+        member("2", tcb),
+        member("3", der.encode(der.OCTET_STRING, PCEID)),
+        member("4", der.encode(der.OCTET_STRING, fmspc)),
+        member("5", der.encode_unsigned(1, tag=der.ENUMERATED)),
+        member("6", der.encode(der.OCTET_STRING, hashlib.sha256(ppid).digest()[:16])),
+        member("7", flags),
+    )
+
+
+def _write_private(path: Path, content: SecretBytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, 0o600)
+        file.write(content.reveal())

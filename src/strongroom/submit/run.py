@@ -1,0 +1,315 @@
+"""A run from the analyst's side: pack, sign, verify, start, follow (steps 1 to 3)."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from strongroom.application.description import ApplicationDescription, DatasetBinding
+from strongroom.application.package import ApplicationSources
+from strongroom.application.package import pack as pack_sources
+from strongroom.base.clock import Clock, to_rfc3339
+from strongroom.base.errors import ConfigurationError, NotFoundError, StrongroomError
+from strongroom.base.workflow import Step
+from strongroom.clients.owner import dataset_head
+from strongroom.cluster.local import LocalCluster
+from strongroom.crypto.jose import sign_jws
+from strongroom.crypto.keys import SigningKey
+from strongroom.crypto.random import random_id
+from strongroom.submit.services import connect, trusted_service, verify_services
+from strongroom.wire.descriptor import Descriptor, ServiceAddress, Sizes
+from strongroom.wire.events import Event, StepDone
+from strongroom.wire.ticket import TICKET_TYP, RunTicket
+from strongroom.wire.trust import Trust
+
+_TICKET_LIFETIME: Final = timedelta(days=1)
+_REPLACEMENTS: Final = 4
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a memory file system, each TEE's folder is private
+_OVERHEAD_MB: Final = 600
+_SCRATCH_MIN_MB: Final = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitRequest:
+    """What a person asked for, in spark-submit's words.
+
+    Attributes:
+        datasets: Location of each dataset that is read, by name.
+        outputs: Location of each dataset that is written, by name.
+    """
+
+    script: Path
+    arguments: tuple[str, ...] = ()
+    py_files: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    archives: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    name: str | None = None
+    datasets: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    executors: int = 1
+    executor_memory_mb: int = 1024
+    executor_cores: int = 1
+    driver_memory_mb: int = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where things lie on the operator's side.
+
+    Attributes:
+        trust: The trust file.
+        packages: Folder of packed applications.
+        runs: Folder of runs.
+        device: Socket of the simulated platform.
+    """
+
+    trust: Path
+    packages: Path
+    runs: Path
+    device: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """A packed application."""
+
+    digest: str
+    description: ApplicationDescription
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitEvent:
+    """A step that ended somewhere: in the client, the driver's TEE, or an executor's."""
+
+    step: Step
+    detail: str
+    elapsed_ms: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOutcome:
+    """How a run ended.
+
+    Attributes:
+        status: The application's exit status; negative for a signal.
+        receipt: The receipt's file.
+        output: The application's output, sealed to the approved recipients; None where nobody is.
+        lines: Lines it printed.
+    """
+
+    run_id: str
+    status: int
+    receipt: Path
+    output: Path | None
+    lines: int
+    replaced_executors: int
+
+
+def load_trust(path: Path) -> Trust:
+    """Read a trust file.
+
+    Raises:
+        ConfigurationError: There is none.
+        FormatError: It is not one.
+    """
+    try:
+        return Trust.from_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(
+            f"there is no trust file at {path}", action="start the services with: strongroom up", step=Step.POLICY
+        ) from error
+
+
+def pack(request: SubmitRequest, *, trust: Trust, packages: Path) -> Packed:
+    """Pack an application: its files and its canonical description, in a folder named by the digest.
+
+    Raises:
+        StrongroomError: What may not be part of an application, by name (step 1).
+    """
+    key_service = trusted_service(trust, "key-service").identity
+    bindings = {
+        **{name: DatasetBinding(key_service=key_service, access="read", version=None) for name in request.datasets},
+        **{name: DatasetBinding(key_service=key_service, access="write", version=None) for name in request.outputs},
+    }
+    sources = ApplicationSources(
+        script=str(request.script),
+        arguments=request.arguments,
+        py_files=request.py_files,
+        files=request.files,
+        archives=request.archives,
+        settings=request.settings,
+        environment=request.environment,
+        name=request.name,
+        datasets=bindings,
+    )
+    fresh = packages / f".{random_id()}"
+    try:
+        packages.mkdir(mode=0o700, parents=True, exist_ok=True)
+        description = pack_sources(sources, output=fresh)
+        folder = packages / description.digest
+        if folder.exists():  # what lies there may have been changed since; it is not worth a comparison
+            shutil.rmtree(folder)
+        fresh.rename(folder)
+    except StrongroomError as error:
+        raise error.at(Step.SUBMIT) from error.__cause__
+    return Packed(digest=description.digest, description=description, folder=folder)
+
+
+def submit(
+    request: SubmitRequest,
+    *,
+    places: Places,
+    submitter: SigningKey,
+    on_event: Callable[[SubmitEvent], None],
+    clock: Clock,
+) -> RunOutcome:
+    """Run an application on this machine, each process in its own (simulated) TEE.
+
+    Args:
+        request: What to run.
+        places: Where things lie.
+        submitter: The key that signs the ticket; the approvals name it.
+        on_event: Called as steps end.
+        clock: The time.
+
+    Returns:
+        How the application ended, and where receipt and sealed output lie.
+
+    Raises:
+        StrongroomError: The run did not take place or could not be finished; the error names the step.
+    """
+    start = time.monotonic()
+
+    def told(step: Step, detail: str) -> None:
+        nonlocal start
+        now = time.monotonic()
+        on_event(SubmitEvent(step=step, detail=detail, elapsed_ms=round((now - start) * 1000), source="client"))
+        start = now
+
+    _check_machine(request)
+    trust = load_trust(places.trust)
+    packed = pack(request, trust=trust, packages=places.packages)
+    told(Step.SUBMIT, f"application {packed.digest[:12]}… packed")
+    try:
+        verify_services(trust, clock=clock)
+        ticket, run_id = _sign_ticket(request, packed, trust=trust, submitter=submitter, clock=clock)
+    except StrongroomError as error:
+        raise error.at(Step.POLICY) from error.__cause__
+    told(Step.POLICY, f"services verified ({trust.hardware} hardware), run {run_id[:12]}… signed")
+    folder = places.runs / run_id
+    folder.mkdir(mode=0o700, parents=True)
+    descriptor = _descriptor(request, packed, trust=trust, ticket=ticket, folder=folder, device=places.device)
+
+    def relay(source: str, event: Event) -> None:
+        if isinstance(event, StepDone) and (step := Step.from_slug(event.step)) is not None:
+            on_event(SubmitEvent(step=step, detail=event.detail, elapsed_ms=event.elapsed_ms, source=source))
+
+    cluster = LocalCluster(
+        folder=folder, memory=_MEMORY, on_event=relay, max_executors=request.executors + _REPLACEMENTS
+    )
+    outcome = cluster.run(descriptor, executors=request.executors)
+    finished = outcome.finished
+    return RunOutcome(
+        run_id=run_id,
+        status=finished.status,
+        receipt=folder / finished.receipt,
+        output=folder / finished.output if finished.output else None,
+        lines=finished.lines,
+        replaced_executors=outcome.replaced_executors,
+    )
+
+
+def _sign_ticket(
+    request: SubmitRequest, packed: Packed, *, trust: Trust, submitter: SigningKey, clock: Clock
+) -> tuple[str, str]:
+    service = trusted_service(trust, "key-service")
+    http = connect(service)
+    versions: dict[str, int | None] = dict.fromkeys(request.outputs)
+    for name in request.datasets:
+        try:
+            versions[name] = dataset_head(http, identity=service.identity, name=name, clock=clock)[1].number
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"dataset {name} has no version to read",
+                action=f"encrypt it first: strongroom dataset encrypt {name} FILES",
+            ) from error
+    checkpoint = http.request("GET", "/strongroom/v1/log/checkpoint").require_success().decode()
+    run_id = random_id()
+    ticket = RunTicket(
+        run_id=run_id,
+        application=packed.digest,
+        datasets=versions,
+        max_executors=request.executors + _REPLACEMENTS,
+        not_after=to_rfc3339(clock.now() + _TICKET_LIFETIME),
+        submitter=submitter.verifying_key.thumbprint,
+        checkpoints={service.identity: checkpoint},
+    )
+    header = {"typ": TICKET_TYP, "jwk": submitter.verifying_key.to_jwk()}
+    return sign_jws(ticket.to_json(), key=submitter, header=header), run_id
+
+
+def _descriptor(
+    request: SubmitRequest, packed: Packed, *, trust: Trust, ticket: str, folder: Path, device: Path
+) -> Descriptor:
+    attestation = trusted_service(trust, "attestation-service")
+    key_service = trusted_service(trust, "key-service")
+    return Descriptor(
+        role="driver",
+        application=packed.digest,
+        ticket=ticket,
+        device=str(device),
+        package=str(packed.folder),
+        scratch="",
+        attestation_service=ServiceAddress(url=attestation.url, certificate_pem=attestation.certificate_pem),
+        key_services={
+            key_service.identity: ServiceAddress(url=key_service.url, certificate_pem=key_service.certificate_pem)
+        },
+        storage={**request.datasets, **request.outputs},
+        sizes=Sizes(
+            driver_memory_mb=request.driver_memory_mb,
+            executor_memory_mb=request.executor_memory_mb,
+            executor_cores=request.executor_cores,
+            executors=request.executors,
+        ),
+        host="127.0.0.1",
+        report="",
+        output=str(folder),
+    )
+
+
+def _check_machine(request: SubmitRequest) -> None:
+    """Refuse early what would fail late: no memory file system, too little memory."""
+    if os.uname().sysname != "Linux" or not _MEMORY.is_dir():
+        raise ConfigurationError(
+            "this machine is not supported: Linux with /dev/shm on a memory file system is needed", step=Step.SUBMIT
+        )
+    wanted_mb = request.driver_memory_mb + request.executors * request.executor_memory_mb + _OVERHEAD_MB
+    available_mb = _available_memory_mb()
+    free_mb = shutil.disk_usage(_MEMORY).free >> 20
+    if wanted_mb > available_mb:
+        raise ConfigurationError(
+            f"the run asks for {wanted_mb} MiB of memory, {available_mb} MiB are available",
+            action="lower --driver-memory, --executor-memory or --num-executors",
+            step=Step.SUBMIT,
+        )
+    if free_mb < _SCRATCH_MIN_MB:
+        raise ConfigurationError(
+            f"{_MEMORY} has {free_mb} MiB left; the TEEs' scratch needs {_SCRATCH_MIN_MB}",
+            action=f"free space in {_MEMORY}",
+            step=Step.SUBMIT,
+        )
+
+
+def _available_memory_mb() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) >> 10
+    return 0

@@ -1,0 +1,132 @@
+"""Trusting the services before using them (step 2)."""
+
+import hashlib
+from collections.abc import Iterable
+from urllib.parse import quote
+
+from strongroom.attestation.endorsements.sgx import parse_endorsements
+from strongroom.attestation.evidence.unverified import UnverifiedEvidence
+from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, verify_sgx
+from strongroom.base.clock import Clock
+from strongroom.base.encoding import from_b64url, to_b64url
+from strongroom.base.errors import ConfigurationError, Mismatch, RefusedError, VerificationError
+from strongroom.base.workflow import Step
+from strongroom.clients.pinned import PinnedHttp
+from strongroom.crypto.keys import VerifyingKey
+from strongroom.crypto.random import random_bytes
+from strongroom.crypto.x509 import parse_pem_chain, public_key
+from strongroom.wire.service import ServiceEvidence, ServiceKind, ServiceStatement
+from strongroom.wire.trust import Trust, TrustedService
+
+_NAMES = {"attestation-service": "the attestation service", "key-service": "the key service"}
+
+
+def connect(service: TrustedService) -> PinnedHttp:
+    """Return a connection pinned to a service of the trust file."""
+    return PinnedHttp(service.url, service.certificate_pem, service.identity, service=_NAMES[service.service])
+
+
+def trusted_service(trust: Trust, kind: ServiceKind) -> TrustedService:
+    """Return the trust file's only service of a kind.
+
+    Raises:
+        ConfigurationError: There is none, or several.
+    """
+    found = [service for service in trust.services if service.service == kind]
+    if len(found) != 1:
+        raise ConfigurationError(
+            f"the trust file names {len(found)} services of kind {kind}", action="write it again with: strongroom up"
+        )
+    return found[0]
+
+
+def trusted_roots(trust: Trust) -> TrustedRoots:
+    """Return the hardware roots of a trust file."""
+    if trust.hardware == "real" and any(root.simulated for root in trust.roots):
+        raise ConfigurationError("the trust file says real hardware and names a simulated root")
+    return TrustedRoots(
+        roots=tuple(
+            TrustedRoot(certificate_der=parse_pem_chain(root.certificate_pem.encode())[0], simulated=root.simulated)
+            for root in trust.roots
+        )
+    )
+
+
+def verify_services(trust: Trust, *, clock: Clock) -> None:
+    """Verify every service of the trust file before anything is asked of it.
+
+    Raises:
+        UnavailableError: A service does not answer.
+        VerificationError: Its evidence or signature does not hold.
+        RefusedError: Its identity, mode, code or configuration is not what was pinned; all mismatches are named.
+    """
+    for service in trust.services:
+        nonce = to_b64url(random_bytes(24))
+        answer = connect(service).request("GET", f"/strongroom/v1/evidence?nonce={quote(nonce)}").require_success()
+        verify_service_evidence(
+            ServiceEvidence.from_json(answer), service=service, trust=trust, nonce=nonce, clock=clock
+        )
+
+
+def verify_service_evidence(
+    evidence: ServiceEvidence, *, service: TrustedService, trust: Trust, nonce: str, clock: Clock
+) -> ServiceStatement:
+    """Verify what a service says about itself.
+
+    1. The identity certificate is the pinned one, and its key signed the statement.
+    2. Where a measurement is pinned: the quote verifies under the trusted roots, binds the statement, and its
+       measurement is the pinned one.
+    3. The statement is fresh and says what was pinned.
+
+    Raises:
+        VerificationError: A signature or the evidence does not hold.
+        RefusedError: Something pinned differs.
+    """
+    name = _NAMES[service.service]
+    statement_bytes = from_b64url(evidence.statement)
+    certificate = from_b64url(evidence.identity_certificate)
+    key = public_key(certificate)
+    _verify_signature(key, statement_bytes, evidence, service)  # 1
+    statement = ServiceStatement.from_json(statement_bytes)
+    found = list(_differences(statement, service, nonce))  # 3
+    if service.measurement is not None:  # 2
+        if evidence.quote is None or evidence.endorsements is None:
+            raise VerificationError(f"{name} shows no evidence although its code is pinned", step=Step.POLICY)
+        verified = verify_sgx(
+            UnverifiedEvidence(kind="sgx", quote=from_b64url(evidence.quote), runtime_data=statement_bytes),
+            trusted_roots=trusted_roots(trust),
+            endorsements=parse_endorsements(evidence.endorsements.encode()),
+            now=clock.now(),
+        )
+        measurement = verified.quote.report.mrenclave.hex()
+        if measurement != service.measurement:
+            found.append(Mismatch(name="code (mrenclave)", expected=service.measurement, actual=measurement))
+    if found:
+        raise RefusedError(
+            f"{name} is not the one that was pinned",
+            action="compare it with the operator; to trust the new one, write the trust file again with: strongroom up",
+            step=Step.POLICY,
+            mismatches=tuple(found),
+        )
+    return statement
+
+
+def _verify_signature(key: VerifyingKey, statement: bytes, evidence: ServiceEvidence, service: TrustedService) -> None:
+    if hashlib.sha256(key.spki).hexdigest() != service.identity:
+        raise VerificationError(
+            f"{_NAMES[service.service]} shows another identity than the pinned one", step=Step.POLICY
+        )
+    key.verify(statement, from_b64url(evidence.signature))
+
+
+def _differences(statement: ServiceStatement, service: TrustedService, nonce: str) -> Iterable[Mismatch]:
+    pinned = {
+        "service": (service.service, statement.service),
+        "identity": (service.identity, statement.identity),
+        "mode": (service.mode, statement.mode),
+        "configuration": (service.configuration, statement.configuration),
+        "nonce": (nonce, statement.nonce),
+    }
+    for name, (expected, actual) in pinned.items():
+        if expected != actual:
+            yield Mismatch(name=name, expected=expected, actual=actual)

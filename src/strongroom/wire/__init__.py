@@ -1,0 +1,1 @@
+"""Messages that cross a boundary, versioned; JSON Schemas are generated from here."""

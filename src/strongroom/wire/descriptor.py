@@ -1,0 +1,63 @@
+"""What the host hands an agent. Everything in it is the host's word: a wrong one yields another digest or no key."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from strongroom.wire.model import CompactJws, DatasetName, Hex32, Message, Url
+from strongroom.wire.runtime_data import Role
+
+
+class ServiceAddress(Message):
+    """Where a service answers, and the identity certificate it shows (checked against what bindings pin)."""
+
+    url: Url
+    certificate_pem: str
+
+
+class DriverAddress(Message):
+    """For executors: the driver's Spark master and the key the driver's TEE signs with."""
+
+    master_url: str = Field(pattern=r"^spark://[A-Za-z0-9.\-\[\]:]+:[0-9]{1,5}\Z")
+    driver_key: Hex32
+
+
+class Sizes(Message):
+    """Resources: cores and memory (MiB) of this TEE's Spark processes; `total_cores` of all executors (driver only)."""
+
+    driver_memory_mb: int = Field(ge=256, le=1 << 20)
+    executor_memory_mb: int = Field(ge=256, le=1 << 20)
+    executor_cores: int = Field(ge=1, le=1024)
+    executors: int = Field(ge=1, le=10_000)
+
+
+class Descriptor(Message):
+    """One agent's start.
+
+    Attributes:
+        device: Path of the simulated platform's socket.
+        package: Folder with the packed application.
+        scratch: A folder on a memory file system, private to this TEE; the agent works only there.
+        storage: For each dataset: a `file:///…` location.
+        host: The address Spark's processes of this TEE bind to.
+        report: A file in which the agent tells the host what the host must know (JSON lines of events; no secret).
+        output: For the driver: the folder that receives the receipt and the sealed output.
+        lifeline: True: the agent ends when its standard input closes (the supervisor died).
+    """
+
+    version: Literal[1] = 1
+    role: Role
+    application: Hex32
+    ticket: CompactJws
+    device: str
+    package: str
+    scratch: str
+    attestation_service: ServiceAddress
+    key_services: dict[Hex32, ServiceAddress] = Field(min_length=1)
+    storage: dict[DatasetName, str]
+    sizes: Sizes
+    host: str = Field(pattern=r"^[A-Za-z0-9.\-:]+\Z")
+    driver: DriverAddress | None = None
+    report: str
+    output: str
+    lifeline: bool = False

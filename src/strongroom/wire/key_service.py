@@ -1,0 +1,271 @@
+"""The key service's own messages, under `/strongroom/v1/`.
+
+A TEE signs each request as a compact JWS with the signing key of its runtime data (`typ` as below); the
+service answers with a JWS of its statement key. People send a bearer token (`PersonToken`).
+"""
+
+from typing import Any, Final, Literal
+
+from pydantic import Field
+
+from strongroom.wire.model import B64Url, CompactJwe, CompactJws, DatasetName, Hex16, Hex32, Message, Timestamp
+
+PERSON_TOKEN_TYP: Final = "strongroom-token+jws"  # noqa: S105 - a media type
+APPROVAL_TYP: Final = "strongroom-approval+jws"
+JOIN_TYP: Final = "strongroom-join+jws"
+KEYS_TYP: Final = "strongroom-keys+jws"
+CLOSE_TYP: Final = "strongroom-close+jws"
+LIST_TYP: Final = "strongroom-list+jws"
+RELEASE_TYP: Final = "strongroom-release+jws"
+RELEASED_KEYS_TYP: Final = "strongroom-released-keys+jws"
+CLOSING_TYP: Final = "strongroom-closing+jws"
+VERSION_TYP: Final = "strongroom-version+jws"
+SERVICE_STATEMENT_TYP: Final = "strongroom-service+jws"
+
+
+class PersonToken(Message):
+    """Payload of a person's bearer token: short-lived, for one service, signed with a key the service knows."""
+
+    aud: Hex32
+    sub: Hex32
+    iat: int
+    exp: int
+
+
+class Nonce(Message):
+    """A fresh value of a key service; single use."""
+
+    nonce: str = Field(max_length=256)
+    expires_at: Timestamp
+
+
+class Evidence(Message):
+    """Evidence as it travels: the vendor's bytes and the runtime data they bind, both base64url."""
+
+    kind: Literal["sgx"]
+    quote: B64Url
+    runtime_data: B64Url
+
+
+class JoinRequest(Message):
+    """A TEE asks to open (driver) or to join (executor) a run. Sent as a JWS of the TEE's signing key."""
+
+    version: Literal[1] = 1
+    ticket: CompactJws
+    result: CompactJws
+    evidence: Evidence
+
+
+class LogProof(Message):
+    """A leaf of the release log with its inclusion proof.
+
+    Attributes:
+        leaf: The leaf's data, canonical JSON text.
+        index: Zero-based position.
+        checkpoint: A signed note (C2SP tlog-checkpoint) whose tree holds the leaf.
+        path: Inclusion proof, hashes in hexadecimal, from the leaf upwards.
+    """
+
+    leaf: str
+    index: int = Field(ge=0)
+    checkpoint: str
+    path: tuple[Hex32, ...] = Field(max_length=64)
+
+
+class DatasetVersion(Message):
+    """What the key service countersigns: this manifest is that version of the dataset."""
+
+    version: Literal[1] = 1
+    key_service: Hex32
+    dataset: DatasetName
+    number: int = Field(ge=1)
+    previous: Hex32 | None
+    manifest_digest: Hex32
+    write_ids: tuple[Hex16, ...]
+    writer: str
+    created_at: Timestamp
+
+
+class Release(Message):
+    """Answer to a join. `sealed` opens, in the TEE only, to a `RunSecrets`.
+
+    Attributes:
+        number: The member's number in the run: 0 is the driver.
+        tee_key: Thumbprint of the TEE's ephemeral RSA key.
+        versions: For each dataset that is read: the countersigned version statement (a JWS of `DatasetVersion`).
+        simulated: True where the evidence came from simulated hardware.
+    """
+
+    version: Literal[1] = 1
+    key_service: Hex32
+    run: Hex32
+    role: Literal["driver", "executor"]
+    number: int = Field(ge=0)
+    tee_key: Hex32
+    versions: dict[DatasetName, CompactJws]
+    sealed: CompactJwe
+    simulated: bool
+    proof: LogProof
+
+
+class NewWrite(Message):
+    """A write key made for one run and one dataset.
+
+    Attributes:
+        key: The 32 bytes, base64url (this message is only ever sealed).
+        wrapped: The same key under the dataset's KEK, for the manifest.
+        base: Number of the version that the write builds on; None for the first.
+    """
+
+    write_id: Hex16
+    key: B64Url
+    wrapped: B64Url
+    base: int | None
+
+
+class RunSecrets(Message):
+    """What a member of a run receives, sealed: its share of the RPC secret and the keys for what it writes."""
+
+    share: B64Url
+    writes: dict[DatasetName, NewWrite]
+
+
+class WrittenDataset(Message):
+    """A dataset's version and its write keys as the manifest holds them: wrapped under the KEK, base64url."""
+
+    number: int = Field(ge=1)
+    write_keys: dict[Hex16, B64Url]
+
+
+class KeysRequest(Message):
+    """A member asks for the write keys of bound versions. Sent as a JWS of the TEE's signing key."""
+
+    version: Literal[1] = 1
+    run: Hex32
+    issued_at: Timestamp
+    datasets: dict[DatasetName, WrittenDataset] = Field(min_length=1)
+
+
+class ReleasedKeys(Message):
+    """Answer to `KeysRequest`. `sealed` opens to a `WriteKeys`."""
+
+    version: Literal[1] = 1
+    key_service: Hex32
+    run: Hex32
+    tee_key: Hex32
+    sealed: CompactJwe
+    proof: LogProof
+
+
+class WriteKeys(Message):
+    """Write keys in the clear (this message is only ever sealed): dataset → write id → 32 bytes, base64url."""
+
+    keys: dict[DatasetName, dict[Hex16, B64Url]]
+
+
+class ListRequest(Message):
+    """The driver asks for the run's members and leaves, to build the receipt. Sent as a JWS of its signing key."""
+
+    version: Literal[1] = 1
+    run: Hex32
+    issued_at: Timestamp
+
+
+class RunMember(Message):
+    """One TEE of a run, as the key service saw it."""
+
+    number: int
+    role: Literal["driver", "executor"]
+    joined_at: Timestamp
+    result: CompactJws
+    evidence: Evidence
+
+
+class RunRecord(Message):
+    """Answer to `ListRequest`: every member and every leaf of the run so far, in order."""
+
+    run: Hex32
+    members: tuple[RunMember, ...]
+    approvals: dict[DatasetName, CompactJws]
+    leaves: tuple[LogProof, ...]
+
+
+class Commit(Message):
+    """A dataset's next version, as the driver's agent wrote it."""
+
+    dataset: DatasetName
+    base: int | None
+    manifest_digest: Hex32
+    write_ids: tuple[Hex16, ...]
+
+
+class CloseRequest(Message):
+    """The driver ends the run: all commits take effect together, or none. A JWS of its signing key."""
+
+    version: Literal[1] = 1
+    run: Hex32
+    issued_at: Timestamp
+    outcome: Literal["succeeded", "failed"]
+    leaves: int = Field(ge=1)
+    receipt: Hex32
+    commits: tuple[Commit, ...]
+
+
+class Closing(Message):
+    """Answer to `CloseRequest`: the run is closed and logged; the new versions are countersigned.
+
+    Attributes:
+        receipt: SHA-256 of the receipt's body.
+        versions: The new version statements, by dataset.
+        leaves: How many leaves the run has, this one excluded.
+        proof: The closing leaf.
+        member_proofs: All other leaves of the run, proved in the same checkpoint.
+    """
+
+    version: Literal[1] = 1
+    key_service: Hex32
+    run: Hex32
+    outcome: Literal["succeeded", "failed"]
+    receipt: Hex32
+    leaves: int
+    versions: dict[DatasetName, CompactJws]
+    proof: LogProof
+    member_proofs: tuple[LogProof, ...]
+
+
+class ApprovalUpload(Message):
+    """An owner stores an approval with the canonical description it approves."""
+
+    approval: CompactJws
+    application: str
+
+
+class NewDataset(Message):
+    """An owner makes a dataset: its KEK."""
+
+    dataset: DatasetName
+
+
+class OwnerWriteRequest(Message):
+    """An owner starts an import: asks for a new write key, sealed to an RSA key of theirs."""
+
+    recipient: dict[str, Any]
+
+
+class OwnerUnwrapRequest(Message):
+    """An owner asks for a version's write keys, sealed to an RSA key of theirs."""
+
+    recipient: dict[str, Any]
+    version: WrittenDataset
+
+
+class OwnerSealed(Message):
+    """Answer to an owner: opens to a `NewWrite` or a `WriteKeys`."""
+
+    sealed: CompactJwe
+
+
+class OwnerCommit(Message):
+    """An owner makes an import the dataset's next version."""
+
+    commit: Commit

@@ -1,0 +1,67 @@
+"""The receipt of a run: everything an auditor needs, in one file."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from strongroom.wire.key_service import RunRecord
+from strongroom.wire.model import B64Url, CompactJws, DatasetName, Hex16, Hex32, Message, Timestamp, Url
+
+
+class Output(Message):
+    """What the run wrote to one dataset: the manifest that the key service countersigns at the run's end."""
+
+    manifest_digest: Hex32
+    files: int
+    size_bytes: int
+
+
+class ReceiptBody(Message):
+    """What the driver's agent vouches for, with the proofs it received.
+
+    Attributes:
+        hardware: Kind of the TEEs' hardware; "simulated" protects nothing.
+        ticket: The submitter's run ticket.
+        application: The application's description, canonical JSON text.
+        attestation_service: Issuer of the attestation results.
+        attestation_certificates: Its signing certificate and identity certificate, DER.
+        endorsements: The collateral with which the evidence verifies, JSON text.
+        records: For each key service, by identity: members, approvals and leaves of the run.
+        inputs: The countersigned versions that were read.
+        log_digest: SHA-256 of the application's standard output and error.
+    """
+
+    version: Literal[1] = 1
+    hardware: Literal["simulated", "real"]
+    run: Hex32
+    run_id: Hex16
+    outcome: Literal["succeeded", "failed"]
+    exit_status: int
+    started_at: Timestamp
+    finished_at: Timestamp
+    ticket: CompactJws
+    application: str
+    attestation_service: Url
+    attestation_certificates: tuple[B64Url, ...] = Field(min_length=1, max_length=4)
+    endorsements: str
+    records: dict[Hex32, RunRecord]
+    inputs: dict[DatasetName, CompactJws]
+    outputs: dict[DatasetName, Output]
+    log_digest: Hex32
+
+
+class Receipt(Message):
+    """A run's receipt.
+
+    Attributes:
+        signature: The driver's signing key over `RECEIPT_CONTEXT` and the canonical JSON of `body`.
+        closings: Each key service's statement that the run is closed, by identity.
+    """
+
+    version: Literal[1] = 1
+    body: ReceiptBody
+    signature: B64Url
+    closings: dict[Hex32, CompactJws]
+
+
+RECEIPT_CONTEXT = b"strongroom receipt 1\n"

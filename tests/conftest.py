@@ -1,0 +1,34 @@
+import importlib.util
+import os
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    return Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared(repo_root: Path) -> Path:
+    """The folder of test vectors and real trips beside the checkout."""
+    folder = repo_root.parent / "shared"
+    if not folder.is_dir():
+        if "CI" in os.environ:
+            pytest.fail(f"{folder} is missing, and with CI set no test is left out")
+        pytest.skip(f"{folder} is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trips(repo_root: Path) -> ModuleType:
+    """The module `examples/nyctaxi/trips.py`."""
+    path = repo_root / "examples" / "nyctaxi" / "trips.py"
+    spec = importlib.util.spec_from_file_location("nyctaxi_trips", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,141 @@
+import hashlib
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from strongroom.attestation.claims import incoming_claims, sgx_claims
+from strongroom.attestation.endorsements.sgx import parse_endorsements
+from strongroom.attestation.evidence.sgx_quote import FLAG_DEBUG, FLAG_KSS, SgxAttributes, parse_sgx_quote
+from strongroom.attestation.verifier.verified import VERIFIER, VerifiedEvidence
+from strongroom.base.errors import FormatError
+from strongroom.policy.evidence_policy import parse_evidence_policy
+
+RUNTIME_DATA = b'{"application": "ab"}'
+
+
+@pytest.fixture
+def evidence(shared: Path) -> VerifiedEvidence:
+    """Claims of a real quote; that it verifies is another test's matter."""
+    sgx = shared / "vectors" / "sgx"
+    return VerifiedEvidence(
+        quote=parse_sgx_quote((sgx / "sgx_quote").read_bytes()),
+        runtime_data=RUNTIME_DATA,
+        tcb_status="ConfigurationAndSWHardeningNeeded",
+        advisory_ids=("INTEL-SA-00289", "INTEL-SA-00615"),
+        tcb_evaluation_data_number=17,
+        tcb_date="2024-03-13T00:00:00Z",
+        fmspc="00a067110000",
+        ppid=bytes(range(16)),
+        platform_instance_id=None,
+        hardware="real",
+        earliest_expiration=datetime(2030, 1, 1, tzinfo=UTC),
+        endorsements=parse_endorsements((sgx / "sgx_quote_collateral.json").read_bytes()),
+        made_by=VERIFIER,
+    )
+
+
+def changed(evidence: VerifiedEvidence, **changes: Any) -> VerifiedEvidence:
+    return replace(evidence, made_by=VERIFIER, **changes)
+
+
+def with_flags(evidence: VerifiedEvidence, flags: int) -> VerifiedEvidence:
+    report = replace(
+        evidence.quote.report,
+        attributes=SgxAttributes(flags=flags, xfrm=0),
+        config_id=bytes(range(64)),
+        config_svn=9,
+        isv_ext_prod_id=b"\x11" * 16,
+        isv_family_id=b"\x22" * 16,
+    )
+    return changed(evidence, quote=replace(evidence.quote, report=report))
+
+
+def test_measurements_of_a_real_quote(evidence: VerifiedEvidence, shared: Path) -> None:
+    quote = (shared / "vectors" / "sgx" / "sgx_quote").read_bytes()
+    claims = sgx_claims(evidence, runtime_data_type="JSON")
+    body = quote[48:]
+    assert claims["x-ms-attestation-type"] == "sgx"
+    assert claims["x-ms-sgx-mrenclave"] == body[64:96].hex()
+    assert claims["x-ms-sgx-mrsigner"] == body[128:160].hex()
+    assert claims["x-ms-sgx-product-id"] == int.from_bytes(body[256:258], "little")
+    assert claims["x-ms-sgx-svn"] == int.from_bytes(body[258:260], "little")
+    assert claims["x-ms-sgx-is-debuggable"] is False
+
+
+def test_collateral_hashes_cover_what_was_used(evidence: VerifiedEvidence, shared: Path) -> None:
+    sgx = shared / "vectors" / "sgx"
+    collateral: dict[str, str] = json.loads((sgx / "sgx_quote_collateral.json").read_text())
+    claimed: Any = sgx_claims(evidence, runtime_data_type="JSON")["x-ms-sgx-collateral"]
+    crl = hashlib.sha256(bytes.fromhex(collateral["root_ca_crl"])).hexdigest()
+    texts = {
+        "qeidcertshash": "qe_identity_issuer_chain",
+        "qeidhash": "qe_identity",
+        "tcbinfocertshash": "tcb_info_issuer_chain",
+        "tcbinfohash": "tcb_info",
+    }
+    assert claimed == {
+        **{name: hashlib.sha256(collateral[text].encode()).hexdigest() for name, text in texts.items()},
+        "quotehash": hashlib.sha256((sgx / "sgx_quote").read_bytes()).hexdigest(),
+        "qeidcrlhash": crl,
+        "tcbinfocrlhash": crl,
+    }
+
+
+def test_launch_configuration_is_claimed_only_where_it_was_fixed(evidence: VerifiedEvidence) -> None:
+    claims = sgx_claims(with_flags(evidence, FLAG_KSS), runtime_data_type="JSON")
+    assert claims["x-ms-sgx-config-id"] == bytes(range(64)).hex()
+    assert claims["x-ms-sgx-config-svn"] == 9
+    assert claims["x-ms-sgx-isv-extended-product-id"] == "11" * 16
+    assert claims["x-ms-sgx-isv-family-id"] == "22" * 16
+    without = sgx_claims(with_flags(evidence, 0), runtime_data_type="JSON")
+    assert not {name for name in without if "config" in name or "isv" in name}
+
+
+def test_debug_is_claimed(evidence: VerifiedEvidence) -> None:
+    claims = sgx_claims(with_flags(evidence, FLAG_DEBUG), runtime_data_type="JSON")
+    assert claims["x-ms-sgx-is-debuggable"] is True
+
+
+def test_what_azure_has_no_claim_for(evidence: VerifiedEvidence) -> None:
+    claims = sgx_claims(changed(evidence, hardware="simulated"), runtime_data_type="JSON")
+    ours = {name: value for name, value in claims.items() if name.startswith("x-ms-strongroom-")}
+    assert ours == {
+        "x-ms-strongroom-hardware": "simulated",
+        "x-ms-strongroom-tcb-status": "ConfigurationAndSWHardeningNeeded",
+        "x-ms-strongroom-advisory-ids": ["INTEL-SA-00289", "INTEL-SA-00615"],
+        "x-ms-strongroom-tcb-evaluation-data-number": 17,
+        "x-ms-strongroom-ppid": "000102030405060708090a0b0c0d0e0f",
+    }
+
+
+def test_runtime_data_as_json_and_as_bytes(evidence: VerifiedEvidence) -> None:
+    assert sgx_claims(evidence, runtime_data_type="JSON")["x-ms-runtime"] == {"application": "ab"}
+    claims = sgx_claims(evidence, runtime_data_type="Binary")
+    assert claims["x-ms-sgx-ehd"] == claims["maa-ehd"] == claims["aas-ehd"] == "eyJhcHBsaWNhdGlvbiI6ICJhYiJ9"
+    assert "x-ms-runtime" not in claims
+
+
+@pytest.mark.parametrize("runtime_data", [b"", b"[]", b'"x"', b'{"a":1,"a":2}', b"\xff"])
+def test_runtime_data_that_is_no_json_object_is_refused(evidence: VerifiedEvidence, runtime_data: bytes) -> None:
+    with pytest.raises(FormatError):
+        sgx_claims(changed(evidence, runtime_data=runtime_data), runtime_data_type="JSON")
+
+
+def test_policies_read_scalars_arrays_and_deprecated_names(evidence: VerifiedEvidence) -> None:
+    claims = sgx_claims(evidence, runtime_data_type="JSON")
+    policy = parse_evidence_policy(
+        """version=1.0;
+        authorizationrules {
+            [type=="$is-debuggable", value==false] && [type=="$tee", value=="sgx"] && [type=="$svn"]
+            && [type=="$product-id"] && [type=="$sgx-mrenclave"] && [type=="$sgx-mrsigner"]
+            && [type=="x-ms-strongroom-hardware", value=="real"] => permit();
+            [type=="x-ms-runtime"] => deny();
+        };
+        issuancerules { c:[type=="x-ms-strongroom-advisory-ids"] => issue(claim=c); };"""
+    )
+    issued = policy.evaluate(incoming_claims(claims)).issued
+    assert [claim.value for claim in issued] == ["INTEL-SA-00289", "INTEL-SA-00615"]

@@ -1,0 +1,194 @@
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dcap_qvl
+import pytest
+from tests.support.platform import MRENCLAVE, NOW, RUNTIME_DATA, Bench
+
+from strongroom.attestation.attester import collect_evidence
+from strongroom.attestation.endorsements.sgx import SgxEndorsements, parse_endorsements
+from strongroom.attestation.evidence.pck import pck_chain
+from strongroom.attestation.evidence.sgx_quote import parse_sgx_quote
+from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, VerifiedEvidence
+from strongroom.attestation.verifier.second_opinion import require_agreement
+from strongroom.attestation.verifier.sgx import verify_quote
+from strongroom.base.errors import LimitError, StrongroomError, VerificationError
+from strongroom.base.limits import LIMITS
+
+BENCH = Bench.new()
+
+
+def test_verifies_simulated_evidence_and_says_so() -> None:
+    verified = BENCH.verify()
+    assert verified.hardware == "simulated"
+    assert verified.quote.report.mrenclave == MRENCLAVE
+    assert verified.runtime_data == RUNTIME_DATA
+    assert (verified.tcb_status, verified.advisory_ids) == ("UpToDate", ())
+    assert (verified.fmspc, verified.ppid) == (BENCH.platform.fmspc.hex(), BENCH.platform.ppid)
+    assert verified.earliest_expiration == NOW + timedelta(days=29)
+    assert verified.endorsements == BENCH.endorsements
+
+
+@pytest.mark.parametrize(
+    ("platform", "qe", "together"),
+    [
+        ("SWHardeningNeeded", "UpToDate", "SWHardeningNeeded"),
+        ("ConfigurationNeeded", "UpToDate", "ConfigurationNeeded"),
+        ("OutOfDate", "UpToDate", "OutOfDate"),
+        ("UpToDate", "OutOfDate", "OutOfDate"),
+        ("ConfigurationNeeded", "OutOfDate", "OutOfDateConfigurationNeeded"),
+        ("ConfigurationAndSWHardeningNeeded", "OutOfDate", "OutOfDateConfigurationNeeded"),
+        ("OutOfDateConfigurationNeeded", "OutOfDate", "OutOfDateConfigurationNeeded"),
+    ],
+)
+def test_both_verifiers_find_the_same_status(platform: str, qe: str, together: str) -> None:
+    bench = BENCH.with_condition(tcb_status=platform, qe_status=qe, advisory_ids=("INTEL-SA-00615", "INTEL-SA-00334"))
+    verified = bench.verify()
+    assert verified.tcb_status == together
+    assert verified.advisory_ids == ("INTEL-SA-00334", "INTEL-SA-00615")
+
+
+def test_evidence_collected_from_a_device_verifies() -> None:
+    class Device:
+        def launch(self, config_id: bytes) -> None:
+            raise AssertionError(config_id)
+
+        def quote(self, report_data: bytes) -> bytes:
+            return BENCH.quote(report_data=report_data)
+
+    evidence = collect_evidence(Device(), runtime_data=b"runtime data of this run")
+    assert BENCH.verify(evidence.quote, runtime_data=evidence.runtime_data).runtime_data == b"runtime data of this run"
+    with pytest.raises(LimitError):
+        collect_evidence(Device(), runtime_data=bytes(LIMITS.runtime_data_bytes + 1))
+
+
+def test_only_the_verifier_makes_verified_evidence() -> None:
+    verified = BENCH.verify()
+    fields = {name: getattr(verified, name) for name in VerifiedEvidence.__dataclass_fields__ if name != "made_by"}
+    with pytest.raises(VerificationError, match="only the verifier"):
+        VerifiedEvidence(**fields, made_by=None)
+    with pytest.raises((TypeError, ValueError)):
+        replace(verified, hardware="real")
+
+
+# --- real evidence ---------------------------------------------------------------------------------------------------
+
+
+class Real:
+    """A quote that Intel's hardware signed, with its endorsements, at a time when they held."""
+
+    def __init__(self, shared: Path) -> None:
+        folder = shared / "vectors" / "sgx"
+        self.quote = (folder / "sgx_quote").read_bytes()
+        self.endorsements = parse_endorsements((folder / "sgx_quote_collateral.json").read_bytes())
+        self.root = TrustedRoot(certificate_der=pck_chain(parse_sgx_quote(self.quote))[-1], simulated=False)
+        self.roots = TrustedRoots(roots=(self.root,))
+        self.now = datetime(2025, 6, 20, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def real(shared: Path) -> Real:
+    return Real(shared)
+
+
+def test_verifies_a_real_quote(real: Real) -> None:
+    verified = verify_quote(real.quote, trusted_roots=real.roots, endorsements=real.endorsements, now=real.now)
+    assert verified.root.hardware == "real"
+    assert verified.tcb.status == "ConfigurationAndSWHardeningNeeded"
+    assert verified.tcb.advisory_ids == ("INTEL-SA-00289", "INTEL-SA-00615")
+    assert verified.pck.fmspc == "00a067110000"
+    assert verified.quote.report.mrenclave.hex() == "33d8736db756ed4997e04ba358d27833188f1932ff7b1d156904d3f560452fbb"
+
+
+@pytest.mark.parametrize("days", [-10, 40])
+def test_refuses_a_real_quote_when_its_endorsements_do_not_hold(real: Real, days: int) -> None:
+    with pytest.raises(VerificationError, match=r"not valid|not hold"):
+        verify_quote(
+            real.quote,
+            trusted_roots=real.roots,
+            endorsements=real.endorsements,
+            now=real.now + timedelta(days=days),
+        )
+
+
+def test_refuses_the_occlum_quote_because_it_is_a_debug_one(shared: Path, real: Real) -> None:
+    quote = (shared / "vectors" / "sgx" / "occlum_quote.dat").read_bytes()
+    with pytest.raises(VerificationError, match="debug"):
+        verify_quote(quote, trusted_roots=real.roots, endorsements=real.endorsements, now=real.now)
+
+
+# --- the two verifiers against each other ----------------------------------------------------------------------------
+
+
+def dcap_qvl_accepts(quote: bytes, endorsements: SgxEndorsements, root: TrustedRoot, now: datetime) -> bool:
+    collateral = dcap_qvl.QuoteCollateralV3.from_json(endorsements.model_dump_json())
+    try:
+        dcap_qvl.verify_with_root_ca(quote, collateral, root.anchor_der, int(now.timestamp()))
+    except ValueError:
+        return False
+    return True
+
+
+def differences(
+    quote: bytes, endorsements: SgxEndorsements, roots: TrustedRoots, now: datetime, *, step: int
+) -> tuple[set[str], set[str]]:
+    """Edit one byte at a time; return where only dcap-qvl accepts, and what ours says when only ours does."""
+    embedded_root = quote.rfind(b"-----BEGIN CERTIFICATE-----")
+    only_theirs, only_ours = set(), set()
+    for position in range(0, len(quote), step):
+        edited = bytearray(quote)
+        edited[position] ^= 1 << position % 8
+        theirs = dcap_qvl_accepts(bytes(edited), endorsements, roots.roots[0], now)
+        try:
+            verify_quote(bytes(edited), trusted_roots=roots, endorsements=endorsements, now=now)
+        except StrongroomError as error:
+            if "disagree" in error.message:
+                only_ours.add(f"{position}: {error.message}")
+            elif theirs:
+                only_theirs.add("embedded root" if position >= embedded_root else f"byte {position}")
+        else:
+            assert theirs
+    return only_theirs, only_ours
+
+
+def test_both_verifiers_judge_edited_simulated_quotes_alike() -> None:
+    only_theirs, only_ours = differences(BENCH.quote(), BENCH.endorsements, BENCH.trusted_roots, NOW, step=13)
+    assert only_ours == set()
+    # dcap-qvl does not read the root that the quote carries; we compare it with the trusted one.
+    assert only_theirs <= {"embedded root"}
+
+
+def test_both_verifiers_judge_edited_real_quotes_alike(real: Real) -> None:
+    only_theirs, only_ours = differences(real.quote, real.endorsements, real.roots, real.now, step=13)
+    assert only_ours == set()
+    assert only_theirs <= {"embedded root"}
+
+
+def test_a_disagreement_is_an_error_that_names_the_differences() -> None:
+    with pytest.raises(VerificationError, match="disagree") as caught:
+        require_agreement(
+            {"tcb status": "Revoked"},
+            quote=BENCH.quote(),
+            endorsements=BENCH.endorsements,
+            anchor_der=BENCH.trusted_roots.roots[0].anchor_der,
+            now=NOW,
+        )
+    found = {difference.name: difference for difference in caught.value.mismatches}
+    assert (found["tcb status"].expected, found["tcb status"].actual) == ("Revoked", "UpToDate")
+    assert found["mrenclave"].expected == "nothing"
+
+
+def test_what_dcap_qvl_alone_refuses_is_refused() -> None:
+    endorsements = BENCH.endorsements.model_copy(
+        update={"tcb_info": json.dumps({**json.loads(BENCH.endorsements.tcb_info), "tcbType": 1})}
+    )
+    with pytest.raises(VerificationError, match="dcap-qvl refuses"):
+        require_agreement(
+            {},
+            quote=BENCH.quote(),
+            endorsements=endorsements,
+            anchor_der=BENCH.trusted_roots.roots[0].anchor_der,
+            now=NOW,
+        )

@@ -1,0 +1,81 @@
+"""Encodings have one spelling, secrets do not show, errors keep what people need."""
+
+import contextlib
+import pickle  # noqa: TID251 - to see that secrets refuse it
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strongroom.base import encoding, errors
+from strongroom.base.clock import to_rfc3339
+from strongroom.base.errors import FormatError
+from strongroom.base.secret import SecretBytes
+from strongroom.base.workflow import Step
+
+
+@given(st.binary(max_size=64))
+def test_base64url_round_trips(data: bytes) -> None:
+    assert encoding.from_b64url(encoding.to_b64url(data)) == data
+
+
+@given(st.text(max_size=24))
+def test_any_text_is_canonical_base64url_or_a_format_error(text: str) -> None:
+    with contextlib.suppress(FormatError):
+        assert encoding.to_b64url(encoding.from_b64url(text)) == text
+
+
+@given(st.binary(max_size=128))
+def test_any_bytes_are_strict_json_or_a_format_error(data: bytes) -> None:
+    with contextlib.suppress(FormatError):
+        encoding.parse_json(data)
+
+
+@pytest.mark.parametrize(
+    "text", [b'{"a":1,"a":1}', b'{"a":{"b":1,"b":2}}', b"NaN", b"[Infinity]", b"\xff", b"[" * 100_000, b"{'a':1}"]
+)
+def test_refuses_json_with_two_readings(text: bytes) -> None:
+    with pytest.raises(FormatError):
+        encoding.parse_json(text)
+
+
+@pytest.mark.parametrize("text", [b'{"b":1,"a":1}', b'{"a": 1}', b'{"a":1.0}', b'{"a":"\\u0041"}', b'{"a":1}\n'])
+def test_refuses_json_that_is_not_canonical(text: bytes) -> None:
+    with pytest.raises(FormatError):
+        encoding.parse_canonical_json(text)
+
+
+def test_secrets_do_not_show() -> None:
+    secret = SecretBytes(b"do not show me")
+    assert "show" not in repr(secret) + str(secret) + f"{secret}"
+    assert secret == SecretBytes(b"do not show me")
+    assert secret != b"do not show me"
+    for forbidden in (hash, pickle.dumps):
+        with pytest.raises(TypeError):
+            forbidden(secret)
+
+
+def test_every_error_has_its_own_code_and_is_found_by_it() -> None:
+    pending, found = [errors.StrongroomError], set()
+    while pending:
+        error = pending.pop()
+        assert error.code not in found
+        found.add(error.code)
+        assert errors.error_for_code(error.code) is error
+        pending += error.__subclasses__()
+    assert errors.error_for_code("no such code") is errors.StrongroomError
+
+
+def test_the_eight_steps_are_numbered_in_order() -> None:
+    assert [step.number for step in Step] == list(range(1, 9))
+    assert all(Step.from_slug(step.slug) is step for step in Step)
+
+
+def test_an_error_keeps_the_step_it_happened_in() -> None:
+    error = errors.RefusedError("no").at(Step.RELEASE).at(Step.WRITE)
+    assert error.step is Step.RELEASE
+
+
+def test_times_are_whole_seconds_in_utc() -> None:
+    assert to_rfc3339(datetime(2026, 1, 2, 3, 4, 5, 999_999, tzinfo=UTC)) == "2026-01-02T03:04:05Z"

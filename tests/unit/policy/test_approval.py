@@ -1,0 +1,235 @@
+import contextlib
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strongroom.base.errors import FormatError, RefusedError
+from strongroom.crypto.keys import ReceivingKey, SigningKey
+from strongroom.policy.approval import Approval, approval_release_policy, authorize_run
+from strongroom.wire.ticket import RunTicket
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+APPLICATION, KEY_SERVICE, SUBMITTER = "a1" * 32, "b2" * 32, "c3" * 32
+POLICY_HASH = "egjnANIzEpS2WgpE4Nk-QEwM69XRCgTs42_G0qLlbnk"
+APPROVAL: dict[str, Any] = {
+    "version": 1,
+    "dataset": "trips",
+    "key_service": KEY_SERVICE,
+    "application": APPLICATION,
+    "access": "read",
+    "evidence_policy_hash": POLICY_HASH,
+    "attestation_issuer": "https://attest.example",
+    "hardware": "simulated",
+    "shape": "process",
+    "max_runs": 2,
+    "not_after": "2026-03-31T00:00:00Z",
+    "submitters": [SUBMITTER, "d4" * 32],
+    "recipients": [],
+    "issued_at": "2026-02-28T00:00:00Z",
+}
+TICKET = RunTicket(
+    run_id="e5" * 16,
+    application=APPLICATION,
+    datasets={"trips": 1, "report": None},
+    max_executors=3,
+    not_after="2026-03-02T00:00:00Z",
+    submitter=SUBMITTER,
+    checkpoints={KEY_SERVICE: "note"},
+)
+RUN = hashlib.sha256(TICKET.to_json()).hexdigest()
+CLAIMS: dict[str, Any] = {
+    "iss": "https://attest.example",
+    "x-ms-policy-hash": POLICY_HASH,
+    "x-ms-attestation-type": "sgx",
+    "x-ms-sgx-is-debuggable": False,
+    "x-ms-sgx-config-id": APPLICATION + "00" * 32,
+    "x-ms-strongroom-hardware": "simulated",
+    "x-ms-runtime": {"application": APPLICATION, "role": "driver", "run": RUN},
+}
+
+
+def approval(**changes: object) -> Approval:
+    return Approval.from_object(APPROVAL | changes)
+
+
+def refused_names(
+    approved: Approval,
+    *,
+    ticket: RunTicket = TICKET,
+    claims: dict[str, Any] = CLAIMS,
+    runs_opened: int = 0,
+    now: datetime = NOW,
+) -> list[str]:
+    try:
+        authorize_run(approved, ticket=ticket, claims=claims, runs_opened=runs_opened, now=now)
+    except RefusedError as refusal:
+        return [mismatch.name for mismatch in refusal.mismatches] or ["refused without a reason"]
+    return []
+
+
+def test_approved_run_opens() -> None:
+    assert refused_names(approval()) == []
+
+
+def test_approval_survives_its_canonical_form() -> None:
+    assert Approval.from_json(approval().to_json()) == approval()
+
+
+@pytest.mark.parametrize(
+    ("claim", "value"),
+    [
+        ("iss", "https://other.example"),
+        ("x-ms-policy-hash", "A" * 43),
+        ("x-ms-attestation-type", "tdxvm"),
+        ("x-ms-sgx-is-debuggable", True),
+        ("x-ms-sgx-is-debuggable", "false"),
+        ("x-ms-sgx-config-id", "00" * 64),
+        ("x-ms-sgx-config-id", APPLICATION + "00" * 31 + "01"),
+        ("x-ms-strongroom-hardware", "real"),
+    ],
+)
+@pytest.mark.parametrize("absent", [False, True])
+def test_each_claim_of_the_result_matters(claim: str, value: object, *, absent: bool) -> None:
+    claims = {name: each for name, each in CLAIMS.items() if name != claim} | ({} if absent else {claim: value})
+    assert refused_names(approval(), claims=claims) == [claim]
+
+
+@pytest.mark.parametrize(("member", "value"), [("application", "ff" * 32), ("role", "executor"), ("run", "ff" * 32)])
+@pytest.mark.parametrize("absent", [False, True])
+def test_each_member_of_the_runtime_data_matters(member: str, value: str, *, absent: bool) -> None:
+    runtime = {name: each for name, each in CLAIMS["x-ms-runtime"].items() if name != member}
+    claims = CLAIMS | {"x-ms-runtime": runtime if absent else runtime | {member: value}}
+    assert refused_names(approval(), claims=claims) == [f"x-ms-runtime.{member}"]
+
+
+def test_result_without_runtime_data_is_refused() -> None:
+    claims = {name: each for name, each in CLAIMS.items() if name != "x-ms-runtime"}
+    assert "x-ms-runtime.run" in refused_names(approval(), claims=claims)
+
+
+def test_simulated_evidence_never_passes_for_real_hardware() -> None:
+    assert refused_names(approval(hardware="real")) == ["x-ms-strongroom-hardware"]
+    assert refused_names(approval(hardware="real"), claims=CLAIMS | {"x-ms-strongroom-hardware": "real"}) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"application": "ff" * 32}, ["application"]),
+        ({"datasets": {"other": 1}}, ["dataset"]),
+        ({"submitter": "ff" * 32}, ["submitter"]),
+        ({"not_after": "2026-03-01T11:59:59Z"}, ["time"]),
+    ],
+)
+def test_each_word_of_the_ticket_matters(changes: dict[str, object], names: list[str]) -> None:
+    ticket = TICKET.model_copy(update=changes)
+    claims = CLAIMS | {"x-ms-runtime": CLAIMS["x-ms-runtime"] | {"run": hashlib.sha256(ticket.to_json()).hexdigest()}}
+    assert refused_names(approval(), ticket=ticket, claims=claims) == names
+
+
+def test_a_result_for_another_ticket_is_refused() -> None:
+    assert refused_names(approval(), ticket=TICKET.model_copy(update={"max_executors": 4})) == ["x-ms-runtime.run"]
+
+
+def test_runs_are_counted() -> None:
+    assert refused_names(approval(), runs_opened=1) == []
+    assert refused_names(approval(), runs_opened=2) == ["runs"]
+    default = Approval.from_object({name: value for name, value in APPROVAL.items() if name != "max_runs"})
+    assert refused_names(default, runs_opened=0) == []
+    assert refused_names(default, runs_opened=1) == ["runs"]
+
+
+def test_approval_expires() -> None:
+    moment = datetime(2026, 3, 31, tzinfo=UTC)
+    ticket = TICKET.model_copy(update={"not_after": "2026-12-31T00:00:00Z"})
+    claims = CLAIMS | {"x-ms-runtime": CLAIMS["x-ms-runtime"] | {"run": hashlib.sha256(ticket.to_json()).hexdigest()}}
+    for approved, now, names in (
+        (approval(), moment, []),
+        (approval(), moment + timedelta(seconds=1), ["time"]),
+        (approval(not_after=None), moment + timedelta(days=90), []),
+    ):
+        assert refused_names(approved, ticket=ticket, claims=claims, now=now) == names
+
+
+def test_refusal_names_every_difference_at_once() -> None:
+    names = refused_names(
+        approval(application="ff" * 32, submitters=["ff" * 32], max_runs=1), runs_opened=1, now=NOW + timedelta(days=60)
+    )
+    expected = ["application", "submitter", "time", "time", "runs", "x-ms-sgx-config-id", "x-ms-runtime.application"]
+    assert names == expected
+
+
+def test_release_policy_is_azures_grammar_and_names_the_role() -> None:
+    policy = approval_release_policy(approval(), role="executor")
+    document = json.loads(policy.data)
+    assert document["version"] == "1.0.0"
+    conditions = {each["claim"]: each["equals"] for each in document["anyOf"][0]["allOf"]}
+    assert conditions["x-ms-runtime.role"] == "executor"
+    assert conditions["x-ms-sgx-config-id"] == APPLICATION + "00" * 32
+    policy.evaluate(CLAIMS | {"x-ms-runtime": CLAIMS["x-ms-runtime"] | {"role": "executor"}})
+    with pytest.raises(RefusedError):
+        policy.evaluate(CLAIMS)
+
+
+def test_recipients_are_public_p256_keys_and_nothing_else() -> None:
+    public = {name: ReceivingKey.generate_p256().public_jwk[name] for name in ("kty", "crv")}
+    whole = SigningKey.generate("ES256").verifying_key.to_jwk()
+    assert approval(recipients=[whole]).recipients == (whole,)
+    for wrong in (
+        public,
+        whole | {"d": "AAAA"},
+        whole | {"kid": "x"},
+        SigningKey.generate("Ed25519").verifying_key.to_jwk(),
+        whole | {"x": whole["y"]},
+    ):
+        with pytest.raises(FormatError):
+            approval(recipients=[wrong])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": 2},
+        {"unknown": 1},
+        {"dataset": "Trips/.."},
+        {"key_service": "b2" * 31},
+        {"application": "A1" * 32},
+        {"access": "admin"},
+        {"evidence_policy_hash": "short"},
+        {"evidence_policy_hash": POLICY_HASH + "\n"},
+        {"attestation_issuer": "http://attest.example"},
+        {"hardware": "any"},
+        {"shape": "node"},
+        {"max_runs": 0},
+        {"max_runs": "1"},
+        {"max_runs": True},
+        {"not_after": "tomorrow"},
+        {"submitters": []},
+        {"submitters": ["x"]},
+    ],
+)
+def test_malformed_approvals_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(FormatError):
+        approval(**changes)
+
+
+@pytest.mark.parametrize("field", sorted(set(APPROVAL) - {"version", "max_runs", "not_after", "recipients"}))
+def test_nothing_is_assumed_for_a_missing_field(field: str) -> None:
+    with pytest.raises(FormatError):
+        Approval.from_object({name: value for name, value in APPROVAL.items() if name != field})
+
+
+@given(
+    st.binary(max_size=60)
+    | st.dictionaries(
+        st.sampled_from(sorted(APPROVAL)), st.none() | st.integers() | st.text() | st.lists(st.text())
+    ).map(lambda changes: json.dumps(APPROVAL | changes).encode())
+)
+def test_any_bytes_parse_or_raise_format_error(text: bytes) -> None:
+    with contextlib.suppress(FormatError):
+        Approval.from_json(text)

@@ -1,0 +1,219 @@
+"""The attestation service in this process: what it answers, what it refuses."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.platform import MRENCLAVE, NOW, Bench
+
+from strongroom.attestation.result import verify_result
+from strongroom.base.encoding import canonical_json, parse_json_object, to_b64url
+from strongroom.base.errors import (
+    AuthenticationError,
+    FormatError,
+    NotFoundError,
+    RefusedError,
+    StrongroomError,
+    VerificationError,
+)
+from strongroom.crypto.jose import sign_jws, unverified_payload
+from strongroom.crypto.keys import SigningKey, VerifyingKey
+from strongroom.crypto.x509 import new_identity, to_pem
+from strongroom.policy.evidence_policy import evidence_policy_hash
+from strongroom.services.attestation_service import AttestationService, AttestationServiceConfig
+from strongroom.services.http import Call
+from strongroom.services.identity import ServiceIdentity, open_identity
+from strongroom.wire.key_service import PERSON_TOKEN_TYP, PersonToken
+from strongroom.wire.trust import TrustedRootEntry
+
+URL = "https://127.0.0.1:8443"
+POLICY = (
+    "version= 1.0;\nauthorizationrules\n{\n"
+    f'\t[type=="x-ms-sgx-mrenclave", value=="{MRENCLAVE.hex()}"] && [type=="x-ms-sgx-is-debuggable", value==false]'
+    " => permit();\n};\nissuancerules\n{\n"
+    '\tc:[type=="x-ms-sgx-svn"] => issue(type="svn", value=c.value);\n'
+    '\t=> issue(type="iss", value="https://somebody.else");\n};\n'
+)
+
+
+class FixedClock:
+    def now(self) -> Any:
+        return NOW
+
+
+class Installation:
+    def __init__(self, folder: Path, bench: Bench) -> None:
+        self.bench = bench
+        self.owner = SigningKey.generate("ES256")
+        endorsements = folder / "endorsements"
+        endorsements.mkdir()
+        (endorsements / f"{bench.platform.fmspc.hex()}.json").write_bytes(bench.endorsements.to_json())
+        self.config = AttestationServiceConfig(
+            host="127.0.0.1",
+            port=0,
+            public_url=URL,
+            sans=("127.0.0.1",),
+            state=str(folder / "state"),
+            mode="owner-operated",
+            owners=(self.owner.verifying_key.to_jwk(),),
+            roots=(TrustedRootEntry(certificate_pem=to_pem(bench.platform.root_der), simulated=True),),
+            endorsements=str(endorsements),
+            platform=None,
+        )
+        self.identity: ServiceIdentity = open_identity(
+            folder / "state", common_name="test", sans=("127.0.0.1",), now=NOW
+        )
+        self.service = self.start()
+
+    def start(self) -> AttestationService:
+        return AttestationService(self.config, identity=self.identity, clock=FixedClock())
+
+    def token(self, **changed: Any) -> str:
+        now = int(NOW.timestamp())
+        subject = self.owner.verifying_key.thumbprint
+        fields: dict[str, Any] = {"aud": self.identity.identity, "sub": subject, "iat": now, "exp": now + 60, **changed}
+        payload = PersonToken(**fields).to_json()
+        return sign_jws(payload, key=self.owner, header={"typ": PERSON_TOKEN_TYP, "kid": subject})
+
+    def policy_token(self, text: str = POLICY, *, signer: SigningKey | None = None) -> str:
+        key = signer or self.owner
+        certificate = new_identity(
+            common_name="policy signer", key=key, not_before=NOW.replace(year=2025), not_after=NOW.replace(year=2027)
+        )
+        body = canonical_json({"AttestationPolicy": to_b64url(text.encode())})
+        return sign_jws(body, key=key, header={"x5c": [base64.b64encode(certificate).decode()]})
+
+    def put(self, token: str, *, bearer: str | None = None) -> dict[str, Any]:
+        return parse_json_object(self.service.put_policy(self.call(token.encode(), bearer=bearer or self.token())).body)
+
+    def call(self, body: bytes = b"", *, bearer: str = "", **query: str) -> Call:
+        authorization = f"Bearer {bearer}" if bearer else ""
+        return Call(path={}, query={"api-version": "2025-06-01", **query}, authorization=authorization, body=body)
+
+    def attest(self, *, runtime_data: bytes = b'{"hello":"world"}', **changed: Any) -> str:
+        quote = self.bench.quote(report_data=hashlib.sha256(b'{"hello":"world"}').digest() + bytes(32), **changed)
+        body = {"quote": to_b64url(quote), "runtimeData": {"data": to_b64url(runtime_data), "dataType": "JSON"}}
+        answer = parse_json_object(self.service.attest(self.call(json.dumps(body).encode())).body)
+        return str(answer["token"])
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Installation:
+    return Installation(tmp_path, Bench.new())
+
+
+def test_signs_the_claims_of_verified_evidence_that_the_policy_permits(installed: Installation) -> None:
+    installed.put(installed.policy_token())
+    result = verify_result(
+        installed.attest(), issuer=URL, verifying_key=installed.identity.signing.key.verifying_key, now=NOW
+    )
+    assert result.claims["x-ms-sgx-mrenclave"] == MRENCLAVE.hex()
+    assert result.runtime == {"hello": "world"}
+    assert result.policy_hash == evidence_policy_hash(POLICY)
+    assert result.claims["x-ms-strongroom-hardware"] == "simulated"
+    assert result.claims["svn"] == 1 or isinstance(result.claims["svn"], int)
+    assert result.issuer == URL
+
+
+def test_without_a_registered_policy_nothing_is_attested(installed: Installation) -> None:
+    with pytest.raises(RefusedError):
+        installed.attest()
+
+
+def test_refuses_what_the_policy_does_not_permit_and_says_which_claim_differed(installed: Installation) -> None:
+    installed.put(installed.policy_token())
+    with pytest.raises(RefusedError) as refused:
+        installed.attest(mrenclave=bytes(32))
+    assert any("mrenclave" in mismatch.name for mismatch in refused.value.mismatches)
+
+
+def test_refuses_runtime_data_that_the_quote_does_not_bind(installed: Installation) -> None:
+    installed.put(installed.policy_token())
+    with pytest.raises(VerificationError):
+        installed.attest(runtime_data=b'{"hello":"mars"}')
+
+
+def test_keeps_its_policy_over_a_restart(installed: Installation) -> None:
+    installed.put(installed.policy_token())
+    installed.service = installed.start()
+    assert installed.attest()
+
+
+def test_the_answer_to_a_stored_policy_names_its_hash_and_signer(installed: Installation) -> None:
+    token = installed.policy_token()
+    answer = json.loads(unverified_payload(installed.put(token)["token"]))
+    assert answer["x-ms-policy-result"] == "Updated"
+    assert answer["x-ms-policy-token-hash"] == to_b64url(hashlib.sha256(token.encode()).digest())
+    assert VerifyingKey.from_jwk(answer["x-ms-policy-signer"]).thumbprint == installed.owner.verifying_key.thumbprint
+    stored = parse_json_object(installed.service.get_policy(installed.call(bearer=installed.token())).body)["token"]
+    assert json.loads(unverified_payload(stored))["x-ms-policy"] == token
+
+
+def test_a_policy_with_a_fault_names_line_and_column_and_changes_nothing(installed: Installation) -> None:
+    installed.put(installed.policy_token())
+    with pytest.raises(FormatError, match="line"):
+        installed.put(installed.policy_token("version= 1.0;\nauthorizationrules\n{\n => permit()\n"))
+    assert installed.attest()
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        lambda it: it.policy_token(signer=SigningKey.generate("ES256")),
+        lambda it: to_b64url(b'{"alg":"none"}') + "." + it.policy_token().split(".")[1] + ".",
+        lambda it: it.policy_token().rsplit(".", 1)[0] + "." + it.policy_token("version= 1.0;").rsplit(".", 1)[1],
+    ],
+    ids=["another signer", "no signature", "another policy's signature"],
+)
+def test_refuses_a_policy_that_no_policy_signer_signed(
+    installed: Installation, token: Callable[[Installation], str]
+) -> None:
+    with pytest.raises((AuthenticationError, FormatError)):
+        installed.put(token(installed))
+    with pytest.raises(RefusedError):
+        installed.attest()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"aud": "0" * 64}, {"exp": int(NOW.timestamp()) - 1, "iat": int(NOW.timestamp()) - 60}],
+    ids=["for another service", "expired"],
+)
+def test_policy_calls_need_a_person(installed: Installation, changed: dict[str, Any]) -> None:
+    with pytest.raises(AuthenticationError):
+        installed.put(installed.policy_token(), bearer=installed.token(**changed))
+    with pytest.raises(AuthenticationError):
+        installed.service.get_policy(installed.call())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"quote":1}',
+        b'{"quote":"AA","runtimeData":{"data":"AA","dataType":"XML"}}',
+        b"\xff",
+        b"{" * 9,
+    ],
+)
+def test_malformed_requests_are_format_errors(installed: Installation, body: bytes) -> None:
+    with pytest.raises(StrongroomError) as refused:
+        installed.service.attest(installed.call(body))
+    assert isinstance(refused.value, FormatError)
+
+
+def test_a_missing_or_unknown_api_version_is_refused(installed: Installation) -> None:
+    for version in ({}, {"api-version": "2019-01-01"}):
+        with pytest.raises(FormatError):
+            installed.service.get_policy(Call(path={}, query=version, authorization="", body=b""))
+
+
+def test_unknown_platform_families_have_no_endorsements(installed: Installation) -> None:
+    with pytest.raises(NotFoundError):
+        installed.service.endorsements(installed.call(fmspc="0" * 12))

@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+
+from strongroom.attestation.evidence.simulated import ENTRIES, entry_command
+from strongroom.base.errors import ConfigurationError, RefusedError
+from strongroom.simulation.launch import started_as
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Path:
+    """An interpreter of a virtual environment; nothing that runs."""
+    base = tmp_path / "base" / "bin" / "python3"
+    environment = tmp_path / "venv"
+    for folder in (base.parent, environment / "bin"):
+        folder.mkdir(parents=True)
+    base.write_text("")
+    (environment / "pyvenv.cfg").write_text("")
+    (environment / "bin" / "python").symlink_to(base)
+    return environment / "bin" / "python"
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_accepts_the_one_command_line_of_each_entry(python: Path, entry: str) -> None:
+    environment, found = started_as([*entry_command(str(python), entry), "argument"], python.resolve(), ["HOME"])
+    assert (environment.prefix, found) == (python.parent.parent, entry)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["-m", "strongroom.agent"],
+        ["-I", "-m", "strongroom.cli"],
+        ["-I", "-c", "strongroom.agent"],
+        ["-I", "-X", "pycache_prefix=/tmp", "-m", "strongroom.agent"],
+        ["script.py", "-I", "-m", "strongroom.agent"],
+        ["-I", "script.py", "strongroom.agent"],
+    ],
+    ids=" ".join,
+)
+def test_refuses_every_other_command_line(python: Path, arguments: list[str]) -> None:
+    with pytest.raises(RefusedError, match="not started as an entry"):
+        started_as([str(python), *arguments], python.resolve(), [])
+
+
+def test_refuses_a_process_without_a_command_line(python: Path) -> None:
+    with pytest.raises(RefusedError):
+        started_as([], python.resolve(), [])
+
+
+def test_refuses_an_interpreter_that_is_another_file_than_its_name_says(python: Path, tmp_path: Path) -> None:
+    other = tmp_path / "evil"
+    other.write_text("")
+    with pytest.raises(RefusedError, match="does not execute"):
+        started_as(entry_command(str(python), "strongroom.agent"), other, [])
+
+
+def test_refuses_a_deleted_interpreter(python: Path) -> None:
+    deleted = Path(f"{python.resolve()} (deleted)")
+    with pytest.raises(RefusedError, match="does not execute"):
+        started_as(entry_command(str(python), "strongroom.agent"), deleted, [])
+
+
+def test_refuses_names_that_are_no_absolute_path(python: Path) -> None:
+    with pytest.raises(RefusedError, match="absolute path"):
+        started_as(entry_command("python", "strongroom.agent"), python.resolve(), [])
+
+
+def test_refuses_variables_of_the_dynamic_loader(python: Path) -> None:
+    with pytest.raises(RefusedError, match="dynamic loader") as caught:
+        started_as(entry_command(str(python), "strongroom.agent"), python.resolve(), ["HOME", "LD_PRELOAD"])
+    assert "LD_PRELOAD" in caught.value.action
+
+
+def test_a_name_that_is_no_file_is_a_configuration_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError):
+        started_as(entry_command(str(tmp_path / "python"), "strongroom.agent"), tmp_path, [])
