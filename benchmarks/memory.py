@@ -24,7 +24,7 @@ class PeakMemory:
         self._words = words
         self._done = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
-        self.peak_mb: float | None = None
+        self.peak_mb = 0.0
 
     def __enter__(self) -> Self:
         self._watcher.start()
@@ -38,7 +38,7 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._done.wait(_INTERVAL_S):
-            self.peak_mb = max([*([] if self.peak_mb is None else [self.peak_mb]), *resident_mb(self._words)], default=None)
+            self.peak_mb = max(self.peak_mb, *resident_mb(self._words), 0.0)
 
 
 def resident_mb(words: Sequence[str]) -> list[float]:

@@ -30,7 +30,7 @@ def main() -> None:
     _wait_for_executors(context)
     _say(event="ready")
     stop = SparkSession.stop
-    SparkSession.stop = _stay  # type: ignore[method-assign]  # an application ends; the session waits for the next
+    SparkSession.stop = _stay  # an application ends; the session waits for the next
     for item in wanted:
         application, _, measured = item.partition("=")
         for number in range(int(measured) + 1):

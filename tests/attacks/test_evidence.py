@@ -43,6 +43,13 @@ def test_refuses_a_simulated_root_that_is_configured_as_a_real_one() -> None:
         TrustedRoot(certificate_der=BENCH.platform.root_der, simulated=False)
 
 
+def test_the_chain_is_refused_even_if_the_configuration_let_a_simulated_root_pass_as_real() -> None:
+    root = TrustedRoot(certificate_der=BENCH.platform.root_der, simulated=True)
+    object.__setattr__(root, "simulated", False)
+    with pytest.raises(VerificationError, match="critical extension"):
+        replace(BENCH, trusted_roots=TrustedRoots(roots=(root,))).verify()
+
+
 def test_refuses_a_real_root_that_is_configured_as_simulated() -> None:
     plain = x509.anchor_without_extension(BENCH.platform.root_der, SIMULATED_HARDWARE)
     with pytest.raises(ConfigurationError, match="does not say so"):

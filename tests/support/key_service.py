@@ -1,9 +1,7 @@
 """A key service in this process, with an owner, a submitter, and TEEs on a simulated platform."""
 
-import atexit
 import functools
 import hashlib
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -29,7 +27,7 @@ from strongroom.keys.providers.file import open_master_key
 from strongroom.keys.store import LogSigner, Store, open_store
 from strongroom.policy.approval import Approval
 from strongroom.services.http import Call
-from strongroom.services.identity import open_identity
+from strongroom.services.identity import ServiceIdentity, open_identity, prepare_folder
 from strongroom.services.issuers import TrustedIssuers
 from strongroom.services.key_desk import KeyDesk
 from strongroom.services.key_vault import KeyVault
@@ -57,12 +55,10 @@ def receiving_key(number: int) -> ReceivingKey:
 
 
 @functools.cache
-def _made_identity() -> Path:
-    """A state folder with an identity: its RSA key takes long to make."""
-    folder = Path(tempfile.mkdtemp(prefix="identity-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    open_identity(folder, common_name="test", sans=["vault.test"], now=NOW)
-    return folder
+def _identity() -> ServiceIdentity:
+    """One identity for all benches: its RSA key takes long to make and to read."""
+    with tempfile.TemporaryDirectory() as folder:
+        return open_identity(Path(folder) / "state", common_name="test", sans=["vault.test"], now=NOW)
 
 
 class MovableClock:
@@ -113,8 +109,8 @@ class KeyBench:
         self.submitter = SigningKey.generate("ES256")
         self.issuer = signing_key("issuer")
         self.hardware = hardware
-        shutil.copytree(_made_identity(), folder / "state")
-        self.identity = open_identity(folder / "state", common_name="test", sans=["vault.test"], now=NOW)
+        prepare_folder(folder / "state")
+        self.identity = _identity()
         self.start()
 
     def start(self) -> None:

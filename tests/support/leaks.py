@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-
 from tests.support.needles import MIN_BYTES, Needle
 from tests.support.streams import streams_in
 
@@ -34,16 +33,18 @@ class Leak:
 class LeakSearch:
     """Looks for needles in bytes of any size.
 
-    Each pair of bytes at the needles' beginning is looked up in a table for all positions at once; what is left
-    after three pairs is compared.
+    Of each needle the six bytes with the fewest zeros are its anchor. Each pair of bytes of the anchors is looked up
+    in a table for all positions at once; what is left after three pairs is compared.
     """
 
     def __init__(self, needles: Iterable[Needle]) -> None:
-        self._by_prefix: dict[bytes, list[Needle]] = defaultdict(list)
+        self._by_anchor: dict[bytes, list[tuple[int, Needle]]] = defaultdict(list)
         for needle in needles:
-            self._by_prefix[needle.pattern[:MIN_BYTES]].append(needle)
-        assert self._by_prefix, "a search for nothing finds nothing"
-        self._longest = max(len(needle.pattern) for needle in self._needles())
+            offset = _anchor(needle.pattern)
+            self._by_anchor[needle.pattern[offset : offset + MIN_BYTES]].append((offset, needle))
+        assert self._by_anchor, "a search for nothing finds nothing"
+        self.needles: Final = tuple(needle for found in self._by_anchor.values() for _, needle in found)
+        self._overlap = max(len(needle.pattern) for needle in self.needles)
         self._tables = [self._table(offset) for offset in range(0, MIN_BYTES, 2)]
 
     def search(self, data: bytes, *, place: str) -> list[Leak]:
@@ -55,17 +56,16 @@ class LeakSearch:
             yield Leak(place=place, of=needle.of, form=needle.form)
         if depth < _MAX_DEPTH:
             for stream in streams_in(data):
-                yield from self._search(
-                    stream.content, f"{place} > {stream.kind} at {stream.offset}", depth=depth + 1
-                )
+                yield from self._search(stream.content, f"{place} > {stream.kind} at {stream.offset}", depth=depth + 1)
 
     def _found_in(self, data: bytes) -> set[Needle]:
         found: set[Needle] = set()
         for start in range(0, len(data), _WINDOW_BYTES):
-            window = data[start : start + _WINDOW_BYTES + self._longest]
+            window = data[max(0, start - self._overlap) : start + _WINDOW_BYTES + self._overlap]
             for position in self._candidates(window):
-                for needle in self._by_prefix.get(window[position : position + MIN_BYTES], ()):
-                    if needle not in found and window.startswith(needle.pattern, position):
+                for offset, needle in self._by_anchor.get(window[position : position + MIN_BYTES], ()):
+                    here = position - offset
+                    if here >= 0 and needle not in found and window.startswith(needle.pattern, here):
                         found.add(needle)
         return found
 
@@ -83,13 +83,14 @@ class LeakSearch:
 
     def _table(self, offset: int) -> npt.NDArray[np.bool_]:
         table = np.zeros(1 << 16, dtype=np.bool_)
-        for needle in self._needles():
-            table[int.from_bytes(needle.pattern[offset : offset + 2], "little")] = True
+        for anchor in self._by_anchor:
+            table[int.from_bytes(anchor[offset : offset + 2], "little")] = True
         return table
 
-    def _needles(self) -> Iterator[Needle]:
-        for needles in self._by_prefix.values():
-            yield from needles
+
+def _anchor(pattern: bytes) -> int:
+    """Return the offset of the pattern's most telling bytes."""
+    return max(range(len(pattern) - MIN_BYTES + 1), key=lambda offset: -pattern.count(0, offset, offset + MIN_BYTES))
 
 
 def summary(leaks: Iterable[Leak]) -> str:

@@ -1,5 +1,4 @@
-"""What a value or a secret looks like, byte for byte, where it leaks: as text, and in the binary forms of Parquet, Spark,
-Java and Python."""
+"""What a value or a secret looks like where it leaks: as text, and in binary forms of Parquet, Spark, Java, Python."""
 
 import base64
 import math
@@ -13,7 +12,7 @@ from typing import Final, TypeAlias
 Value: TypeAlias = str | int | float | Decimal | datetime
 
 MIN_BYTES: Final = 6
-_MIN_TELLING_BYTES: Final = 4
+_MIN_TELLING_BYTES: Final = 5
 _WORD_BYTES: Final = 8
 _SECRET_BYTES: Final = 16
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

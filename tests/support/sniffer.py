@@ -29,7 +29,7 @@ def main() -> None:
         raw.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
         raw.bind(("lo", ETH_P_ALL))
         raw.settimeout(SILENCE_S)
-        print(json.dumps({"ready": True}), flush=True)
+        tell(ready=True)
         buffer = bytearray(MAX_PACKET_BYTES)
         kept = 0
         while True:
@@ -44,7 +44,12 @@ def main() -> None:
                 file.write(memoryview(buffer)[:size])
                 kept += 1
         _, dropped = struct.unpack("II", raw.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
-    print(json.dumps({"kept": kept, "dropped": dropped}), flush=True)
+    tell(kept=kept, dropped=dropped)
+
+
+def tell(**words: int) -> None:
+    sys.stdout.write(json.dumps(words) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import zstandard
 MAX_BYTES: Final = 512 << 20
 _PIECE_BYTES: Final = 64 << 10
 _MAX_PAGE_HEADER_BYTES: Final = 64 << 10
-_MARKS: Final = {
+_MARKS: Final[dict[str, bytes]] = {
     "zlib": rb"\x78[\x01\x5e\x9c\xda]",
     "gzip": rb"\x1f\x8b\x08",
     "zip_member": rb"PK\x03\x04",
@@ -31,10 +31,6 @@ _MARKS: Final = {
     # PageHeader's first three fields, all i32: type, uncompressed and compressed size.
     "parquet_page": rb"\x15[\x00\x02\x04\x06]\x15[\x80-\xff]{0,4}[\x01-\x7f]\x15[\x80-\xff]{0,4}[\x01-\x7f]",
 }
-_ANY_MARK: Final = re.compile(
-    b"|".join(b"(?P<%s>%s)" % (name.encode(), mark) for name, mark in _MARKS.items()), re.DOTALL
-)
-
 _Unpack: TypeAlias = Callable[[memoryview], tuple[bytes, int]]
 
 
@@ -50,15 +46,14 @@ class Stream:
 def streams_in(data: bytes) -> Iterator[Stream]:
     """Return every compressed stream in the data; streams inside streams are for the caller to ask for."""
     view = memoryview(data)
-    end = 0
-    for mark in _ANY_MARK.finditer(data):
-        kind = str(mark.lastgroup)
-        if mark.start() < end and kind in _SELF_DELIMITED:
-            continue  # the next block of a stream that is unpacked already
-        content, used = _UNPACK[kind](view[mark.start() :])
-        if content:
-            end = max(end, mark.start() + used)
-            yield Stream(kind=kind, offset=mark.start(), content=content)
+    for kind, mark in _MARKS.items():  # one after the other: many times faster than all at once
+        end = 0
+        for match in re.finditer(mark, data, re.DOTALL):
+            if match.start() >= end:  # otherwise the next block of a stream that is unpacked already
+                content, used = _UNPACK[kind](view[match.start() :])
+                if content:
+                    end = match.start() + used
+                    yield Stream(kind=kind, offset=match.start(), content=content)
 
 
 def _fed(decompress: Callable[[memoryview], bytes], data: memoryview) -> bytes:
@@ -262,4 +257,3 @@ _UNPACK: Final[dict[str, _Unpack]] = {
     "zstandard": _unpack_zstandard,
     "parquet_page": _unpack_parquet_page,
 }
-_SELF_DELIMITED: Final = frozenset({"lz4_block", "snappy_java", "snappy_framed"})

@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import pytest
-
 from tests.support.leaks import Leak, LeakSearch
 
 _TEE_MARKS: Final = (b"STRONGROOM_SCRATCH=", b"STRONGROOM_SOCKET=")
@@ -303,5 +302,3 @@ def _packets(data: bytes) -> Iterator[bytes]:
         (size,) = struct.unpack_from("<I", data, position)
         yield data[position + 4 : position + 4 + size]
         position += 4 + size
-
-

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from strongroom.base.encoding import Json
 
-_PIPE_WIDTH: Final = 160
+_PIPE_WIDTH: Final = 1000
 _DIGEST_LENGTHS: Final = (32, 64)
 _SHOWN_CHARACTERS: Final = 12
 _NOTHING: Final = "-"

@@ -46,7 +46,7 @@ from strongroom.wire.key_service import PERSON_TOKEN_TYP, PersonToken
 JOSE_TYPE: Final = "application/jose"
 TEXT_TYPE: Final = "text/plain; charset=utf-8"
 _KEEP_ALIVE_S: Final = 75
-_SHUTDOWN_S: Final = 5
+_SHUTDOWN_S: Final = 2
 _log = logging.getLogger(__name__)
 
 

@@ -114,19 +114,25 @@ def configuration_of(settings: KeyServiceSettings) -> str:
     )
 
 
+def log_origin(identity: ServiceIdentity) -> str:
+    """Return the name of a key service's log."""
+    return f"strongroom-key-service/{identity.identity}"
+
+
+def log_key(identity: ServiceIdentity) -> str:
+    """Return the log's verification key as one line (C2SP signed-note, "Verification keys")."""
+    name, key = log_origin(identity), identity.statement.key.verifying_key
+    return f"{name}+{key_id(name, key).hex()}+{base64.b64encode(_ED25519 + key.raw).decode('ascii')}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyService:
-    """A key service that is ready to serve.
-
-    Attributes:
-        log_key: The log's verification key, a C2SP vkey line.
-    """
+    """A key service that is ready to serve."""
 
     settings: KeyServiceSettings
     identity: ServiceIdentity
     configuration: str
     store: Store
-    log_key: str
     app: Starlette
 
 
@@ -144,7 +150,7 @@ def build(settings: KeyServiceSettings, *, clock: Clock) -> KeyService:
     folder = Path(settings.state)
     prepare_folder(folder)
     identity = open_identity(folder, common_name=COMMON_NAME, sans=_sans(settings), now=clock.now())
-    signer = LogSigner(origin=f"strongroom-key-service/{identity.identity}", key=identity.statement.key)
+    signer = LogSigner(origin=log_origin(identity), key=identity.statement.key)
 
     def master_key(create: bool) -> MasterKey:  # noqa: FBT001 - the store's callback
         return open_master_key(settings.master_key, create=create)
@@ -164,7 +170,6 @@ def build(settings: KeyServiceSettings, *, clock: Clock) -> KeyService:
         identity=identity,
         configuration=configuration,
         store=store,
-        log_key=_vkey(signer.origin, signer.key.verifying_key),
         app=_application(desk, mode=settings.mode, configuration=configuration, platform=platform),
     )
 
@@ -230,11 +235,6 @@ def _application(desk: KeyDesk, *, mode: Mode, configuration: str, platform: Pla
     return application(routes, shape_for=shape_for)
 
 
-def _vkey(name: str, key: VerifyingKey) -> str:
-    """Return a log's verification key as one line (C2SP signed-note, "Verification keys")."""
-    return f"{name}+{key_id(name, key).hex()}+{base64.b64encode(_ED25519 + key.raw).decode('ascii')}"
-
-
 def _say_ready(service: KeyService) -> None:
     line = {
         "ready": True,
@@ -245,7 +245,7 @@ def _say_ready(service: KeyService) -> None:
         "configuration": service.configuration,
         "mode": service.settings.mode,
         "hardware": service.settings.hardware,
-        "log_key": service.log_key,
+        "log_key": log_key(service.identity),
     }
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()

@@ -34,7 +34,8 @@ def runs() -> None:
 @state_option
 def list_runs(*, as_json: bool, state: State) -> None:
     """List the runs that the key service opened, as its owner."""
-    print_records(owner_client(state).runs()["runs"], columns=_COLUMNS, as_json=as_json)
+    records = [{**run, "receipt": _receipt(run["run_id"], state)} for run in owner_client(state).runs()["runs"]]
+    print_records(records, columns=_COLUMNS, as_json=as_json)
 
 
 @runs.command()
@@ -71,6 +72,12 @@ def output(*, run: str, key: Path | None, state: State) -> None:
         )
     recipient = load_recipient_key(key or state.recipient_key)
     sys.stdout.buffer.write(open_as_recipient(read_file(sealed[0], what="the sealed output"), key=recipient))
+
+
+def _receipt(run_id: str, state: State) -> str | None:
+    """Return where a run's receipt lies, if it ran on this machine and was closed."""
+    file = state.runs / run_id / f"{run_id}.receipt.json"
+    return str(file) if file.is_file() else None
 
 
 def _names(item: dict[str, str]) -> tuple[str, ...]:

@@ -1,0 +1,191 @@
+"""The attestation service and the key service as real processes on 127.0.0.1, over a simulated platform."""
+
+import base64
+import hashlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from tests.support.platform import MRENCLAVE, Bench
+
+from strongroom.attestation.evidence.unverified import UnverifiedEvidence
+from strongroom.base.clock import SystemClock
+from strongroom.base.encoding import canonical_json, to_b64url
+from strongroom.clients.attestation import AttestationClient
+from strongroom.clients.owner import OwnerClient, person_token
+from strongroom.clients.pinned import PinnedHttp
+from strongroom.crypto.jose import sign_jws
+from strongroom.crypto.keys import SigningKey
+from strongroom.crypto.x509 import new_identity, to_pem
+from strongroom.simulation.platform import PlatformCondition, SimulatedPlatform
+from strongroom.wire.runtime_data import RuntimeData
+
+CLOCK = SystemClock()
+POLICY = (
+    "version= 1.0;\nauthorizationrules\n{\n"
+    f'\t[type=="x-ms-sgx-mrenclave", value=="{MRENCLAVE.hex()}"] && [type=="x-ms-sgx-is-debuggable", value==false]'
+    " => permit();\n};\nissuancerules\n{\n};\n"
+)
+POLICY_HASH = to_b64url(hashlib.sha256(to_b64url(POLICY.encode()).encode()).digest())
+
+
+@dataclass(kw_only=True)
+class RunningService:
+    """One service's process and what it said when it was ready."""
+
+    module: str
+    config: Path
+    process: subprocess.Popen[str]
+    url: str
+    identity: str
+    certificate_pem: str
+    ready: dict[str, Any]
+
+    def http(self) -> PinnedHttp:
+        return PinnedHttp(self.url, self.certificate_pem, self.identity, service=self.module)
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        with self.process:
+            return self.process.wait(timeout=30)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def start(module: str, config: Path, *, url: str, state: Path) -> RunningService:
+    """Start a service and wait for its first line."""
+    command = [sys.executable, "-I", "-m", f"strongroom.services.{module}", "--config", str(config)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, f"{module} ended with {process.wait()}"
+    return RunningService(
+        module=module,
+        config=config,
+        process=process,
+        url=url,
+        identity=json.loads(line)["identity"],
+        ready=json.loads(line),
+        certificate_pem=(state / "identity.pem").read_text(),
+    )
+
+
+class Installation:
+    """Both services, an owner, and a platform whose enclaves the evidence policy permits."""
+
+    def __init__(self, folder: Path, *, host: str = "127.0.0.1") -> None:
+        now = datetime.now(tz=UTC)
+        self.folder, self.host = folder, host
+        self.owner, self.submitter = SigningKey.generate("ES256"), SigningKey.generate("ES256")
+        platform = SimulatedPlatform.create(now=now, condition=PlatformCondition())
+        self.platform = Bench.around(platform)
+        endorsements = folder / "endorsements"
+        endorsements.mkdir()
+        collateral = platform.endorsements(now=now).to_json()
+        (endorsements / f"{platform.fmspc.hex()}.json").write_bytes(collateral)
+        self.attestation = self._start_attestation(endorsements)
+        self._set_policy(now)
+        self.keys = self.start_keys(self.write_key_config())
+
+    def _start_attestation(self, endorsements: Path) -> RunningService:
+        port, state = free_port(), self.folder / "attestation"
+        url = f"https://127.0.0.1:{port}"
+        config = {
+            "version": 1,
+            "host": "127.0.0.1",
+            "port": port,
+            "public_url": url,
+            "sans": ["127.0.0.1"],
+            "state": str(state),
+            "mode": "owner-operated",
+            "owners": [self.owner.verifying_key.to_jwk()],
+            "roots": [{"certificate_pem": to_pem(self.platform.platform.root_der), "simulated": True}],
+            "endorsements": str(endorsements),
+            "platform": None,
+        }
+        path = self.folder / "attestation.json"
+        path.write_text(json.dumps(config))
+        return start("attestation_service", path, url=url, state=state)
+
+    def _set_policy(self, now: datetime) -> None:
+        certificate = new_identity(
+            common_name="signer", key=self.owner, not_before=now - timedelta(1), not_after=now + timedelta(1)
+        )
+        body = canonical_json({"AttestationPolicy": to_b64url(POLICY.encode())})
+        token = sign_jws(body, key=self.owner, header={"x5c": [base64.b64encode(certificate).decode()]})
+        client = AttestationClient(self.attestation.http())
+        client.set_policy(token, token=person_token(self.owner, audience=self.attestation.identity, clock=CLOCK))
+
+    def write_key_config(self, **changed: Any) -> Path:
+        port = free_port()
+        config = {
+            "version": 1,
+            "url": f"https://{self.host}:{port}",
+            "host": "127.0.0.1",
+            "port": port,
+            "names": ["127.0.0.1"],
+            "state": str(self.folder / "keys"),
+            "master_key": f"file://{self.folder}/mek",
+            "owners": [self.owner.verifying_key.to_jwk()],
+            "attestation_services": [
+                {
+                    "url": self.attestation.url,
+                    "identity": self.attestation.identity,
+                    "certificate_pem": self.attestation.certificate_pem,
+                }
+            ],
+            "mode": "owner-operated",
+            "hardware": "simulated",
+            "platform": None,
+            **changed,
+        }
+        path = self.folder / "keys.json"
+        path.write_text(json.dumps(config))
+        return path
+
+    def start_keys(self, config: Path) -> RunningService:
+        settings = json.loads(config.read_text())
+        return start("key_service", config, url=settings["url"], state=Path(settings["state"]))
+
+    def person_token(self) -> str:
+        return person_token(self.owner, audience=self.keys.identity, clock=CLOCK)
+
+    def owner_client(self) -> OwnerClient:
+        return OwnerClient(self.keys.http(), identity=self.keys.identity, key=self.owner, clock=CLOCK)
+
+    def evidence(self, runtime: RuntimeData | bytes, *, application: bytes = bytes(32)) -> UnverifiedEvidence:
+        data = runtime if isinstance(runtime, bytes) else runtime.to_json()
+        report = self.platform.report(
+            config_id=application.ljust(64, b"\0"), report_data=hashlib.sha256(data).digest().ljust(64, b"\0")
+        )
+        quote = self.platform.platform.quote(replace(report, mrenclave=MRENCLAVE))
+        return UnverifiedEvidence(kind="sgx", quote=quote, runtime_data=data)
+
+    def attest(self, evidence: UnverifiedEvidence) -> str:
+        return AttestationClient(self.attestation.http()).attest(evidence)
+
+    def stop(self) -> None:
+        self.keys.stop()
+        self.attestation.stop()
+
+
+@contextmanager
+def installation(folder: Path, *, host: str = "127.0.0.1") -> Iterator[Installation]:
+    made = Installation(folder, host=host)
+    try:
+        yield made
+    finally:
+        made.stop()

@@ -1,0 +1,76 @@
+import contextlib
+import re
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strongroom.cli.options import DatasetName, FileList, Memory, PlacedDataset, Setting, UntilDate
+
+TYPES = [DatasetName(), FileList(), Memory(), PlacedDataset(), Setting(), UntilDate()]
+
+
+@pytest.mark.parametrize(
+    ("text", "mebibytes"), [("600m", 600), ("2g", 2048), ("2GB", 2048), ("1t", 1 << 20), ("512", 512), ("1024mb", 1024)]
+)
+def test_memory_is_read_as_spark_writes_it(text: str, mebibytes: int) -> None:
+    assert Memory().convert(text, None, None) == mebibytes
+
+
+@pytest.mark.parametrize("text", ["", "g", "1.5g", "-1g", "1 parsec", "1kb", "٣g"])
+def test_refuses_other_amounts_of_memory(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="no amount of memory"):
+        Memory().convert(text, None, None)
+
+
+def test_a_placed_dataset_has_a_name_and_perhaps_a_location() -> None:
+    assert PlacedDataset().convert("trips=/data/a=b", None, None) == ("trips", "/data/a=b")
+    assert PlacedDataset().convert("trips", None, None) == ("trips", None)
+
+
+@pytest.mark.parametrize("text", ["", "=/data", "trips=", "Trips=/data", "-trips", "a_b", "a/b", "ä", "x" * 64])
+def test_refuses_datasets_that_no_dataset_can_be_called(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        PlacedDataset().convert(text, None, None)
+
+
+def test_a_setting_keeps_everything_after_the_first_equals_sign() -> None:
+    assert Setting().convert("spark.a=b=c", None, None) == ("spark.a", "b=c")
+
+
+@pytest.mark.parametrize("text", ["spark.a", "=b", ""])
+def test_refuses_settings_without_name_or_value(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="PROP=VALUE"):
+        Setting().convert(text, None, None)
+
+
+def test_files_are_separated_by_commas() -> None:
+    assert FileList().convert("a.py, b.zip,", None, None) == ("a.py", "b.zip")
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-12-31", "2026-12-31T23:59:59Z"),
+        ("2026-12-31T18:00:00Z", "2026-12-31T18:00:00Z"),
+        ("2026-12-31T18:00:00+02:00", "2026-12-31T16:00:00Z"),
+        ("2026-12-31T18:00:00", "2026-12-31T18:00:00Z"),
+    ],
+)
+def test_a_day_ends_at_its_end_in_utc(text: str, moment: str) -> None:
+    assert UntilDate().convert(text, None, None) == moment
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: type(kind).__name__)
+@given(text=st.text(max_size=80))
+def test_any_text_is_read_or_refused_as_a_bad_parameter(kind: click.ParamType[object], text: str) -> None:
+    with contextlib.suppress(click.BadParameter):
+        kind.convert(text, None, None)
+
+
+@given(text=st.text(max_size=70))
+def test_a_name_that_is_accepted_is_one_that_messages_accept(text: str) -> None:
+    with contextlib.suppress(click.BadParameter):
+        name = DatasetName().convert(text, None, None)
+        assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name)

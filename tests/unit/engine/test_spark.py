@@ -1,0 +1,167 @@
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from strongroom.base.errors import ConfigurationError, EngineError, FormatError, RefusedError
+from strongroom.base.secret import SecretBytes
+from strongroom.engine import runtime, spark
+from strongroom.engine.runtime import SparkRuntime, find_runtime, runtime_of_this_installation
+
+SCRIPT = """#!/bin/sh
+env > "$STRONGROOM_SCRATCH/log/environment"
+echo "$@" > "$STRONGROOM_SCRATCH/log/arguments"
+{what}
+"""
+
+
+@pytest.fixture
+def fake_runtime(tmp_path: Path) -> SparkRuntime:
+    """The runtime with a program in Java's place that tells how it was started."""
+    java = tmp_path / "java" / "bin" / "java"
+    java.parent.mkdir(parents=True)
+    java.write_text(SCRIPT.format(what="exit 3"))
+    java.chmod(0o755)
+    return dataclasses.replace(runtime_of_this_installation(), java_home=tmp_path / "java")
+
+
+@pytest.fixture
+def node(fake_runtime: SparkRuntime) -> Iterator[spark.ProtectedNode]:
+    import shutil  # noqa: PLC0415
+    import tempfile  # noqa: PLC0415
+
+    scratch = Path(tempfile.mkdtemp(prefix="sr-"))
+    yield spark.ProtectedNode(
+        runtime=fake_runtime,
+        scratch=scratch,
+        host="127.0.0.1",
+        secret=SecretBytes(b"\xfe" * 32),
+        key_socket=scratch / "keys.sock",
+    )
+    shutil.rmtree(scratch)
+
+
+def start(node: spark.ProtectedNode, **changes: object) -> spark.Child:
+    application = spark.Application(name="x", entry_point=Path("/app/x.py"), arguments=("strongroom://trips",))
+    return spark.start_driver(
+        node,
+        master_url="spark://127.0.0.1:7077",
+        application=dataclasses.replace(application, **changes),  # type: ignore[arg-type]
+        resources=spark.Resources(),
+        stdout=sys.stderr.fileno(),
+        stderr=sys.stderr.fileno(),
+    )
+
+
+SECRET_TEXT = "/v7+/v7+/v7+"
+
+
+def test_the_environment_is_made_from_nothing(node: spark.ProtectedNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setenv("JAVA_HOME", "/nowhere")
+    start(node).wait(20)
+    environment = dict(
+        line.split("=", 1) for line in (node.scratch / "log" / "environment").read_text().splitlines() if "=" in line
+    )
+    assert "AWS_SECRET_ACCESS_KEY" not in environment
+    assert environment["JAVA_HOME"] == str(node.runtime.java_home)
+    for name in ("HOME", "TMPDIR", "SPARK_LOCAL_DIRS", "PWD"):
+        assert environment[name].startswith(str(node.scratch))
+    assert environment["STRONGROOM_SOCKET"] == str(node.key_socket)
+
+
+def test_the_secret_stands_only_in_a_private_file(node: spark.ProtectedNode) -> None:
+    start(node).wait(20)
+    for name in ("environment", "arguments"):
+        assert SECRET_TEXT not in (node.scratch / "log" / name).read_text()
+    holding = [path for path in node.scratch.rglob("*") if path.is_file() and SECRET_TEXT in path.read_text()]
+    assert [path.name for path in holding] == ["driver.properties"]
+    assert holding[0].stat().st_mode & 0o777 == 0o600
+
+
+def test_the_exit_status_of_the_script_is_the_childs(node: spark.ProtectedNode) -> None:
+    assert start(node).wait(20) == 3
+
+
+def test_a_weakened_setting_starts_nothing(node: spark.ProtectedNode) -> None:
+    with pytest.raises(RefusedError, match=r"spark\.io\.encryption\.enabled"):
+        start(node, settings={"spark.io.encryption.enabled": "false"})
+    assert not (node.scratch / "log").exists()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"settings": {"spark.master": "local"}}, {"environment": {"STRONGROOM_SOCKET": "/tmp/mine"}}]
+)
+def test_what_the_agent_sets_is_not_the_applications_to_choose(
+    node: spark.ProtectedNode, changes: dict[str, object]
+) -> None:
+    with pytest.raises(RefusedError, match="not its to choose"):
+        start(node, **changes)
+
+
+@pytest.mark.parametrize("url", ["spark://h:1\nx", "local[2]", "spark://h", "http://h:1", "spark://h:1,spark://i:2", ""])
+def test_a_malformed_master_url_is_a_format_error(node: spark.ProtectedNode, url: str) -> None:
+    with pytest.raises(FormatError):
+        spark.start_worker(node, master_url=url, cores=1, memory="1g")
+
+
+def test_a_master_that_ends_at_once_is_an_engine_error_with_its_last_words(node: spark.ProtectedNode) -> None:
+    node.runtime.java.write_text(SCRIPT.format(what="echo not enough memory; exit 1"))
+    with pytest.raises(EngineError, match="not enough memory"):
+        spark.start_master(node)
+
+
+def test_a_scratch_path_too_long_for_unix_sockets_is_refused(node: spark.ProtectedNode) -> None:
+    with pytest.raises(ConfigurationError, match="too long"):
+        start(dataclasses.replace(node, scratch=node.scratch / ("x" * 80)))
+
+
+def test_killing_a_child_ends_its_group(node: spark.ProtectedNode) -> None:
+    node.runtime.java.write_text(SCRIPT.format(what="sleep 60 & echo $! > $STRONGROOM_SCRATCH/pid; wait"))
+    child = start(node)
+    pid_file = node.scratch / "pid"
+    deadline = time.monotonic() + 20
+    while not (pid_file.exists() and pid_file.read_text().strip()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child.kill()
+    assert child.poll() == -signal.SIGKILL
+    grandchild = int(pid_file.read_text())
+    assert _ends(grandchild)
+
+
+def test_a_child_dies_with_its_parent(node: spark.ProtectedNode) -> None:
+    node.runtime.java.write_text(SCRIPT.format(what="exec sleep 60"))
+    reader, writer = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        os.write(writer, str(start(node).pid).encode())
+        os._exit(0)
+    os.waitpid(parent, 0)
+    assert _ends(int(os.read(reader, 20)))
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_runtime_that_is_not_built_says_how_to_build_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime.sys, "prefix", str(tmp_path))
+    with pytest.raises(ConfigurationError) as caught:
+        find_runtime()
+    assert "build" in caught.value.action
+
+
+def _ends(pid: int) -> bool:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state not in "ZX":
+                time.sleep(0.05)
+                continue
+        return True
+    return False

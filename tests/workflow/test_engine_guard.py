@@ -1,0 +1,111 @@
+"""Step 7: a script cannot weaken protection and still get keys; nothing secret stands where the host looks."""
+
+import base64
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from strongroom.engine.spark import ProtectedNode
+from tests.support.engine import Cluster, RefusedInSpark, running_cluster
+
+pytestmark = pytest.mark.xdist_group("spark")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running_cluster(tmp_path_factory.mktemp("storage")) as cluster:
+        cluster.add_dataset("trips")
+        cluster.run('spark.range(10).write.parquet("strongroom://trips")')
+        yield cluster
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("spark.io.encryption.enabled", "false"),
+        ("spark.eventLog.enabled", "true"),
+        ("spark.python.unix.domain.socket.enabled", "false"),
+        ("spark.storage.decommission.fallbackStorage.path", "file:///storage/fallback/"),
+    ],
+)
+def test_a_script_that_weakens_a_setting_gets_no_key(cluster: Cluster, tmp_path: Path, name: str, value: str) -> None:
+    cluster.run(
+        f"""
+        spark.stop()
+        spark = (
+            SparkSession.builder.config("{name}", "{value}").config("spark.eventLog.dir", "file://{tmp_path}").getOrCreate()
+        )
+        """
+    )
+    asked = len(cluster.driver_socket.asked)
+    with pytest.raises(RefusedInSpark, match=f"the setting {name} is '{value}', but .* is required"):
+        cluster.run('spark.read.parquet("strongroom://trips").count()')
+    assert set(cluster.driver_socket.asked[asked:]) == {"settings"}
+    cluster.run(
+        f"""
+        spark.stop()
+        unset = SparkSession.builder._options
+        unset.pop("{name}"), unset.pop("spark.eventLog.dir")
+        spark = SparkSession.builder.getOrCreate()
+        """
+    )
+    assert cluster.run('result = spark.read.parquet("strongroom://trips").count()') == 10
+
+
+def test_the_secret_stands_in_no_command_line_and_only_in_executors_environments(cluster: Cluster) -> None:
+    cluster.run('result = spark.read.parquet("strongroom://trips").rdd.map(str).count()')
+    assert isinstance(cluster.driver_node, ProtectedNode)
+    secret = base64.b64encode(cluster.driver_node.secret.reveal())
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command, environment = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
+        except OSError:
+            continue
+        assert secret not in command
+        if secret in environment:
+            assert b"CoarseGrainedExecutorBackend" in command or b"pyspark" in command
+
+
+def test_the_web_pages_of_master_and_worker_show_nothing(cluster: Cluster) -> None:
+    ports = _listening_ports(cluster.master.pid) | _listening_ports(cluster.worker.pid)
+    refused = 0
+    for port in ports:
+        for path in ("/", "/json/", "/metrics/json", "/static/webui.js"):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5).close()
+            except urllib.error.HTTPError as error:
+                assert error.code in (403, 404)
+                refused += error.code == 403
+            except (OSError, ValueError):
+                pass  # Spark's own protocol, not a web server
+            else:
+                pytest.fail(f"port {port} answers {path}")
+    assert refused >= 4
+
+
+def test_a_newcomer_without_the_secret_is_not_let_in(cluster: Cluster) -> None:
+    ports = _listening_ports(cluster.master.pid)
+    with socket.create_connection(("127.0.0.1", min(ports)), timeout=5):
+        pass
+    log = cluster.driver_node.scratch / "log" / "master.log"
+    assert log.read_text().count("Registering worker") == 1
+
+
+def test_spark_writes_its_logs_into_scratch_only(cluster: Cluster) -> None:
+    assert (cluster.driver_node.scratch / "log" / "driver.log").stat().st_size > 0
+    assert (cluster.worker_node.scratch / "log" / "executor.log").stat().st_size > 0
+
+
+def _listening_ports(pid: int) -> set[int]:
+    inodes = {path.readlink().name for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()}
+    ports = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
+                ports.add(int(fields[1].rpartition(":")[2], 16))
+    return ports
