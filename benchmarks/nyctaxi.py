@@ -1,7 +1,7 @@
 """Plain against protected on the taxi applications: `make bench ARGS=...`.
 
-Every session that is done is kept in `nyctaxi.rounds.jsonl`, so a benchmark that was stopped goes on where it was, and
-one that is complete is only printed again. `--fresh` starts anew.
+Every session that is done is kept in the work folder, so a benchmark that was stopped goes on where it was, and one
+that is complete is only published again. `--fresh` starts anew.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from strongroom.cli.state import State
 _ROWS = 20_000_000
 _ROWS_PER_FILE = 1_000_000
 _NODES = 60
+_ROUNDS = "rounds.jsonl"
 _START_ONLY: dict[str, int] = {}
 _WARM_UP = dict.fromkeys(MEASURED_RUNS, 0)
 _START_S = 20.0
@@ -66,7 +67,7 @@ class Record:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.add(head)
         elif self._read()[0] != head:
-            raise BenchmarkError(f"{path.name} was begun with other options; repeat them, or give --fresh")
+            raise BenchmarkError("a benchmark was begun here with other options; repeat them, or give --fresh")
 
     def add(self, entry: dict[str, Any]) -> None:
         """Append an entry."""
@@ -94,8 +95,9 @@ def main() -> int:
     options = _parser().parse_args()
     plan = Plan(rows=options.rows, rounds=options.rounds, executors=options.executors, nodes=options.nodes)
     try:
-        measured = _measure(plan, work=options.work.absolute(), out=options.out, fresh=options.fresh)
+        measured = _measure(plan, work=options.work.absolute(), fresh=options.fresh)
         publish(measured, options.out)
+        shutil.copyfile(options.work / _ROUNDS, options.out / "nyctaxi.rounds.jsonl")
     except BenchmarkError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -103,15 +105,13 @@ def main() -> int:
     return 0
 
 
-def _measure(plan: Plan, *, work: Path, out: Path, fresh: bool) -> Measured:
-    rounds = out / "nyctaxi.rounds.jsonl"
+def _measure(plan: Plan, *, work: Path, fresh: bool) -> Measured:
     installation = Installation(state=State(root=work / "state"))
     if fresh:
         if installation.state.root.exists():
             installation.stop()
         shutil.rmtree(work, ignore_errors=True)
-        rounds.unlink(missing_ok=True)
-    record = Record(rounds, plan)
+    record = Record(work / _ROUNDS, plan)
     todo = _left(plan, record, _sides(work, installation))
     if todo or record.joins() is None:
         _tell_estimate(plan, todo)

@@ -244,11 +244,11 @@ def _method(measured: Measured) -> str:
   same disk.
 - {rounds} rounds, sides in turn, the order reversed every other round, after a round that does not count. Each session
   starts a new standalone cluster and runs each application once to warm up, then {repeated}.
-  Its median counts; the tables show medians over the rounds. `benchmarks/timed.py` runs the unchanged applications, the
-  same way on all sides.
+  Its median counts; the tables show medians over the rounds. `benchmarks/timed.py` runs the unchanged
+  applications, the same way on all sides.
 - Execution: plain has the same Java, ahead-of-time cache included, the same cores, memory and memory file system.
-- Each executor has {EXECUTOR_CORES} core and {MEMORY_MB} MiB of heap, the driver as much heap. Where they want
-  more cores than the machine has, they share them, on both sides.
+- Each executor has {EXECUTOR_CORES} core and {MEMORY_MB} MiB of heap, the driver as much heap. Where they want more
+  cores than the machine has, they share them, on both sides.
 - Times start with the command. Protected: `strongroom submit`, services running. Plain: master, workers and driver are
   started directly, without the launcher scripts and the additional Java of `spark-submit`, which favours plain.
 - The results that the applications print were the same in all sessions.
@@ -257,7 +257,11 @@ def _method(measured: Measured) -> str:
 
 
 def _predecessor() -> str:
-    return " and ".join(f"{ratio:.2f} with {number} executors" for number, ratio in PREDECESSOR.items())
+    return " and ".join(f"{ratio:.2f} with {_executors(number)}" for number, ratio in PREDECESSOR.items())
+
+
+def _executors(number: int) -> str:
+    return f"{number} executor{'' if number == 1 else 's'}"
 
 
 def machine() -> str:
@@ -299,7 +303,7 @@ def _draw(points: Sequence[Point], path: Path) -> None:
         label = "predecessor: COUNT(*) on real SGX"
         axes.plot(places_known, ratios_known, "D", color="#c0392b", label=label)
     axes.axhline(1, color="black", linewidth=0.8)
-    axes.set_xticks(range(len(executors)), [f"{number} executor{'s' if number > 1 else ''}" for number in executors])
+    axes.set_xticks(range(len(executors)), [_executors(number) for number in executors])
     axes.set_ylabel("time, protected / plain")
     axes.set_ylim(0, max(1.4, 1.15 * max(point.protected_over_plain for point in points)))
     axes.set_title("Execution on simulated hardware: not the cost of real hardware", fontsize=10)

@@ -11,8 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from tests.support.engine import Cluster, RefusedInSpark, running_cluster
+from tests.support.engine import Cluster, SparkRefusalError, running_cluster
 from tests.support.key_socket_server import Dataset
 
 pytestmark = pytest.mark.xdist_group("spark")
@@ -47,6 +46,7 @@ def written(cluster: Cluster) -> tuple[Dataset, dict[str, bytes]]:
     older = {path: trips.location(path).read_bytes() for path in trips.view}
     trips.new_write()
     cluster.run('rows.write.mode("overwrite").options(**options).parquet("strongroom://trips")')
+    trips.new_write()
     assert other.view
     return trips, older
 
@@ -100,7 +100,7 @@ def test_a_plaintext_file_in_the_place_of_an_encrypted_one_is_refused(
     forged = plain[:end] + bytes(length - len(plain)) + plain[end:]
     assert pq.read_table(pa.BufferReader(forged)).num_rows == 1
     files[0].write_bytes(forged)
-    with pytest.raises(RefusedInSpark, match="is refused: it is not a Parquet file with encrypted footer"):
+    with pytest.raises(SparkRefusalError, match="is refused: it is not a Parquet file with encrypted footer"):
         cluster.run(READ)
 
 
@@ -115,32 +115,41 @@ def test_a_downgrade_to_a_malleable_algorithm_is_refused(cluster: Cluster, files
     ciphertext[64] ^= 0xFF
     content[body] = nonce + bytes(16) + ciphertext
     files[0].write_bytes(content)
-    with pytest.raises(RefusedInSpark, match="is refused: it is not encrypted under AES_GCM_V1"):
+    with pytest.raises(SparkRefusalError, match="is refused: it is not encrypted under AES_GCM_V1"):
         cluster.run(READ)
 
 
 def test_a_flipped_byte_in_a_page_is_refused(cluster: Cluster, files: tuple[Path, Path]) -> None:
     flip(files[0], first_page_body(files[0].read_bytes()).start + 100)
-    with pytest.raises(RefusedInSpark, match="Tag mismatch"):
+    with pytest.raises(SparkRefusalError, match="Tag mismatch"):
         cluster.run(READ)
 
 
 def test_a_flipped_byte_in_the_footer_is_refused(cluster: Cluster, files: tuple[Path, Path]) -> None:
     flip(files[0], files[0].stat().st_size - 50)
-    with pytest.raises(RefusedInSpark, match="Tag mismatch"):
+    with pytest.raises(SparkRefusalError, match="Tag mismatch"):
         cluster.run(READ)
 
 
 def test_a_truncated_file_is_refused(cluster: Cluster, files: tuple[Path, Path]) -> None:
     files[0].write_bytes(files[0].read_bytes()[:-1])
-    with pytest.raises(RefusedInSpark, match=r"is refused: it has \d+ bytes instead of \d+"):
+    with pytest.raises(SparkRefusalError, match=r"is refused: it has \d+ bytes instead of \d+"):
         cluster.run(READ)
+
+
+def test_a_truncated_file_of_this_runs_own_write_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    own = cluster.add_dataset("own")
+    cluster.run('rows.coalesce(1).write.parquet("strongroom://own")')
+    file = own.location(min(own.view))
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(SparkRefusalError, match="is refused: it is not a Parquet file with encrypted footer"):
+        cluster.run(READ.replace("trips", "own"))
 
 
 def test_a_longer_file_is_refused(cluster: Cluster, files: tuple[Path, Path]) -> None:
     content = files[0].read_bytes()
     files[0].write_bytes(content[:4] + bytes(8) + content[4:])
-    with pytest.raises(RefusedInSpark, match=r"is refused: it has \d+ bytes instead of \d+"):
+    with pytest.raises(SparkRefusalError, match=r"is refused: it has \d+ bytes instead of \d+"):
         cluster.run(READ)
 
 
@@ -148,13 +157,13 @@ def test_swapped_files_are_refused(cluster: Cluster, files: tuple[Path, Path]) -
     first, second = (path.read_bytes() for path in files)
     files[0].write_bytes(second)
     files[1].write_bytes(first)
-    with pytest.raises(RefusedInSpark, match="AAD Prefix in file and in properties is not the same"):
+    with pytest.raises(SparkRefusalError, match="AAD Prefix in file and in decryption properties is not the same"):
         cluster.run(READ)
 
 
 def test_a_file_duplicated_under_another_name_is_refused(cluster: Cluster, files: tuple[Path, Path]) -> None:
     files[1].write_bytes(files[0].read_bytes())
-    with pytest.raises(RefusedInSpark, match="AAD Prefix in file and in properties is not the same"):
+    with pytest.raises(SparkRefusalError, match="AAD Prefix in file and in decryption properties is not the same"):
         cluster.run(READ)
 
 
@@ -163,7 +172,7 @@ def test_another_datasets_file_is_refused(cluster: Cluster, files: tuple[Path, P
     foreign = other.location(min(other.view)).read_bytes()
     assert len(foreign) == files[0].stat().st_size
     files[0].write_bytes(foreign)
-    with pytest.raises(RefusedInSpark, match="AAD Prefix in file and in properties is not the same"):
+    with pytest.raises(SparkRefusalError, match="AAD Prefix in file and in decryption properties is not the same"):
         cluster.run(READ)
 
 
@@ -174,24 +183,22 @@ def test_an_older_file_under_the_right_name_is_refused(
     old = older[min(older)]
     assert len(old) == files[0].stat().st_size
     files[0].write_bytes(old)
-    with pytest.raises(RefusedInSpark, match="AAD Prefix in file and in properties is not the same"):
+    with pytest.raises(SparkRefusalError, match="AAD Prefix in file and in decryption properties is not the same"):
         cluster.run(READ)
 
 
-def test_a_forged_stored_prefix_does_not_help(
-    cluster: Cluster, files: tuple[Path, Path], trips: Dataset
-) -> None:
+def test_a_forged_stored_prefix_does_not_help(cluster: Cluster, files: tuple[Path, Path], trips: Dataset) -> None:
     first, second = (trips.view[path].aad_prefix() for path in sorted(trips.view))
     forged = files[1].read_bytes().replace(second, first)
     assert forged != files[1].read_bytes()
     files[0].write_bytes(forged)
-    with pytest.raises(RefusedInSpark, match="Tag mismatch"):
+    with pytest.raises(SparkRefusalError, match="Tag mismatch"):
         cluster.run(READ)
 
 
 def test_a_missing_file_is_refused_by_name(cluster: Cluster, files: tuple[Path, Path]) -> None:
     files[0].unlink()
-    with pytest.raises(RefusedInSpark, match="is in the owner's manifest but missing in storage"):
+    with pytest.raises(SparkRefusalError, match="is in the owner's manifest but missing in storage"):
         cluster.run(READ)
 
 

@@ -26,6 +26,7 @@ from strongroom.base.errors import (
 from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.jose import sign_jws
 from strongroom.crypto.keys import SigningKey
+from strongroom.keys.records import ApprovalRecord
 from strongroom.log.checkpoint import parse_and_verify_checkpoint
 from strongroom.log.merkle import leaf_hash, verify_inclusion
 from strongroom.wire import key_service as wire
@@ -179,7 +180,7 @@ def test_refuses_a_debuggable_enclave(bench: KeyBench) -> None:
 def test_refuses_simulated_evidence_where_real_hardware_is_required(tmp_path: Path) -> None:
     bench = KeyBench(tmp_path, hardware="real")
     bench.prepare()
-    with pytest.raises(RefusedError) as refusal:
+    with pytest.raises(RefusedError, match="this key service does not accept") as refusal:
         bench.open(Tee(), bench.ticket())
     assert names(refusal) == {"x-ms-strongroom-hardware"}
     bench.store.close()
@@ -275,7 +276,7 @@ def test_refuses_runtime_data_that_are_not_in_the_result(bench: KeyBench) -> Non
     result, evidence = bench.attest(bench.runtime(tee, ticket))
     forged = evidence.model_copy(update={"runtime_data": to_b64url(bench.runtime(thief, ticket).to_json())})
     request = wire.JoinRequest(ticket=ticket, result=result, evidence=forged)
-    with pytest.raises(VerificationError, match="other runtime data"):
+    with pytest.raises(VerificationError, match="result is about other runtime data"):
         bench.runs.open(bench.tee_call(thief.sign(request, typ=wire.JOIN_TYP)))
 
 
@@ -364,6 +365,30 @@ def test_an_approval_of_an_owner_who_was_removed_counts_no_more(bench: KeyBench)
     bench.restart()
     with pytest.raises(RefusedError, match="no approval lets"):
         bench.open(Tee(), bench.ticket())
+
+
+def test_an_approval_to_write_does_not_let_an_application_read(bench: KeyBench) -> None:
+    bench.create_dataset("trips")
+    bench.import_version("trips")
+    reading = bench.description(datasets={"trips": bench.binding("read")})
+    approval = bench.approval("trips", "write", application=reading.digest)
+    kid = bench.owner.verifying_key.thumbprint
+    token = sign_jws(approval.to_json(), key=bench.owner, header={"typ": wire.APPROVAL_TYP, "kid": kid})
+    record = ApprovalRecord(
+        id=sha256_hex(token.encode()),
+        owner=kid,
+        dataset="trips",
+        application=reading.digest,
+        approval=token,
+        description=reading.to_json().decode(),
+        stored_at="2026-03-01T12:00:00Z",
+    )
+    with bench.store.transaction() as tx:  # past the check when it is stored
+        tx.add_approval(record)
+    ticket = bench.ticket(application=reading.digest, datasets={"trips": 1})
+    with pytest.raises(RefusedError) as refusal:
+        bench.open(Tee(), ticket, application=reading.digest)
+    assert names(refusal) == {"access"}
 
 
 def test_shows_only_genuine_refusals_in_the_log(bench: KeyBench) -> None:

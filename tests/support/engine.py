@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.key_socket_server import Dataset, KeySocket, serving
+
 from strongroom.crypto.random import random_secret
 from strongroom.engine.build import build_runtime
 from strongroom.engine.runtime import find_runtime
@@ -26,13 +28,12 @@ from strongroom.engine.spark import (
     start_master,
     start_worker,
 )
-from tests.support.key_socket_server import Dataset, KeySocket, serving
 
 _MEMORY = Path("/dev/shm")
 _START_S = 240.0
 
 # A driver script that executes what it is told: many tests share one Spark session.
-_SCRIPT = '''
+_SCRIPT = """
 import contextlib, io, json, os, socket, sys
 from pyspark.sql import SparkSession, functions as F
 
@@ -51,10 +52,10 @@ with socket.socket(socket.AF_UNIX) as server:
                 answer = {"error": f"{type(error).__name__}: {error}"}
             stream.write(json.dumps(answer, default=str) + "\\n")
             stream.flush()
-'''
+"""
 
 
-class RefusedInSpark(Exception):
+class SparkRefusalError(Exception):
     """What was executed raised an error in the driver."""
 
 
@@ -69,6 +70,7 @@ class Cluster:
     driver_socket: KeySocket
     worker_socket: KeySocket
     master: Child
+    master_url: str
     worker: Child
     driver: Child
     stream: Any
@@ -79,7 +81,7 @@ class Cluster:
         self.stream.flush()
         answer = json.loads(self.stream.readline())
         if "error" in answer:
-            raise RefusedInSpark(answer["error"])
+            raise SparkRefusalError(answer["error"])
         return answer["result"]
 
     def add_dataset(self, name: str, *, access: str = "write") -> Dataset:
@@ -136,6 +138,7 @@ def running_cluster(storage: Path, *, insecure_plain: bool = False) -> Iterator[
             driver_socket=driver_socket,
             worker_socket=worker_socket,
             master=master,
+            master_url=master_url,
             worker=worker,
             driver=driver,
             stream=stream,

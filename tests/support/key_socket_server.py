@@ -18,7 +18,7 @@ from strongroom.engine.settings import guarded_settings
 from strongroom.keys.hierarchy import derive_file_key
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """What goes back as an error."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -77,7 +77,7 @@ class KeySocket:
             return {"required": self.required}
         dataset = self.datasets.get(question["dataset"])
         if dataset is None:
-            raise Refusal("refused", f"the dataset {question['dataset']} is not bound to this application")
+            raise RefusalError("refused", f"the dataset {question['dataset']} is not bound to this application")
         return getattr(self, "_" + question["op"])(dataset, question)
 
     def _binding(self, dataset: Dataset, _: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class KeySocket:
 
     def _create(self, dataset: Dataset, question: dict[str, Any]) -> dict[str, Any]:
         if dataset.access != "write":
-            raise Refusal("refused", f"the dataset {dataset.name} is bound for reading only")
+            raise RefusalError("refused", f"the dataset {dataset.name} is bound for reading only")
         wanted, file_id = PurePosixPath(question["path"]), random_id()
         stem, dot, suffix = wanted.name.partition(".")
         path = str(wanted.with_name(f"{stem}-{file_id}{dot}{suffix}"))
@@ -113,7 +113,7 @@ class KeySocket:
     def _encryption(self, dataset: Dataset, question: dict[str, Any]) -> dict[str, Any]:
         record = dataset.issued.get(question["path"])
         if record is None or record.file_id in dataset.keyed:
-            raise Refusal("refused", "this file has its key already, or was never issued")
+            raise RefusalError("refused", "this file has its key already, or was never issued")
         dataset.keyed.add(record.file_id)
         return _key_answer(record)
 
@@ -136,12 +136,12 @@ class KeySocket:
     def _existing(self, dataset: Dataset, path: str) -> FileRecord:
         record = dataset.view.get(path)
         if record is None:
-            raise Refusal("not-found", f"{dataset.name} has no file {path}")
+            raise RefusalError("not-found", f"{dataset.name} has no file {path}")
         return record
 
     def _demand_driver(self) -> None:
         if not self.is_driver:
-            raise Refusal("refused", "only the driver's agent does this")
+            raise RefusalError("refused", "only the driver's agent does this")
 
 
 class _Connection(socketserver.StreamRequestHandler):
@@ -153,7 +153,7 @@ class _Connection(socketserver.StreamRequestHandler):
             with self.server.lock:
                 try:
                     answer = self.server.key_socket.answer(json.loads(line))
-                except Refusal as refusal:
+                except RefusalError as refusal:
                     answer = refusal.answer
             self.wfile.write(json.dumps(answer).encode() + b"\n")
 

@@ -5,9 +5,24 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-
-from tests.support.engine import Cluster, RefusedInSpark, running_cluster
+from tests.support.engine import Cluster, SparkRefusalError, running_cluster
 from tests.support.key_socket_server import Dataset
+
+from strongroom.engine.build import compile_jar
+from strongroom.engine.runtime import find_runtime
+
+PLAIN_FACTORY = """
+package plain;
+
+public class PlainFactory implements org.apache.parquet.crypto.EncryptionPropertiesFactory {
+  public org.apache.parquet.crypto.FileEncryptionProperties getFileEncryptionProperties(
+      org.apache.hadoop.conf.Configuration conf, org.apache.hadoop.fs.Path path,
+      org.apache.parquet.hadoop.api.WriteSupport.WriteContext context) {
+    new strongroom.CryptoFactory().getFileEncryptionProperties(conf, path, context);
+    return null;
+  }
+}
+"""
 
 pytestmark = pytest.mark.xdist_group("spark")
 
@@ -17,7 +32,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with running_cluster(tmp_path_factory.mktemp("storage")) as cluster:
         cluster.run(
             """
-            rows = spark.range(1000, numPartitions=2).selectExpr("id", "id * 1.5D AS fare", "CAST(id % 4 AS STRING) AS zone")
+            numbers = spark.range(1000, numPartitions=2)
+            rows = numbers.selectExpr("id", "id * 1.5D AS fare", "CAST(id % 4 AS STRING) AS zone")
             """
         )
         yield cluster
@@ -38,7 +54,8 @@ def test_what_is_written_is_read_back_and_computed_on(cluster: Cluster, dataset:
         f"""
         double = F.udf(lambda fare: fare * 2, "double")
         read = spark.read.parquet("strongroom://{dataset.name}")
-        result = [list(row) for row in read.groupBy("zone").agg(F.count("*"), F.sum(double("fare"))).orderBy("zone").collect()]
+        grouped = read.groupBy("zone").agg(F.count("*"), F.sum(double("fare"))).orderBy("zone")
+        result = [list(row) for row in grouped.collect()]
         """
     )
     expected = [[str(zone), 250, sum(3.0 * i for i in range(zone, 1000, 4))] for zone in range(4)]
@@ -93,13 +110,13 @@ def test_overwriting_a_folder_leaves_the_others(cluster: Cluster, dataset: Datas
 
 def test_a_dataset_that_has_rows_is_not_written_again_by_default(cluster: Cluster, dataset: Dataset) -> None:
     cluster.run(f'rows.write.parquet("strongroom://{dataset.name}")')
-    with pytest.raises(RefusedInSpark, match="already exists"):
+    with pytest.raises(SparkRefusalError, match="already exists"):
         cluster.run(f'rows.write.parquet("strongroom://{dataset.name}")')
 
 
 def test_a_failed_overwrite_leaves_the_dataset_as_it_was(cluster: Cluster, dataset: Dataset) -> None:
     cluster.run(f'rows.write.parquet("strongroom://{dataset.name}/t")')
-    with pytest.raises(RefusedInSpark, match="zone seven"):
+    with pytest.raises(SparkRefusalError, match="zone seven"):
         cluster.run(
             f"""
             bad = rows.withColumn("zone", F.expr("IF(id = 777, raise_error('zone seven'), zone)"))
@@ -145,13 +162,13 @@ def test_many_partitions_are_listed_by_the_driver(cluster: Cluster, dataset: Dat
         'spark.read.text("{url}").count()',
         'spark.read.csv("{url}").count()',
         'spark.read.orc("{url}").count()',
-        'spark.read.format("binaryFile").load("{url}").count()',
+        'spark.read.format("binaryFile").load("{url}").select("content").collect()',
         'spark.sparkContext.textFile("{url}").count()',
     ],
 )
 def test_other_formats_are_not_read_from_a_protected_dataset(cluster: Cluster, dataset: Dataset, source: str) -> None:
     cluster.run(f'rows.write.parquet("strongroom://{dataset.name}")')
-    with pytest.raises(RefusedInSpark, match="can only be read as Parquet"):
+    with pytest.raises(SparkRefusalError, match="can only be read as Parquet"):
         cluster.run(source.format(url=f"strongroom://{dataset.name}"))
 
 
@@ -165,25 +182,36 @@ def test_other_formats_are_not_read_from_a_protected_dataset(cluster: Cluster, d
     ],
 )
 def test_other_formats_are_not_written_to_a_protected_dataset(cluster: Cluster, dataset: Dataset, source: str) -> None:
-    with pytest.raises(RefusedInSpark, match="can only be written as Parquet"):
+    with pytest.raises(SparkRefusalError, match="can only be written as Parquet"):
         cluster.run(source.format(url=f"strongroom://{dataset.name}/out"))
     assert dataset.view == {}
     assert not any(path.is_file() for path in dataset.folder.rglob("*"))
 
 
-def test_writing_without_encryption_is_refused(cluster: Cluster, dataset: Dataset) -> None:
-    with pytest.raises(RefusedInSpark, match="strongroom"):
+def test_a_write_that_asks_for_no_key_is_refused(cluster: Cluster, dataset: Dataset) -> None:
+    factory = "org.apache.parquet.crypto.keytools.PropertiesDrivenCryptoFactory"
+    with pytest.raises(SparkRefusalError, match="cannot be written this way"):
         cluster.run(
-            f"""
-            plain = rows.write.option("parquet.crypto.factory.class", "")
-            plain.option("spark.sql.parquet.compression.codec", "none").parquet("strongroom://{dataset.name}")
-            """
+            f'rows.write.option("parquet.crypto.factory.class", "{factory}").parquet("strongroom://{dataset.name}")'
+        )
+    assert dataset.view == {}
+
+
+def test_a_write_that_asks_for_a_key_and_does_not_use_it_is_refused(
+    cluster: Cluster, dataset: Dataset, tmp_path: Path
+) -> None:
+    (tmp_path / "PlainFactory.java").write_text(PLAIN_FACTORY)
+    compile_jar(tmp_path, tmp_path / "plain.jar", class_path=[find_runtime().jar])
+    cluster.run(f'spark._jsc.addJar("file://{tmp_path}/plain.jar")')
+    with pytest.raises(SparkRefusalError, match="would be written without encryption"):
+        cluster.run(
+            f'rows.write.option("parquet.crypto.factory.class", "plain.PlainFactory").parquet("strongroom://{dataset.name}")'
         )
     assert dataset.view == {}
 
 
 def test_parquet_outside_of_scratch_is_refused(cluster: Cluster, tmp_path: Path) -> None:
-    with pytest.raises(RefusedInSpark, match="outside the protected scratch"):
+    with pytest.raises(SparkRefusalError, match="outside the protected scratch"):
         cluster.run(f'rows.write.parquet("file://{tmp_path}/plain")')
     assert not any(path.is_file() for path in tmp_path.rglob("*.parquet"))
 
@@ -203,13 +231,15 @@ def test_parquet_inside_of_scratch_is_allowed(cluster: Cluster) -> None:
 
 
 def test_an_unbound_dataset_is_refused_by_name(cluster: Cluster) -> None:
-    with pytest.raises(RefusedInSpark, match="the dataset nowhere is not bound to this application. Ask the owner"):
+    with pytest.raises(
+        SparkRefusalError, match=r"the dataset nowhere is not bound to this application\. Ask the owner"
+    ):
         cluster.run('spark.read.parquet("strongroom://nowhere").count()')
 
 
 def test_a_dataset_bound_for_reading_is_not_written(cluster: Cluster) -> None:
     cluster.add_dataset("readonly", access="read")
-    with pytest.raises(RefusedInSpark, match="bound for reading only"):
+    with pytest.raises(SparkRefusalError, match="bound for reading only"):
         cluster.run('rows.write.parquet("strongroom://readonly")')
 
 

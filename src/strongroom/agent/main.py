@@ -27,6 +27,7 @@ from strongroom.wire.descriptor import Descriptor
 from strongroom.wire.events import DriverReady, Finished
 
 _PR_SET_DUMPABLE: Final = 4
+_PR_SET_CHILD_SUBREAPER: Final = 36
 _EXIT_FAILED: Final = 70
 _EXIT_USAGE: Final = 64
 _SIGNAL_BASE: Final = 128
@@ -71,7 +72,7 @@ def run(descriptor: Descriptor, *, clock: Clock) -> int:
         device = SimulatedSgxDevice(Path(descriptor.device))
         with report.step(Step.ATTEST, "TEE launched"):
             device.launch(launch_identity(descriptor.application))
-        _no_dumps()  # after the launch, in which the simulated platform looks at this process from outside
+        _harden()  # after the launch, in which the simulated platform looks at this process from outside
         member = become_member(
             descriptor,
             device=device,
@@ -166,10 +167,15 @@ def _node(descriptor: Descriptor, member: Membership, scratch: Path, running: Ex
     )
 
 
-def _no_dumps() -> None:
-    """Keep this process's memory out of core files and of other processes of the same user."""
+def _harden() -> None:
+    """Keep this process's memory from core files and other processes, and its descendants recognisable as such.
+
+    An orphaned descendant becomes a child of this process, so that it never looks like one from outside the TEE.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _read(path: Path) -> bytes:

@@ -86,7 +86,8 @@ def _command_reference(root_command: click.Command) -> str:
 
 
 def _sections(command: click.Command, *, parent: click.Context | None, name: str) -> Iterator[str]:
-    context = click.Context(command, info_name=name, parent=parent, terminal_width=_WIDTH, max_content_width=_WIDTH)
+    settings = {**command.context_settings, "terminal_width": _WIDTH, "max_content_width": _WIDTH}
+    context = click.Context(command, info_name=name, parent=parent, **settings)
     yield f"## {context.command_path}"
     yield f"```text\n{command.get_help(context).rstrip()}\n```"
     if isinstance(command, click.Group):

@@ -1,5 +1,6 @@
 """`strongroom`: the root of all commands, and the one place where their errors end."""
 
+import signal
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -47,8 +48,8 @@ class _Root(LazyGroup):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.exceptions.Exit, click.ClickException):
-            raise
+        except (click.exceptions.Exit, click.ClickException, BrokenPipeError):
+            raise  # click's own ways to end
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - nothing ends in a traceback
             ctx.exit(report(error, debug=bool(ctx.params["debug"])))
 
@@ -68,7 +69,8 @@ def strongroom(*, debug: bool) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line. SIGTERM ends it as Ctrl-C does: what it started is stopped."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     strongroom.main(prog_name="strongroom")
 
 

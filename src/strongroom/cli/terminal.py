@@ -87,6 +87,17 @@ def busy(text: str) -> Iterator[Callable[[str], None]]:
         yield status.update
 
 
+@contextmanager
+def following(text: str) -> Iterator[Callable[[str], None]]:
+    """Give a function that prints lines while something goes on; on a terminal, a moving line below them says what."""
+    if not sys.stdout.isatty():
+        yield say
+        return
+    console = _console()
+    with console.status(text):
+        yield lambda line: console.print(line, soft_wrap=True)
+
+
 class Counter:
     """Counts what is done.
 

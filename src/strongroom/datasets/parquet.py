@@ -28,7 +28,7 @@ from strongroom.datasets.storage import Storage, storage_errors, writing_file
 from strongroom.keys.hierarchy import derive_file_key
 from strongroom.wire.manifest import FileEntry
 
-ROWS_PER_FILE: Final = 4 << 20
+ROWS_PER_FILE: Final = 1 << 20
 _ALGORITHM: Final = "AES_GCM_V1"
 _ROW_GROUP_ROWS: Final = 1 << 20
 _ROW_GROUP_BYTES: Final = 256 << 20

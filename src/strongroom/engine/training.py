@@ -1,7 +1,7 @@
 """What a Spark process does in its first seconds: run once, while Java records which classes that needs.
 
-Submitted by `build` as an ordinary script; its argument is a folder in scratch. One JVM plays every role (driver, master,
-worker and executor), so that one cache serves them all.
+Submitted by `build` as an ordinary script; its argument is a folder in scratch. One JVM plays every role (driver,
+master, worker and executor), so that one cache serves them all.
 """
 
 import sys
@@ -44,7 +44,9 @@ def train(folder: Path) -> None:
     session = SparkSession.builder.master("local[2]").getOrCreate()
     _work(session, str(folder / "table"))
     session.stop()
-    session = SparkSession.builder.master("local-cluster[1,1,512]").config("spark.executor.memory", "512m").getOrCreate()
+    session = (
+        SparkSession.builder.master("local-cluster[1,1,512]").config("spark.executor.memory", "512m").getOrCreate()
+    )
     session.read.parquet(str(folder / "table")).groupBy("zone").count().collect()
     _load_other_roles(session)
     session.stop()

@@ -90,7 +90,7 @@ class RunWrite(Message):
     base: int | None
 
 
-class RunRecordRow(Message):
+class OpenedRun(Message):
     """An opened run.
 
     Attributes:
@@ -117,7 +117,7 @@ class RunRecordRow(Message):
         return write.base if write else None
 
 
-class RunSecretsRow(Message):
+class OpenedRunSecrets(Message):
     """A run's secrets, as they stand encrypted in its row."""
 
     share: B64Url

@@ -17,7 +17,7 @@ from strongroom.base.workflow import Step
 from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.jose import unverified_header, verify_jws
 from strongroom.crypto.keys import VerifyingKey
-from strongroom.keys.records import MemberRecord, RunRecordRow
+from strongroom.keys.records import MemberRecord, OpenedRun
 from strongroom.policy.approval import Approval, approval_release_policy, authorize_run
 from strongroom.policy.claims import Claims
 from strongroom.wire.key_service import CloseRequest, DatasetVersion, JoinRequest, KeysRequest
@@ -226,7 +226,7 @@ def authorize_opening(
 
 def authorize_joining(
     *,
-    run: RunRecordRow,
+    run: OpenedRun,
     ticket: RunTicket,
     members: Sequence[MemberRecord],
     tee: AttestedTee,
@@ -337,7 +337,7 @@ def demand_fresh(issued_at: str, *, now: datetime) -> None:
         )
 
 
-def authorize_keys(request: KeysRequest, *, run: RunRecordRow, versions: Mapping[str, DatasetVersion]) -> None:
+def authorize_keys(request: KeysRequest, *, run: OpenedRun, versions: Mapping[str, DatasetVersion]) -> None:
     """Decide whether a member may have the write keys it asks for.
 
     1. The request is about this run.
@@ -371,7 +371,7 @@ def authorize_keys(request: KeysRequest, *, run: RunRecordRow, versions: Mapping
 def authorize_close(
     request: CloseRequest,
     *,
-    run: RunRecordRow,
+    run: OpenedRun,
     member: MemberRecord,
     leaves: int,
     bases: Mapping[str, DatasetVersion | None],
@@ -512,7 +512,7 @@ def _policy_mismatches(approval: Approval, tee: AttestedTee, *, role: Role) -> t
     return ()
 
 
-def _other_run(asked: str, run: RunRecordRow) -> Iterator[Mismatch]:
+def _other_run(asked: str, run: OpenedRun) -> Iterator[Mismatch]:
     if asked != run.run:
         yield Mismatch(name="run", expected=run.run, actual=asked)
 

@@ -16,7 +16,7 @@ from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.jose import seal
 from strongroom.crypto.random import random_id
 from strongroom.crypto.vault_keys import generate_key
-from strongroom.keys.records import ApprovalRecord, DatasetRecord, KeyRecord, RunRecordRow
+from strongroom.keys.records import ApprovalRecord, DatasetRecord, KeyRecord, OpenedRun
 from strongroom.keys.release import verify_ticket
 from strongroom.keys.store import Transaction
 from strongroom.policy.approval import Approval
@@ -311,7 +311,7 @@ class OwnerDesk:
             "revoked": tx.is_revoked(record.id) or approval is None,
         }
 
-    def _run_json(self, tx: Transaction, run: RunRecordRow) -> dict[str, Json]:
+    def _run_json(self, tx: Transaction, run: OpenedRun) -> dict[str, Json]:
         ticket = verify_ticket(run.ticket).ticket
         return {
             "run": run.run,

@@ -18,7 +18,7 @@ from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.jose import seal, unverified_payload, verify_jws
 from strongroom.crypto.random import random_secret
 from strongroom.keys.nonce import make_nonce, verify_nonce
-from strongroom.keys.records import MemberRecord, RunRecordRow, RunSecretsRow, RunWrite
+from strongroom.keys.records import MemberRecord, OpenedRun, OpenedRunSecrets, RunWrite
 from strongroom.keys.release import (
     AttestedTee,
     Candidate,
@@ -257,7 +257,7 @@ class RunDesk:
             usable_kek(tx, name, now=now)
         made = {name: make_write(tx, name, base=base, now=now) for name, base in opening.writes.items()}
         run = StoredRun(
-            record=RunRecordRow(
+            record=OpenedRun(
                 run=ticket.run,
                 ticket=ticket.token,
                 application=ticket.ticket.application,
@@ -267,7 +267,7 @@ class RunDesk:
                 driver_key=tee.signing_key.thumbprint,
                 opened_at=to_rfc3339(now),
             ),
-            secrets=RunSecretsRow(
+            secrets=OpenedRunSecrets(
                 share=to_b64url(random_secret().reveal()),
                 write_keys={name: to_b64url(key.reveal()) for name, (_, key) in made.items()},
             ),
@@ -379,7 +379,7 @@ class RunDesk:
             if record.owner in self._desk.owners
         ]
 
-    def _demand_standing(self, tx: Transaction, run: RunRecordRow, *, now: datetime) -> list[Approval]:
+    def _demand_standing(self, tx: Transaction, run: OpenedRun, *, now: datetime) -> list[Approval]:
         """Refuse a run that may have nothing more; return the approvals it was opened under."""
         approvals = {
             dataset: (self._desk.stored_approval(tx.approval(approval)), tx.is_revoked(approval))
@@ -397,7 +397,7 @@ class RunDesk:
         return run, member, payload
 
 
-def run_record(desk: KeyDesk, tx: Transaction, run: RunRecordRow) -> wire.RunRecord:
+def run_record(desk: KeyDesk, tx: Transaction, run: OpenedRun) -> wire.RunRecord:
     """Return everything the key service knows of a run."""
     members = tuple(
         wire.RunMember(

@@ -12,8 +12,8 @@ from strongroom.wire.model import B64Url, DatasetName, Hex16, Hex32, Message, Re
 
 
 def _refuse_second_spellings(path: str) -> str:
-    if path != path.strip("\n") or any(not segment for segment in path.split("/")):
-        msg = "a path has no empty segment, no trailing slash and no line end"
+    if not all(path.split("/")):
+        msg = "a path has no empty segment and no trailing slash"
         raise ValueError(msg)
     return path
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strongroom.agent import key_socket
@@ -272,6 +272,7 @@ def test_a_malformed_line_is_answered_with_a_refusal(driver: Tee, line: bytes) -
     assert json.loads(driver.keyholder.answer(line))["error"]["code"] == "format"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=128))
 def test_any_bytes_get_one_line_of_answer(line: bytes) -> None:
     answer = tee("driver").keyholder.answer(line)
@@ -279,6 +280,7 @@ def test_any_bytes_get_one_line_of_answer(line: bytes) -> None:
     assert isinstance(json.loads(answer), dict)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["binding", "list", "open", "decryption", "create", "encryption", "remove", "commit", "x"]),
     st.sampled_from(["trips", "report", "history", "x", ""]) | st.text(max_size=5),

@@ -2,7 +2,7 @@ import contextlib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strongroom.application.description import ApplicationDescription, difference, parse_description
@@ -100,6 +100,7 @@ def test_refuses_what_is_no_application(changed: dict[str, Any]) -> None:
         described(**changed)
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=256) | st.dictionaries(st.text(max_size=9), st.integers(-9, 9) | st.text()).map(canonical_json)
 )
@@ -108,6 +109,7 @@ def test_any_bytes_parse_or_raise_format_error(data: bytes) -> None:
         parse_description(data)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_edited_descriptions_parse_or_raise_format_error(data: st.DataObject) -> None:
     text = canonical_json(FIELDS)

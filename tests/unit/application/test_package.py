@@ -92,6 +92,11 @@ def test_refuses_ivy_packages(sources: ApplicationSources, tmp_path: Path) -> No
         pack(replace(sources, settings={"spark.jars.packages": "org.example:x:1"}), output=tmp_path / "package")
 
 
+def test_refuses_to_pack_a_dataset_without_binding(sources: ApplicationSources, tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="strongroom://report, which is bound to nothing"):
+        pack(replace(sources, datasets={"trips": BINDING}), output=tmp_path / "package")
+
+
 def test_refuses_environment_variables_that_load_code(sources: ApplicationSources, tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="LD_PRELOAD"):
         pack(replace(sources, environment={"LD_PRELOAD": "x.so"}), output=tmp_path / "package")

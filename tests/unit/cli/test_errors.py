@@ -1,4 +1,7 @@
 import errno
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -61,15 +64,15 @@ def test_what_the_system_refuses_names_the_file() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("options", [[], ["--debug"]])
 def test_a_command_that_fails_ends_with_its_status_and_without_traceback(
-    monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, debug: bool
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, options: list[str]
 ) -> None:
-    result = CliRunner().invoke(failing(monkeypatch, error), ["--debug"] * debug + ["fail"])
+    result = CliRunner().invoke(failing(monkeypatch, error), [*options, "fail"])
 
     assert result.exit_code == status
     assert isinstance(result.exception, SystemExit)
-    expects_traceback = debug and status != 2
+    expects_traceback = bool(options) and status != 2
     assert ("Traceback" in result.output) == expects_traceback
 
 
@@ -77,17 +80,48 @@ def test_the_exit_status_that_a_command_chooses_is_the_commands(monkeypatch: pyt
     assert CliRunner().invoke(failing(monkeypatch, click.exceptions.Exit(7)), ["fail"]).exit_code == 7
 
 
-FAILURE: list[BaseException] = []
+def test_a_reader_who_has_seen_enough_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = CliRunner().invoke(failing(monkeypatch, BrokenPipeError(errno.EPIPE, "Broken pipe")), ["fail"])
 
-
-@click.command()
-def fail() -> None:
-    raise FAILURE[0]
+    assert result.exit_code == 1
+    assert result.output == ""
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> click.Command:
     """The root with one more command, which fails with this error."""
-    monkeypatch.setitem(strongroom.lazy, "fail", LazyCommand(place=f"{__name__}:fail", summary=""))  # type: ignore[attr-defined]
-    monkeypatch.setitem(__import__("sys").modules, __name__, __import__("sys").modules.get(__name__))
-    FAILURE[:] = [error]
+
+    @click.command()
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setitem(sys.modules, "failing_commands", SimpleNamespace(fail=fail))
+    monkeypatch.setitem(strongroom.lazy, "fail", LazyCommand(place="failing_commands:fail", summary=""))
     return strongroom
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does() -> None:
+    program = """
+import os, signal, sys
+from types import SimpleNamespace
+import click
+from strongroom.cli.lazy import LazyCommand
+from strongroom.cli.main import main, strongroom
+
+@click.command()
+def wait():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+    finally:
+        print("cleaned up", flush=True)
+
+sys.modules["waiting"] = SimpleNamespace(wait=wait)
+strongroom.lazy["wait"] = LazyCommand(place="waiting:wait", summary="")
+sys.argv[1:] = ["wait"]
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+
+    assert ended.returncode == 130
+    assert ended.stdout == "cleaned up\n"
+    assert ended.stderr == "strongroom: interrupted; what this command started is stopped\n"

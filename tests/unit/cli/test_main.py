@@ -20,7 +20,7 @@ def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tup
             yield from commands(child, (*path, name))
 
 
-@pytest.mark.parametrize("path", commands(strongroom), ids=" ".join)
+@pytest.mark.parametrize("path", list(commands(strongroom)), ids=" ".join)
 def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
     result = CliRunner().invoke(strongroom, [*path, "--help"])
 
@@ -28,7 +28,7 @@ def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
     assert result.output.startswith("Usage: strongroom")
 
 
-@pytest.mark.parametrize("name", [name for name, each in strongroom.lazy.items() if not each.hidden])  # type: ignore[attr-defined]
+@pytest.mark.parametrize("name", [name for name, each in strongroom.lazy.items() if not each.hidden])
 def test_the_list_of_commands_says_what_each_command_says_itself(name: str) -> None:
     assert isinstance(strongroom, LazyGroup)
     command = strongroom.get_command(click.Context(strongroom), name)

@@ -7,7 +7,13 @@ from click.testing import CliRunner
 from strongroom.base.encoding import parse_json_object
 from strongroom.base.errors import ConfigurationError
 from strongroom.cli.main import strongroom
-from strongroom.cli.owner_keys import load_recipient_key, load_signing_key, make_owner_keys, public_key_of, thumbprint_of
+from strongroom.cli.owner_keys import (
+    load_recipient_key,
+    load_signing_key,
+    make_owner_keys,
+    public_key_of,
+    thumbprint_of,
+)
 from strongroom.cli.state import State
 from strongroom.crypto.jose import open_as_recipient, seal_to_recipients
 

@@ -1,7 +1,7 @@
 import contextlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strongroom.base.encoding import to_b64url
@@ -67,6 +67,7 @@ def test_refuses_paths_with_a_second_meaning(path: str) -> None:
         parse_path(path)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=64))
 def test_any_text_is_a_path_or_raises_format_error(text: str) -> None:
     with contextlib.suppress(FormatError):

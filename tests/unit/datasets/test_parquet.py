@@ -226,6 +226,12 @@ def plaintext(path: Path) -> None:
     path.write_bytes(data[:4] + bytes(filler) + data[4:])
 
 
+def footer_before_the_file(path: Path) -> None:
+    """Give the footer a length that, counted from the end, leads to the right first bytes."""
+    size = path.stat().st_size
+    path.write_bytes(bytes(size - 10) + b"\x1c\x1c" + struct.pack("<I", size - 8 + 10) + b"PARE")
+
+
 def swap(one: Path, other: Path) -> None:
     """The lengths differ by chance only, so that what is noticed is the identity."""
     first, second = one.read_bytes(), other.read_bytes()
@@ -246,7 +252,7 @@ def swap(one: Path, other: Path) -> None:
         (lambda path: flip(path, -5), "not encrypted under AES_GCM_V1|does not decrypt"),
         (lambda path: flip(path, -100), "does not decrypt"),
         (lambda path: flip(path, 100), "does not decrypt"),
-        (lambda path: path.write_bytes(bytes(path.stat().st_size - 8) + b"\xff\xff\xff\x7fPARE"), "AES_GCM_V1"),
+        (footer_before_the_file, "AES_GCM_V1"),
     ],
     ids=[
         "deleted",

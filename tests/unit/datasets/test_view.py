@@ -125,11 +125,15 @@ def test_refuses_to_commit_a_removed_file_again() -> None:
         view.commit({path: 1})
 
 
-def test_refuses_to_commit_files_without_identity_or_with_the_same() -> None:
+def test_refuses_to_commit_a_file_without_identity() -> None:
+    with pytest.raises(FormatError, match="carries no file id"):
+        DatasetView(None, write_id=OWN).commit({"a.parquet": 1})
+
+
+def test_refuses_to_commit_files_that_cannot_be_in_a_manifest() -> None:
     view = DatasetView(None, write_id=OWN)
     file_id = random_id()
     for lengths in (
-        {"a.parquet": 1},
         {with_file_id("a", file_id=file_id): 1, with_file_id("b", file_id=file_id): 1},
         {f"../{with_file_id('a', file_id=file_id)}": 1},
         {with_file_id("a", file_id=file_id): -1},

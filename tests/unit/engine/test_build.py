@@ -27,7 +27,7 @@ def test_the_jar_holds_our_classes_only(jar: Path) -> None:
 
 def test_java_that_does_not_compile_is_an_engine_error(tmp_path: Path) -> None:
     (tmp_path / "Broken.java").write_text("class Broken { int x = y; }")
-    with pytest.raises(EngineError, match="does not compile"):
+    with pytest.raises(EngineError, match="do not compile"):
         compile_jar(tmp_path, tmp_path / "out.jar")
 
 

@@ -64,12 +64,14 @@ def test_properties_cannot_be_smuggled_in_through_a_value(settings: dict[str, st
     for line in text.splitlines():
         name, _, value = line.partition("=")
         read[_unescaped(name)] = _unescaped(value)
-    assert read == {name: value for name, value in settings.items()}
+    assert read == settings
 
 
 def test_java_options_keep_every_file_in_scratch() -> None:
     options = jvm_options(scratch=Path("/dev/shm/x"), log_settings=Path("/opt/log4j2.properties"), aot_cache=None)
-    written = [option for option in options if "ErrorFile" in option or "tmpdir" in option or "strongroom.log" in option]
+    written = [
+        option for option in options if "ErrorFile" in option or "tmpdir" in option or "strongroom.log" in option
+    ]
     assert len(written) == 3
     assert all("=/dev/shm/x/" in option for option in written)
 

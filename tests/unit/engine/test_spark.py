@@ -1,8 +1,10 @@
 import contextlib
 import dataclasses
-import os
+import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,20 @@ echo "$@" > "$STRONGROOM_SCRATCH/log/arguments"
 """
 
 
+PARENT = """
+import dataclasses
+from pathlib import Path, PosixPath
+from strongroom.engine.runtime import SparkRuntime
+from strongroom.engine.spark import Application, InsecurePlainNode, Resources, start_driver
+node = InsecurePlainNode(runtime={runtime}, scratch=Path({scratch!r}), host="127.0.0.1")
+application = Application(name="x", entry_point=Path("/app/x.py"))
+child = start_driver(
+    node, master_url="spark://h:1", application=application, resources=Resources(), stdout=2, stderr=2
+)
+print(child.pid)
+"""
+
+
 @pytest.fixture
 def fake_runtime(tmp_path: Path) -> SparkRuntime:
     """The runtime with a program in Java's place that tells how it was started."""
@@ -33,9 +49,6 @@ def fake_runtime(tmp_path: Path) -> SparkRuntime:
 
 @pytest.fixture
 def node(fake_runtime: SparkRuntime) -> Iterator[spark.ProtectedNode]:
-    import shutil  # noqa: PLC0415
-    import tempfile  # noqa: PLC0415
-
     scratch = Path(tempfile.mkdtemp(prefix="sr-"))
     yield spark.ProtectedNode(
         runtime=fake_runtime,
@@ -105,7 +118,9 @@ def test_what_the_agent_sets_is_not_the_applications_to_choose(
         start(node, **changes)
 
 
-@pytest.mark.parametrize("url", ["spark://h:1\nx", "local[2]", "spark://h", "http://h:1", "spark://h:1,spark://i:2", ""])
+@pytest.mark.parametrize(
+    "url", ["spark://h:1\nx", "local[2]", "spark://h", "http://h:1", "spark://h:1,spark://i:2", ""]
+)
 def test_a_malformed_master_url_is_a_format_error(node: spark.ProtectedNode, url: str) -> None:
     with pytest.raises(FormatError):
         spark.start_worker(node, master_url=url, cores=1, memory="1g")
@@ -137,15 +152,9 @@ def test_killing_a_child_ends_its_group(node: spark.ProtectedNode) -> None:
 
 def test_a_child_dies_with_its_parent(node: spark.ProtectedNode) -> None:
     node.runtime.java.write_text(SCRIPT.format(what="exec sleep 60"))
-    reader, writer = os.pipe()
-    parent = os.fork()
-    if parent == 0:
-        os.write(writer, str(start(node).pid).encode())
-        os._exit(0)
-    os.waitpid(parent, 0)
-    assert _ends(int(os.read(reader, 20)))
-    os.close(reader)
-    os.close(writer)
+    source = PARENT.format(runtime=node.runtime, scratch=str(node.scratch))
+    parent = subprocess.run([sys.executable, "-c", source], check=True, capture_output=True, text=True)
+    assert _ends(int(parent.stdout))
 
 
 def test_a_runtime_that_is_not_built_says_how_to_build_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,8 @@ def test_a_failed_transaction_leaves_nothing_and_the_log_goes_on(bench: KeyBench
         root=checkpoint.root,
     )
     assert checkpoint.size == position + 1
+    bench.restart()
+    assert bench.store.checkpoint() == proof.checkpoint
 
 
 def test_swaps_a_datasets_version_only_on_the_base_it_was_made_from(bench: KeyBench) -> None:

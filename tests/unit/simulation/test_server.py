@@ -22,6 +22,7 @@ from strongroom.attestation.evidence.sgx_quote import parse_sgx_quote
 from strongroom.attestation.evidence.simulated import entry_command
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
 from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, VerifiedEvidence, verify_sgx
+from strongroom.base.clock import SystemClock
 from strongroom.base.errors import (
     ConfigurationError,
     FormatError,
@@ -30,7 +31,7 @@ from strongroom.base.errors import (
     UnavailableError,
 )
 from strongroom.crypto import x509
-from strongroom.simulation.server import endorsements_of, expected_measurement, serve, socket_of
+from strongroom.simulation.server import endorsements_of, expected_measurement, listen, serve, socket_of
 
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 CONFIG_ID = b"application digest".ljust(64, b"\x00")
@@ -260,8 +261,12 @@ def test_the_platform_survives_any_bytes(machine: Machine, line: bytes) -> None:
     assert expected_measurement(machine.socket, entry="strongroom.agent")
 
 
-def test_only_the_owner_reaches_the_socket(machine: Machine) -> None:
+def test_only_the_owner_reaches_the_socket(machine: Machine, tmp_path: Path) -> None:
     assert machine.folder.stat().st_mode & 0o777 == 0o700
+    for _ in ("new", "there already"):
+        with listen(tmp_path, clock=SystemClock()):
+            assert tmp_path.stat().st_mode & 0o777 == 0o700
+        tmp_path.chmod(0o755)
 
 
 def test_a_second_platform_process_in_the_same_folder_is_refused(machine: Machine) -> None:

@@ -61,7 +61,7 @@ def approve(
     recipients: tuple[str, ...],
     state: State,
 ) -> None:
-    """Approve that the application DIGEST reads or writes a dataset.
+    """Approve that an application reads or writes a dataset.
 
     Shows in words what is approved, and what changed since an application of the same name was approved; signs it
     with the owner's key and stores it at the key service. DIGEST may be shortened; `strongroom app show` shows it.
@@ -162,7 +162,7 @@ def _print(approval: Approval, description: ApplicationDescription, *, state: St
         *describe(description),
         ("hardware", f"{approval.hardware}{simulated}, a TEE for each process"),
         ("evidence", f"policy {approval.evidence_policy_hash} at {approval.attestation_issuer}"),
-        ("runs", f"at most {approval.max_runs}, opened {_until(approval.not_after)}"),
+        ("runs", f"at most {approval.max_runs}, to be opened {_until(approval.not_after)}"),
         ("submitted by", ", ".join(map(short, approval.submitters))),
         ("output to", _people(approval.recipients)),
     ]

@@ -78,70 +78,45 @@ class _Demonstration:
             StrongroomError: A command failed.
             click.exceptions.Exit: The application failed.
         """
-        plain, script = self.state.owner / "plain", str(_EXAMPLE / "report.py")
+        plain, script = self.state.owner / "plain", _EXAMPLE / "report.py"
         say("Strongroom runs unmodified PySpark applications on data that only attested code can read.")
-        say("This machine has no protected hardware for it: all of it is SIMULATED, and protects nothing.")
+        say("Here the hardware is SIMULATED: you see how everything works, and nothing is protected.")
         self._prepare_trips(data, plain / "trips")
-        say(f"$ export STRONGROOM_STATE={shlex.quote(str(self.state.root))}")
+        say(f"$ export STRONGROOM_STATE={quote(self.state.root)}")
         self._run("The owner starts an attestation service and a key service, on a simulated SGX platform.", "up")
+        self._run("The owner makes a dataset: a key that never leaves the key service.", "dataset create trips")
+        self._run("And one for the report that an analyst wants to write.", "dataset create report")
         self._run(
-            "The owner makes a dataset for the trips: a key that never leaves the key service.",
-            "dataset",
-            "create",
-            "trips",
+            "The trips are encrypted; storage holds ciphertext.", f"dataset encrypt trips {quote(plain / 'trips')}"
         )
-        self._run("And one for the report that an analyst wants to write.", "dataset", "create", "report")
-        self._run(
-            "The trips are encrypted; what lies on storage is ciphertext.",
-            "dataset",
-            "encrypt",
-            "trips",
-            str(plain / "trips"),
-        )
-        application = ("--dataset", "trips", "--output", "report", script, "strongroom://trips", "strongroom://report")
+        application = f"--dataset trips --output report {quote(script)} strongroom://trips strongroom://report"
         digest = self._run(
             "An analyst packs the report, plain PySpark. Its digest names each byte and argument of it.",
-            "app",
-            "pack",
-            *application,
+            f"app pack {application}",
         )
-        recipient = ("--recipient", str(self.state.recipient_key.with_suffix(".jwk")))
+        recipient = f"--recipient {quote(self.state.recipient_key.with_suffix('.jwk'))}"
         self._run(
-            "The owner approves that this very application, in attested processes, reads the trips, once …",
-            "approve",
-            digest[:12],
-            "--dataset",
-            "trips",
-            "--read",
-            *recipient,
+            "The owner approves that this very application, in attested processes, reads the trips in one run …",
+            f"approve {digest[:12]} --dataset trips --read {recipient}",
         )
-        self._run("… and writes the report.", "approve", digest[:12], "--dataset", "report", "--write", *recipient)
+        self._run("… and writes the report.", f"approve {digest[:12]} --dataset report --write {recipient}")
         outcome = self._run(
             "The analyst submits it, as with spark-submit. These are the eight steps:",
-            "submit",
-            "--num-executors",
-            str(executors),
-            *application,
+            f"submit --num-executors {executors} {application}",
         )
         if not isinstance(outcome, RunOutcome):
             raise click.exceptions.Exit(outcome if isinstance(outcome, int) else 1)
         self._run(
-            "What the application printed is sealed to the owner, who reads it:", "runs", "output", outcome.run_id[:12]
+            "What the application printed is sealed to the owner, who reads it:", f"runs output {outcome.run_id[:12]}"
         )
         self._run(
             "The owner decrypts the report, after checking each file against the countersigned manifest:",
-            "dataset",
-            "decrypt",
-            "report",
-            "--to",
-            str(plain / "report"),
+            f"dataset decrypt report --to {quote(plain / 'report')}",
         )
         _print_report(plain / "report")
         self._run(
             "Anybody with the trust file verifies the run's receipt, offline.",
-            "receipt",
-            "verify",
-            str(outcome.receipt),
+            f"receipt verify {quote(outcome.receipt)}",
         )
         return outcome
 
@@ -165,21 +140,22 @@ class _Demonstration:
             raise ConfigurationError(f"the trips could not be prepared: {reason}", action="name TLC files with --data")
         say(f"  {ended.stdout.strip()}")
 
-    def _run(self, words: str, *arguments: str) -> Any:  # noqa: ANN401 - what the command returns
+    def _run(self, words: str, command_line: str) -> Any:  # noqa: ANN401 - what the command returns
         """Say what is done and how, and do it: with the very command that is shown."""
         say()
         say(words)
-        say(f"$ strongroom {shlex.join(arguments)}")
-        group: click.Command = self.context.find_root().command
-        rest = list(arguments)
-        while isinstance(group, click.Group):
-            command = group.get_command(self.context, rest.pop(0))
-            assert command is not None
-            group = command
-        name = arguments[: len(arguments) - len(rest)]
-        return group.main(
-            ["--state", str(self.state.root), *rest], prog_name=f"strongroom {' '.join(name)}", standalone_mode=False
-        )
+        say(f"$ strongroom {command_line}")
+        command: click.Command | None = self.context.find_root().command
+        rest = shlex.split(command_line)
+        while isinstance(command, click.Group):
+            command = command.get_command(self.context, rest.pop(0))
+        assert command is not None
+        return command.main(["--state", str(self.state.root), *rest], prog_name="strongroom", standalone_mode=False)
+
+
+def quote(path: Path) -> str:
+    """Return a path as a person types it to a shell."""
+    return shlex.quote(str(path))
 
 
 def _work_folder(folder: Path | None) -> Path:

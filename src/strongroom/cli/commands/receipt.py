@@ -77,7 +77,7 @@ def _print_proof(verified: VerifiedReceipt) -> None:
     for name, version in verified.outputs.items():
         _line("output", f"{name} version {version.number}, manifest {short(version.manifest_digest)}")
     for name, approval in verified.approvals.items():
-        _line("approved", f"{name}: {approval.access}, at most {approval.max_runs} runs")
+        _line("approved", f"{name}: {approval.access}, in at most {approval.max_runs} run(s)")
     for identity, mode in verified.modes.items():
         word = "its log proves nothing against its operator" if mode == "owner-operated" else "measured"
         _line("key service", f"{short(identity)} ({mode}: {word})")

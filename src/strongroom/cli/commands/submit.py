@@ -13,7 +13,7 @@ from strongroom.cli.applications import changes_since_packed
 from strongroom.cli.options import FileList, Memory, PlacedDataset, Setting, examples, state_option
 from strongroom.cli.owner_keys import load_signing_key
 from strongroom.cli.state import State, location_of
-from strongroom.cli.terminal import note, say
+from strongroom.cli.terminal import following, note, say
 from strongroom.simulation.server import socket_of
 from strongroom.submit.run import Places, RunOutcome, SubmitEvent, SubmitRequest, load_trust, pack
 from strongroom.submit.run import submit as submit_run
@@ -170,7 +170,7 @@ _APPLICATION_OPTIONS: Final[tuple[Callable[[Callable[..., Any]], Callable[..., A
 )
 @state_option
 def submit(*, key: Path | None, state: State, **options: Any) -> RunOutcome:  # noqa: ANN401 - the options above
-    """Run the PySpark application SCRIPT on protected data, as spark-submit would.
+    """Run a PySpark application on protected data, as spark-submit would.
 
     Datasets are named strongroom://NAME in the script's arguments. Give --dataset NAME=LOCATION for each one that is
     read, --output NAME=LOCATION for each one that is written; without =LOCATION it lies in the state folder. All that
@@ -179,9 +179,14 @@ def submit(*, key: Path | None, state: State, **options: Any) -> RunOutcome:  # 
     request = request_of(state, **options)
     submitter = load_signing_key(key or state.submitter_key)
     try:
-        outcome = submit_run(
-            request, places=places_of(state), submitter=submitter, on_event=print_event, clock=SystemClock()
-        )
+        with following("running; Ctrl-C stops everything") as tell:
+            outcome = submit_run(
+                request,
+                places=places_of(state),
+                submitter=submitter,
+                on_event=lambda event: tell(line_of(event)),
+                clock=SystemClock(),
+            )
     except RefusedError as error:
         if error.step is Step.RELEASE:
             _print_changes(request, state)
@@ -197,10 +202,10 @@ def places_of(state: State) -> Places:
     return Places(trust=state.trust, packages=state.packages, runs=state.runs, device=socket_of(state.platform))
 
 
-def print_event(event: SubmitEvent) -> None:
-    """Print a step that ended."""
+def line_of(event: SubmitEvent) -> str:
+    """Return the line that says that a step ended: its number and name, where, how long it took, what was done."""
     step = f"{event.step.number} {event.step.slug}"
-    say(f"step {step:<11} {event.source:<11} {event.elapsed_ms / 1000:>7.2f} s  {event.detail}")
+    return f"step {step:<11} {event.source:<11} {event.elapsed_ms / 1000:>7.2f} s  {event.detail}"
 
 
 def _print_changes(request: SubmitRequest, state: State) -> None:

@@ -1,0 +1,210 @@
+"""A whole run without Spark: an agent's own code in this process, on a simulated platform, against real services."""
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from tests.support.platform import MRENCLAVE
+from tests.support.service_processes import CLOCK, POLICY_HASH, Installation
+
+from strongroom.agent.finish import Ended, Kept, finish_run
+from strongroom.agent.member import Membership, become_member, launch_identity
+from strongroom.agent.report import Report
+from strongroom.application.description import ApplicationDescription, DatasetBinding
+from strongroom.application.package import ApplicationSources, pack
+from strongroom.base.clock import to_rfc3339
+from strongroom.clients.owner import dataset_head
+from strongroom.crypto.jose import sign_jws
+from strongroom.crypto.keys import ReceivingKey, SigningKey, VerifyingKey
+from strongroom.crypto.random import random_id
+from strongroom.crypto.x509 import to_pem
+from strongroom.datasets.identity import DatasetWrite
+from strongroom.datasets.manifest import build_manifest
+from strongroom.datasets.storage import Storage
+from strongroom.policy.approval import Approval
+from strongroom.services.attestation_service import AttestationServiceConfig
+from strongroom.wire.descriptor import Descriptor, DriverAddress, ServiceAddress, Sizes
+from strongroom.wire.key_service import Commit
+from strongroom.wire.manifest import FileEntry
+from strongroom.wire.ticket import TICKET_TYP, RunTicket
+from strongroom.wire.trust import Trust, TrustedRootEntry, TrustedService
+
+SCRIPT = b"print('an application')\n"
+
+
+@dataclass(kw_only=True)
+class PlatformDevice:
+    """The quote device of one simulated TEE."""
+
+    services: Installation
+    mrenclave: bytes = MRENCLAVE
+    config_id: bytes = b""
+
+    def launch(self, config_id: bytes) -> None:
+        self.config_id = config_id
+
+    def quote(self, report_data: bytes) -> bytes:
+        report = self.services.platform.report(config_id=self.config_id, report_data=report_data)
+        return self.services.platform.platform.quote(replace(report, mrenclave=self.mrenclave))
+
+
+class Runner:
+    """An owner with the datasets `trips` and `report`, an approved application, and runs of it without an engine."""
+
+    def __init__(self, services: Installation, folder: Path) -> None:
+        self.services, self.folder = services, folder
+        self.recipient = ReceivingKey.generate_p256()
+        self.storage = {name: (folder / "storage" / name).as_uri() for name in ("trips", "report")}
+        self.owner = services.owner_client()
+        for name in self.storage:
+            self.owner.create_dataset(name)
+        self.import_version("trips")
+        self.description = self._pack()
+
+    def import_version(self, name: str) -> None:
+        """Make a version of a dataset with one listed file."""
+        write = DatasetWrite.from_message(self.owner.start_write(name))
+        file = FileEntry(path="part-0.parquet", write_id=write.write_id, file_id=random_id(), length_bytes=10)
+        data, digest = build_manifest(
+            dataset=name, key_service=self.services.keys.identity, base=None, write=write, files=[file]
+        )
+        Storage(self.storage[name]).write_manifest(data, digest)
+        self.owner.commit(
+            name, Commit(dataset=name, base=write.base, manifest_digest=digest, write_ids=(write.write_id,))
+        )
+
+    def _pack(self) -> ApplicationDescription:
+        script = self.folder / "application.py"
+        script.write_bytes(SCRIPT)
+        identity = self.services.keys.identity
+        return pack(
+            ApplicationSources(
+                script=str(script),
+                arguments=("strongroom://trips", "strongroom://report"),
+                datasets={
+                    "trips": DatasetBinding(key_service=identity, access="read", version=None),
+                    "report": DatasetBinding(key_service=identity, access="write", version=None),
+                },
+            ),
+            output=self.folder / "package",
+        )
+
+    def approve(self, name: str, access: Any, **changed: Any) -> str:
+        fields: dict[str, Any] = {
+            "dataset": name,
+            "key_service": self.services.keys.identity,
+            "application": self.description.digest,
+            "access": access,
+            "evidence_policy_hash": POLICY_HASH,
+            "attestation_issuer": self.services.attestation.url,
+            "hardware": "simulated",
+            "shape": "process",
+            "max_runs": 100,
+            "submitters": (self.services.submitter.verifying_key.thumbprint,),
+            "recipients": (VerifyingKey.from_jwk(self.recipient.public_jwk).to_jwk(),),
+            "issued_at": to_rfc3339(CLOCK.now()),
+            **changed,
+        }
+        return self.owner.approve(Approval(**fields), application=self.description.to_json().decode())
+
+    def ticket(self, *, submitter: SigningKey | None = None, **changed: Any) -> str:
+        key = submitter or self.services.submitter
+        identity = self.services.keys.identity
+        head = dataset_head(self.services.keys.http(), identity=identity, name="trips", clock=CLOCK)[1]
+        fields: dict[str, Any] = {
+            "run_id": random_id(),
+            "application": self.description.digest,
+            "datasets": {"trips": head.number, "report": None},
+            "max_executors": 2,
+            "not_after": to_rfc3339(CLOCK.now() + timedelta(hours=1)),
+            "submitter": key.verifying_key.thumbprint,
+            "checkpoints": {},
+            **changed,
+        }
+        header = {"typ": TICKET_TYP, "jwk": key.verifying_key.to_jwk()}
+        return sign_jws(RunTicket(**fields).to_json(), key=key, header=header)
+
+    def descriptor(self, ticket: str, *, driver: Membership | None = None, **changed: Any) -> Descriptor:
+        keys, attestation = self.services.keys, self.services.attestation
+        (self.folder / "out").mkdir(exist_ok=True)
+        fields: dict[str, Any] = {
+            "role": "executor" if driver else "driver",
+            "application": self.description.digest,
+            "ticket": ticket,
+            "device": "unused",
+            "package": str(self.folder / "package"),
+            "scratch": "unused",
+            "attestation_service": ServiceAddress(url=attestation.url, certificate_pem=attestation.certificate_pem),
+            "key_services": {keys.identity: ServiceAddress(url=keys.url, certificate_pem=keys.certificate_pem)},
+            "storage": self.storage,
+            "sizes": Sizes(driver_memory_mb=512, executor_memory_mb=512, executor_cores=1, executors=1),
+            "host": "127.0.0.1",
+            "driver": DriverAddress(
+                master_url="spark://127.0.0.1:7077", driver_key=driver.signing_key.verifying_key.thumbprint
+            )
+            if driver
+            else None,
+            "report": str(self.folder / "events.jsonl"),
+            "output": str(self.folder / "out"),
+            **changed,
+        }
+        return Descriptor(**fields)
+
+    def join(self, descriptor: Descriptor, *, device: PlatformDevice | None = None) -> Membership:
+        """Do an agent's steps 4 to 6 in a new TEE."""
+        tee = device or PlatformDevice(services=self.services)
+        tee.launch(launch_identity(descriptor.application))
+        scratch = self.folder / f"tee-{random_id()}"
+        scratch.mkdir(mode=0o700)
+        report = Report(Path(descriptor.report))
+        return become_member(descriptor, device=tee, scratch=scratch, clock=CLOCK, report=report)
+
+    def write(self, member: Membership) -> None:
+        """Pretend that the engine wrote one file of the report."""
+        view = member.datasets["report"].view
+        path, _ = view.create("by_month/part-0.parquet")
+        view.claim(path)
+        view.commit({path: 1000})
+
+    def finish(self, member: Membership, descriptor: Descriptor, *, status: int = 0) -> Kept:
+        log = self.folder / "log"
+        log.write_bytes(b"hello\nauditor\n")
+        ended = Ended(exit_status=status, started_at=CLOCK.now(), log=log)
+        return finish_run(member, descriptor=descriptor, ended=ended, clock=CLOCK)
+
+    def trust(self, **changed: Any) -> Trust:
+        """The trust file of this installation."""
+        keys, attestation = self.services.keys, self.services.attestation
+        config = AttestationServiceConfig.from_json(attestation.config.read_bytes())
+        common: dict[str, Any] = {"mode": "owner-operated", "measurement": None}
+        fields: dict[str, Any] = {
+            "hardware": "simulated",
+            "roots": (
+                TrustedRootEntry(certificate_pem=to_pem(self.services.platform.platform.root_der), simulated=True),
+            ),
+            "services": (
+                TrustedService(
+                    service="attestation-service",
+                    url=attestation.url,
+                    identity=attestation.identity,
+                    certificate_pem=attestation.certificate_pem,
+                    configuration=config.digest(),
+                    log_key=None,
+                    **common,
+                ),
+                TrustedService(
+                    service="key-service",
+                    url=keys.url,
+                    identity=keys.identity,
+                    certificate_pem=keys.certificate_pem,
+                    configuration=str(keys.ready["configuration"]),
+                    log_key=str(keys.ready["log_key"]),
+                    **common,
+                ),
+            ),
+            "owners": (self.services.owner.verifying_key.thumbprint,),
+            "agent_measurements": (MRENCLAVE.hex(),),
+            **changed,
+        }
+        return Trust(**fields)
