@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+
 from strongroom.attestation.evidence.simulated import entry_command
 from strongroom.base.clock import SystemClock
 from strongroom.base.workflow import Step
@@ -265,12 +266,13 @@ class Installation:
         self.assert_nothing_left()
 
     def assert_nothing_left(self) -> None:
-        """Check that no TEE of any run of this installation has left a process, a scratch folder or a descriptor open."""
-        scratch = [Path(json.loads(file.read_text())["scratch"]) for file in self.state.runs.glob("*/*.descriptor.json")]
+        """Check that no TEE of any run of this installation has left a process or a scratch folder."""
+        descriptors = self.state.runs.glob("*/*.descriptor.json")
+        scratch = [Path(json.loads(file.read_text())["scratch"]) for file in descriptors]
         assert [folder for folder in scratch if folder.exists()] == []
         marks = [str(self.state.runs).encode(), *(str(folder).encode() for folder in scratch)]
         assert [line for line in _processes() if any(mark in line for mark in marks)] == []
-        assert not [path for path in self.state.packages.glob(".*")], "a package is left half-written"
+        assert not list(self.state.packages.glob(".*")), "a package is left half-written"
 
     @contextlib.contextmanager
     def no_new_version(self, *datasets: str) -> Iterator[None]:

@@ -61,6 +61,7 @@ class FolderWatch:
         folders: What to watch, by the name that findings show.
         vault: A new folder for the copies.
         without: Folders and files to leave out.
+        leave_out: Further paths to leave out.
         only_new: Leave out files that are there at the start and do not change.
         every_s: How often to look, in seconds.
     """
@@ -71,12 +72,14 @@ class FolderWatch:
         *,
         vault: Path,
         without: Sequence[Path] = (),
+        leave_out: Callable[[str], bool] = lambda _: False,
         only_new: bool = False,
         every_s: float = 0.05,
     ) -> None:
         self._folders = folders
         self._vault = vault
         self._without = {str(path) for path in (*without, vault)}
+        self._leave_out = leave_out
         self._only_new = only_new
         self._states: dict[str, tuple[int, int, int]] = {}
         self._copies: dict[bytes, tuple[str, Path]] = {}
@@ -130,7 +133,7 @@ class FolderWatch:
                         yield f"{name}/{os.path.relpath(path, folder)}", path, state
 
     def _regular_files(self, folder: str) -> Iterator[str]:
-        if folder in self._without:
+        if folder in self._without or self._leave_out(folder):
             return
         with suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:

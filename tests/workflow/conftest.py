@@ -5,7 +5,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-
 from tests.support.installation import Installation, Submission, add_datasets, new_installation
 
 ROWS = 20_000

@@ -1,20 +1,17 @@
 """Step 2, policy: nothing is asked of a service that is not the one that was pinned."""
 
 import json
-import os
-import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from strongroom.base.errors import StrongroomError
+from tests.support.installation import Installation, Submission
+from tests.support.platform import Bench
+
 from strongroom.base.workflow import Step
 from strongroom.crypto.keys import SigningKey
-
-from tests.support.installation import Installation, Submission, wait_until
-from tests.support.platform import Bench
+from strongroom.crypto.x509 import to_pem
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -61,9 +58,7 @@ def test_refuses_an_attestation_service_with_another_configuration(
     )
 
 
-def test_refuses_a_service_with_another_identity(
-    installation: Installation, count: Submission, tmp_path: Path
-) -> None:
+def test_refuses_a_service_with_another_identity(installation: Installation, count: Submission, tmp_path: Path) -> None:
     config = json.loads((installation.state.key_service / "config.json").read_text())
     config["state"] = str(tmp_path / "impostor")
     config["master_key"] = (tmp_path / "impostor" / "master.key").as_uri()
@@ -138,6 +133,4 @@ def _edited(edit: Callable[[dict[str, Any]], None]) -> Callable[[bytes], bytes]:
 
 
 def _root_of_another_platform() -> str:
-    from strongroom.crypto.x509 import to_pem
-
     return json.dumps({"certificate_pem": to_pem(Bench.new().platform.root_der), "simulated": True})

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.installation import Ended, Installation, Submission, wait_until
+
 from strongroom.attestation.evidence.simulated import entry_command
-from strongroom.base.errors import StrongroomError
+from strongroom.base.encoding import from_b64url, to_b64url
 from strongroom.base.workflow import Step
 from strongroom.cli.owner_keys import make_owner_keys
 from strongroom.cli.state import State
 from strongroom.wire.events import Failed
-
-from tests.support.installation import Ended, Installation, Submission, wait_until
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -43,7 +43,7 @@ def test_an_approved_application_gets_its_keys(installation: Installation, count
 def test_refuses_an_application_that_nobody_approved(installation: Installation, count: Submission) -> None:
     ended = installation.submit(replace(count, options=("--name", "never-approved")))
 
-    installation.assert_clear_end(ended, step=Step.RELEASE, says=["trips", "approv"])
+    installation.assert_clear_end(ended, step=Step.RELEASE, says=["no approval names this application", "strongroom approve"])
 
 
 def test_refuses_an_application_whose_approval_is_used_up(
@@ -139,7 +139,11 @@ def test_shows_the_owner_what_changed_since_the_last_approval(
     assert _WHAT_IS_SHOWN[changed] in shown
 
 
-_WHAT_IS_SHOWN = {"a byte": "count.py", "an argument": "strongroom://trips/", "a setting": "spark.sql.shuffle.partitions"}
+_WHAT_IS_SHOWN = {
+    "a byte": "count.py",
+    "an argument": "strongroom://trips/",
+    "a setting": "spark.sql.shuffle.partitions",
+}
 
 
 def _edited(submission: Submission, what: str) -> Submission:
@@ -201,8 +205,6 @@ def test_refuses_a_ticket_that_the_operator_changed(
     _, ended = counted
 
     def allow_more_executors(descriptor: dict[str, Any]) -> None:
-        from strongroom.base.encoding import from_b64url, to_b64url
-
         header, payload, signature = descriptor["ticket"].split(".")
         ticket = json.loads(from_b64url(payload))
         ticket["max_executors"] += 1
@@ -215,16 +217,20 @@ def test_refuses_a_ticket_that_the_operator_changed(
     assert "signature" in failed.message or "ticket" in failed.message
 
 
-def _agent_again(
-    installation: Installation, ended: Ended, name: str, edit: Callable[[dict[str, Any]], None]
-) -> Failed:
+def _agent_again(installation: Installation, ended: Ended, name: str, edit: Callable[[dict[str, Any]], None]) -> Failed:
     """Start an agent with an earlier run's descriptor; return how it gave up."""
     descriptor = json.loads((installation.run_folder(ended) / f"{name}.descriptor.json").read_text())
-    with tempfile.TemporaryDirectory(prefix="agent-") as temporary, tempfile.TemporaryDirectory(
-        prefix="srt-", dir="/dev/shm"
-    ) as memory:
+    with (
+        tempfile.TemporaryDirectory(prefix="agent-") as temporary,
+        tempfile.TemporaryDirectory(prefix="srt-", dir="/dev/shm") as memory,
+    ):
         folder = Path(temporary)
-        descriptor |= {"scratch": f"{memory}/x", "report": str(folder / "report"), "output": temporary, "lifeline": False}
+        descriptor |= {
+            "scratch": f"{memory}/x",
+            "report": str(folder / "report"),
+            "output": temporary,
+            "lifeline": False,
+        }
         edit(descriptor)
         path = folder / "descriptor.json"
         path.write_text(json.dumps(descriptor, sort_keys=True, separators=(",", ":")))

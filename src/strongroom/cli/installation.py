@@ -3,7 +3,6 @@
 What runs here is the owner's and the operator's side at once; the state folder keeps the two apart.
 """
 
-import base64
 import contextlib
 import os
 import platform as machine
@@ -26,11 +25,10 @@ from strongroom.cli.session import attestation_client
 from strongroom.cli.state import State, read_file
 from strongroom.crypto.x509 import parse_pem_chain, to_pem
 from strongroom.datasets.storage import write_file
-from strongroom.log.note import key_id
 from strongroom.services import attestation_service, key_service
 from strongroom.services.attestation_service import AttestationServiceConfig
 from strongroom.services.evidence import PlatformSettings
-from strongroom.services.identity import ServiceIdentity, open_identity, prepare_folder
+from strongroom.services.identity import open_identity, prepare_folder
 from strongroom.services.issuers import AttestationServiceSettings
 from strongroom.services.key_service import KeyServiceSettings
 from strongroom.simulation.server import endorsements_of, expected_measurement, socket_of
@@ -41,7 +39,6 @@ _HOST: Final = "127.0.0.1"
 _PLATFORM: Final = "simulated-platform"
 _CONFIG: Final = "config.json"
 _MACHINES: Final = frozenset({"x86_64", "aarch64"})
-_ED25519: Final = b"\x01"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,7 +247,7 @@ def _key_service(
         mode=config.mode,
         measurement=expected_measurement(socket_of(state.platform), entry=key_service.__name__),
         configuration=key_service.configuration_of(config),
-        log_key=_log_key(identity),
+        log_key=key_service.log_key(identity),
     )
     return service, config
 
@@ -288,12 +285,6 @@ def _roots(state: State) -> tuple[TrustedRootEntry, ...]:
     return tuple(
         TrustedRootEntry(certificate_pem=to_pem(certificate), simulated=True) for certificate in parse_pem_chain(pem)
     )
-
-
-def _log_key(identity: ServiceIdentity) -> str:
-    """Return the log's verification key as one line (C2SP signed-note, "Verification keys")."""
-    name, key = f"strongroom-key-service/{identity.identity}", identity.statement.key.verifying_key
-    return f"{name}+{key_id(name, key).hex()}+{base64.b64encode(_ED25519 + key.raw).decode('ascii')}"
 
 
 def _read_trust(state: State) -> Trust | None:

@@ -10,6 +10,7 @@ from strongroom.crypto.keys import VerifyingKey
 from strongroom.crypto.x509 import LeafUsage, verify_leaf
 from strongroom.log.checkpoint import Checkpoint, parse_and_verify_checkpoint
 from strongroom.log.merkle import leaf_hash, verify_inclusion
+from strongroom.log.note import verification_key
 from strongroom.wire.key_service import LogProof
 
 
@@ -44,6 +45,17 @@ class ServiceStatements:
         payload = verify_jws(token, key=key, typ=typ).payload
         self._key = key
         return payload
+
+    @property
+    def log_key(self) -> str:
+        """The key of the checked statements as a log's verification key line (C2SP).
+
+        Raises:
+            VerificationError: No statement was checked yet.
+        """
+        if self._key is None:
+            raise VerificationError("no statement of the key service was checked yet")
+        return verification_key(self.origin, self._key)
 
     def check_proof(self, proof: LogProof) -> Checkpoint:
         """Check a leaf's inclusion under a signed checkpoint.

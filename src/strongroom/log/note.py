@@ -48,6 +48,17 @@ def key_id(name: str, key: VerifyingKey) -> bytes:
     return hashlib.sha256(name.encode() + b"\n" + _ED25519 + key.raw).digest()[:_KEY_ID_BYTES]
 
 
+def verification_key(name: str, key: VerifyingKey) -> str:
+    """Return a log's verification key as one line, for other people's tools and trust files.
+
+    Raises:
+        FormatError: Not an Ed25519 key.
+
+    Source: C2SP signed-note, "Verification keys".
+    """
+    return f"{name}+{key_id(name, key).hex()}+{base64.b64encode(_ED25519 + key.raw).decode('ascii')}"
+
+
 def sign_note(text: str, *, name: str, key: SigningKey) -> str:
     """Return a note: the text with one signature.
 

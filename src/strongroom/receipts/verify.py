@@ -220,9 +220,10 @@ def _verify_closings(receipt: Receipt, *, trust: Trust) -> tuple[dict[str, Closi
     closings: dict[str, Closing] = {}
     checked: dict[str, ServiceStatements] = {}
     for identity, token in receipt.closings.items():
-        _key_service(trust, identity)
+        pinned = _key_service(trust, identity)
         statements = ServiceStatements(identity=identity, now=lambda: finished_at)
         closing = Closing.from_json(statements.verify(token, typ=CLOSING_TYP))
+        _demand("log key", pinned.log_key, statements.log_key)
         _demand("key service", identity, closing.key_service)
         _demand("run closed", body.run, closing.run)
         _demand("outcome", body.outcome, closing.outcome)

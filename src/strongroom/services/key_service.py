@@ -1,7 +1,6 @@
 """The key service: `python -m strongroom.services.key_service --config FILE`."""
 
 import argparse
-import base64
 import json
 import sys
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from strongroom.base.errors import ConfigurationError, FormatError, StrongroomEr
 from strongroom.crypto.keys import VerifyingKey
 from strongroom.keys.providers import MasterKey, open_master_key
 from strongroom.keys.store import LogSigner, Store, open_store
-from strongroom.log.note import key_id
+from strongroom.log.note import verification_key
 from strongroom.services.errors import ErrorShape, Reply, strongroom_error
 from strongroom.services.evidence import (
     Platform,
@@ -40,7 +39,6 @@ from strongroom.wire.service import Mode
 
 COMMON_NAME: Final = "Strongroom key service"
 _MAX_CONFIG_BYTES: Final = 1 << 20
-_ED25519: Final = b"\x01"
 
 
 class KeyServiceSettings(Message):
@@ -121,8 +119,7 @@ def log_origin(identity: ServiceIdentity) -> str:
 
 def log_key(identity: ServiceIdentity) -> str:
     """Return the log's verification key as one line (C2SP signed-note, "Verification keys")."""
-    name, key = log_origin(identity), identity.statement.key.verifying_key
-    return f"{name}+{key_id(name, key).hex()}+{base64.b64encode(_ED25519 + key.raw).decode('ascii')}"
+    return verification_key(log_origin(identity), identity.statement.key.verifying_key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,212 @@
+"""Step 6, decrypt: whatever was done to the files of a dataset ends a run, and is named."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pyarrow import parquet
+from tests.support.installation import Installation, Submission
+
+from strongroom.base.workflow import Step
+
+pytestmark = pytest.mark.timeout(1800)
+
+# Reads each file of a dataset for itself, every column of it, and prints which ones can be read.
+PROBE = """
+import json, sys
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+spark = SparkSession.builder.getOrCreate()
+found = {}
+for path in sys.argv[2:]:
+    try:
+        rows = spark.read.parquet(f"{sys.argv[1]}/{path}")
+        found[path] = rows.agg(F.count("*"), F.bit_xor(F.xxhash64(*rows.columns))).first()[0]
+    except Exception as error:
+        found[path] = str(error)
+print(json.dumps(found))
+"""
+READ_ALL = """
+import sys
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+rows = SparkSession.builder.getOrCreate().read.parquet(sys.argv[1])
+print(rows.agg(F.bit_xor(F.xxhash64(*rows.columns))).first()[0])
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """The storage of a dataset with two versions of the same files, and what its host does to file number n.
+
+    Attributes:
+        folder: Where it lies.
+        current: The files of the newest version, by number.
+        older: The files of the version before, by number.
+        plain: A plain Parquet file of the same columns.
+    """
+
+    folder: Path
+    current: list[str]
+    older: list[str]
+    plain: Path
+
+    def file(self, number: int) -> Path:
+        return self.folder / self.current[number]
+
+    def leave(self, number: int) -> None:
+        assert self.file(number).is_file()
+
+    def flip_in_page(self, number: int) -> None:
+        _flip(self.file(number), 2_000)
+
+    def flip_in_footer(self, number: int) -> None:
+        _flip(self.file(number), -200)
+
+    def truncate(self, number: int) -> None:
+        self.file(number).write_bytes(self.file(number).read_bytes()[:-100])
+
+    def remove(self, number: int) -> None:
+        self.file(number).unlink()
+
+    def duplicate_another(self, number: int) -> None:
+        shutil.copy(self.file(0), self.file(number))
+
+    def roll_back(self, number: int) -> None:
+        shutil.copy(self.folder / self.older[number], self.file(number))
+
+    def smuggle_plaintext(self, number: int) -> None:
+        shutil.copy(self.plain, self.file(number))
+
+    def swap_with_next(self, number: int) -> None:
+        one, other = self.file(number), self.file(number + 1)
+        first, second = one.read_bytes(), other.read_bytes()
+        one.write_bytes(second)
+        other.write_bytes(first)
+
+
+FAULTS: dict[str, Callable[[Storage, int], None]] = {
+    "untouched": Storage.leave,
+    "a flipped byte in a page": Storage.flip_in_page,
+    "a flipped byte in the footer": Storage.flip_in_footer,
+    "truncated": Storage.truncate,
+    "missing": Storage.remove,
+    "a duplicate of another": Storage.duplicate_another,
+    "older": Storage.roll_back,
+    "plaintext": Storage.smuggle_plaintext,
+    "swapped": Storage.swap_with_next,
+    "swapped with it": Storage.leave,
+}
+
+
+def _flip(file: Path, offset: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[offset] ^= 0x01
+    file.write_bytes(data)
+
+
+@pytest.fixture(scope="module")
+def many(installation: Installation, plain_trips: Path, tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    """The dataset `many`: as many files of the same length as there are faults, in two versions."""
+    folder = tmp_path_factory.mktemp("many")
+    table = parquet.read_table(plain_trips).slice(0, 500)
+    sources = [folder / f"trips-{index:02}.parquet" for index in range(len(FAULTS))]
+    for source in sources:
+        parquet.write_table(table, source)
+    installation.done("dataset", "create", "many")
+    listed = []
+    for _ in range(2):
+        installation.done("dataset", "encrypt", "many", *map(str, sources))
+        listed.append(_files(installation))
+    return Storage(folder=installation.storage("many"), older=listed[0], current=listed[1], plain=sources[0])
+
+
+def _files(installation: Installation) -> list[str]:
+    shown = json.loads(installation.done("dataset", "show", "many", "--json"))
+    return sorted(file["path"] for file in shown["files"])
+
+
+@pytest.fixture
+def storage(many: Storage, tmp_path: Path) -> Iterator[Storage]:
+    shutil.copytree(many.folder, tmp_path / "backup")
+    yield many
+    shutil.rmtree(many.folder)
+    shutil.copytree(tmp_path / "backup", many.folder)
+
+
+def test_exactly_the_files_that_nobody_touched_can_be_read(
+    installation: Installation, storage: Storage, tmp_path: Path
+) -> None:
+    (tmp_path / "probe.py").write_text(PROBE)
+    arguments = ("strongroom://many", *storage.current)
+    probe = Submission(script=tmp_path / "probe.py", arguments=arguments, reads=("many",))
+    installation.approve(probe)
+    lengths = {storage.file(number).stat().st_size for number in range(len(FAULTS))}
+    assert len(lengths) == 1, "the length alone would tell them apart"
+    for number, fault in enumerate(FAULTS.values()):
+        fault(storage, number)
+
+    installation.submit_well(probe)
+
+    found = json.loads(installation.output_of_last_run().splitlines()[-1])
+    readable = {name: found[path] == 500 for path, name in zip(storage.current, FAULTS, strict=True)}
+    assert readable == {name: name == "untouched" for name in FAULTS}, found
+    for path, name in zip(storage.current, FAULTS, strict=True):
+        if name != "untouched":
+            assert "strongroom: " in found[path] or "Tag mismatch" in found[path], f"{name}: {found[path]}"
+
+
+def test_a_run_over_a_changed_file_fails_and_writes_nothing(
+    installation: Installation, storage: Storage, tmp_path: Path
+) -> None:
+    (tmp_path / "read_all.py").write_text(READ_ALL)
+    submission = Submission(script=tmp_path / "read_all.py", arguments=("strongroom://many",), reads=("many",))
+    installation.approve(submission)
+    storage.flip_in_page(3)
+
+    ended = installation.submit(submission)
+
+    installation.assert_clear_end(ended, step=None, says=[])
+    output = installation.output_of_last_run()
+    assert "strongroom" in output or "Tag mismatch" in output
+
+
+@pytest.mark.parametrize("fault", ["changed", "missing", "older"])
+def test_refuses_a_manifest_that_is_not_the_countersigned_one(
+    installation: Installation, storage: Storage, tmp_path: Path, fault: str
+) -> None:
+    (tmp_path / "read_all.py").write_text(READ_ALL)
+    submission = Submission(script=tmp_path / "read_all.py", arguments=("strongroom://many",), reads=("many",))
+    installation.approve(submission)
+    older, current = (_manifest(installation, storage, number) for number in (1, 2))
+    match fault:
+        case "changed":
+            _flip(current, -20)
+        case "missing":
+            current.unlink()
+        case _:
+            shutil.copy(older, current)
+
+    ended = installation.submit(submission)
+
+    installation.assert_clear_end(ended, step=Step.DECRYPT, says=["manifest"])
+
+
+def _manifest(installation: Installation, storage: Storage, number: int) -> Path:
+    digest = installation.owner().versions("many")[number - 1].manifest_digest
+    (file,) = [path for path in storage.folder.rglob(f"*{digest}*") if path.is_file()]
+    return file
+
+
+def test_the_owner_is_told_which_file_was_changed(installation: Installation, storage: Storage, tmp_path: Path) -> None:
+    storage.flip_in_page(5)
+
+    ended = installation.strongroom("dataset", "decrypt", "many", "--to", str(tmp_path / "plain"))
+
+    installation.assert_clear_end(ended, step=None, says=[storage.current[5]])
+    assert not (tmp_path / "plain").exists(), "something is left half-written"
