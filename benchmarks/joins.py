@@ -20,6 +20,7 @@ from typing import Any
 
 from sessions import BenchmarkError
 
+from strongroom.attestation.evidence.simulated import entry_command
 from strongroom.base.clock import to_rfc3339
 from strongroom.cli.owner_keys import load_signing_key
 from strongroom.cli.state import State
@@ -29,7 +30,6 @@ from strongroom.wire.descriptor import Descriptor, DriverAddress
 from strongroom.wire.ticket import TICKET_TYP, RunTicket
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a memory file system
-_ENTRY = ("-I", "-B", "-m", "strongroom.agent")
 _TIMEOUT_S = 60.0
 _POLL_S = 0.02
 _ATTEST = ("attest", "evidence verified and appraised")
@@ -116,7 +116,7 @@ def _agent(descriptor: Descriptor, place: Path) -> Iterator[Path]:
     (place / "descriptor.json").write_bytes(own.to_json())
     with (place / "agent.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, *_ENTRY, str(place / "descriptor.json")],
+            [*entry_command(sys.executable, "strongroom.agent"), str(place / "descriptor.json")],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

@@ -252,8 +252,14 @@ def _method(measured: Measured) -> str:
 - Times start with the command. Protected: `strongroom submit`, services running. Plain: master, workers and driver are
   started directly, without the launcher scripts and the additional Java of `spark-submit`, which favours plain.
 - The results that the applications print were the same in all sessions.
+- Just before the sessions, others used {_busy(measured.sessions)} of the machine.
 - Attestation: agents without Spark, each a new process, their keys made before.
 - Machine: {machine()}."""
+
+
+def _busy(sessions: Sequence[Session]) -> str:
+    shares = [session.busy_before for session in sessions]
+    return f"{median(shares):.0%} (median) to {max(shares):.0%} (largest)"
 
 
 def _predecessor() -> str:

@@ -37,6 +37,7 @@ class Session:
         seconds: The measured runs of each application, without the warm-up.
         printed: What the applications printed, without durations: equal on all sides.
         agent_mb: Memory of the largest agent, where there are agents.
+        busy_before: Share of the machine that others used just before, from 0 to 1: it should be near 0.
     """
 
     side: str
@@ -47,6 +48,7 @@ class Session:
     seconds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     printed: tuple[str, ...] = ()
     agent_mb: float | None = None
+    busy_before: float = 0.0
 
 
 def repetitions(measured: Mapping[str, int]) -> tuple[str, ...]:

@@ -43,7 +43,8 @@ def test_an_approved_application_gets_its_keys(installation: Installation, count
 def test_refuses_an_application_that_nobody_approved(installation: Installation, count: Submission) -> None:
     ended = installation.submit(replace(count, options=("--name", "never-approved")))
 
-    installation.assert_clear_end(ended, step=Step.RELEASE, says=["no approval names this application", "strongroom approve"])
+    says = ["no approval names this application", "strongroom approve"]
+    installation.assert_clear_end(ended, step=Step.RELEASE, says=says)
 
 
 def test_refuses_an_application_whose_approval_is_used_up(

@@ -79,7 +79,9 @@ def test_a_directory_has_nothing_of_another_family_or_ca(source: DirectoryEndors
             source.get(fmspc=fmspc, ca=ca)
 
 
-@pytest.mark.parametrize("fmspc", ["../" * 4, "", FMSPC.upper() + "A", "x" * 12])
+@pytest.mark.parametrize(
+    "fmspc", ["../" * 4, "", FMSPC.upper() + "A", "x" * 12], ids=["dots", "empty", "long", "letters"]
+)
 def test_a_family_is_never_a_path(source: DirectoryEndorsements, fmspc: str) -> None:
     with pytest.raises(FormatError):
         source.get(fmspc=fmspc, ca="platform")
