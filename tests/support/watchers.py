@@ -64,6 +64,9 @@ class FolderWatch:
         leave_out: Further paths to leave out.
         only_new: Leave out files that are there at the start and do not change.
         every_s: How often to look, in seconds.
+
+    Attributes:
+        places: Every file that was seen.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class FolderWatch:
         self._only_new = only_new
         self._states: dict[str, tuple[int, int, int]] = {}
         self._copies: dict[bytes, tuple[str, Path]] = {}
+        self.places: set[str] = set()
         self._poller = _Poller(self._look, every_s=every_s)
 
     def __enter__(self) -> Self:
@@ -96,11 +100,6 @@ class FolderWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._poller.stop()
-
-    @property
-    def places(self) -> set[str]:
-        """Every file that was kept."""
-        return {place for place, _ in self._copies.values()}
 
     def search(self, search: LeakSearch) -> list[Leak]:
         """Search every copy; file names are searched too."""
@@ -117,6 +116,7 @@ class FolderWatch:
                     self._keep(place, Path(path).read_bytes())
 
     def _keep(self, place: str, content: bytes) -> None:
+        self.places.add(place)
         digest = hashlib.blake2b(content).digest()
         if content and digest not in self._copies:
             copy = self._vault / str(len(self._copies))

@@ -537,18 +537,25 @@ def _check_crl(crl: x509.CertificateRevocationList, issuer: x509.Certificate) ->
 # --- the library's objects -------------------------------------------------------------------------------------------
 
 
+# The library reads names, times and extensions when they are asked for: ask once, where malformed ones are expected.
+
+
 def _load(certificate_der: bytes) -> x509.Certificate:
     try:
-        return x509.load_der_x509_certificate(certificate_der)
+        certificate = x509.load_der_x509_certificate(certificate_der)
+        _ = (certificate.subject, certificate.issuer, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
     except _MALFORMED as error:
         raise FormatError("not a certificate in DER form") from error
+    return certificate
 
 
 def _load_crl(crl_der: bytes) -> x509.CertificateRevocationList:
     try:
-        return x509.load_der_x509_crl(crl_der)
+        crl = x509.load_der_x509_crl(crl_der)
+        _ = (crl.issuer, crl.last_update_utc, crl.next_update_utc, list(crl.extensions), list(crl))
     except _MALFORMED as error:
         raise FormatError("not a certificate revocation list in DER form") from error
+    return crl
 
 
 def _public_key(certificate: x509.Certificate) -> Any:  # noqa: ANN401 - the library's union of all keys

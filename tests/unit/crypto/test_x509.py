@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strongroom.base.errors import FormatError, UntrustedRootError, VerificationError
+from strongroom.base.errors import FormatError, StrongroomError, UntrustedRootError, VerificationError
 from strongroom.crypto import der, x509
 from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.x509 import CertificateRequest, Extension, LeafUsage, RevocationLists
@@ -342,3 +342,21 @@ def test_an_anchor_without_its_extension_keeps_name_and_key() -> None:
     assert x509.extension(anchor, MARK) is None
     assert x509.spki_sha256(anchor) == x509.spki_sha256(root)
     assert x509.common_name(anchor) == "root"
+
+
+def test_every_one_byte_edit_of_a_revocation_list_is_one_of_our_errors() -> None:
+    made = Hierarchy()
+    crl = x509.issue_crl(
+        issuer_der=made.root,
+        issuer_key=ROOT,
+        revoked_der=[made.leaf],
+        number=1,
+        last_update=NOW,
+        next_update=NOW + DAY,
+    )
+    for position in range(len(crl)):
+        for flip in (0x01, 0x20, 0xFF):
+            changed = crl[:position] + bytes([crl[position] ^ flip]) + crl[position + 1 :]
+            with contextlib.suppress(StrongroomError):
+                lists = RevocationLists([changed])
+                x509.verify_chain([made.ca, made.root], roots_der=[made.root], revocation=lists, now=NOW)
