@@ -6,11 +6,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from pyarrow import parquet
 from tests.support.installation import Installation, Submission
 
 from strongroom.base.workflow import Step
+from strongroom.cli.owned_datasets import open_version
+from strongroom.datasets.identity import DatasetWrite, storage_name
+from strongroom.datasets.manifest import build_manifest
+from strongroom.datasets.parquet import encrypt_parquet
+from strongroom.datasets.storage import Storage as LocalStorage
+from strongroom.submit.run import load_trust
+from strongroom.submit.services import trusted_service
+from strongroom.wire.key_service import Commit
+from strongroom.wire.manifest import FileEntry
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -30,6 +40,7 @@ for path in sys.argv[2:]:
         found[path] = str(error)
 print(json.dumps(found))
 """
+ROWS = 500
 READ_ALL = """
 import sys
 from pyspark.sql import SparkSession
@@ -52,12 +63,20 @@ class Storage:
     """
 
     folder: Path
-    current: list[str]
-    older: list[str]
+    current: tuple[FileEntry, ...]
+    older: tuple[FileEntry, ...]
     plain: Path
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The newest version's files as the dataset names them."""
+        return tuple(entry.path for entry in self.current)
+
     def file(self, number: int) -> Path:
-        return self.folder / self.current[number]
+        return self._place(self.current[number])
+
+    def _place(self, entry: FileEntry) -> Path:
+        return self.folder / storage_name(write_id=entry.write_id, path=entry.path)
 
     def leave(self, number: int) -> None:
         assert self.file(number).is_file()
@@ -78,7 +97,7 @@ class Storage:
         shutil.copy(self.file(0), self.file(number))
 
     def roll_back(self, number: int) -> None:
-        shutil.copy(self.folder / self.older[number], self.file(number))
+        shutil.copy(self._place(self.older[number]), self.file(number))
 
     def smuggle_plaintext(self, number: int) -> None:
         shutil.copy(self.plain, self.file(number))
@@ -113,22 +132,28 @@ def _flip(file: Path, offset: int) -> None:
 @pytest.fixture(scope="module")
 def many(installation: Installation, plain_trips: Path, tmp_path_factory: pytest.TempPathFactory) -> Storage:
     """The dataset `many`: as many files of the same length as there are faults, in two versions."""
-    folder = tmp_path_factory.mktemp("many")
-    table = parquet.read_table(plain_trips).slice(0, 500)
-    sources = [folder / f"trips-{index:02}.parquet" for index in range(len(FAULTS))]
-    for source in sources:
-        parquet.write_table(table, source)
+    plain = tmp_path_factory.mktemp("many") / "trips.parquet"
+    parquet.write_table(parquet.read_table(plain_trips).slice(0, ROWS), plain)
     installation.done("dataset", "create", "many")
-    listed = []
-    for _ in range(2):
-        installation.done("dataset", "encrypt", "many", *map(str, sources))
-        listed.append(_files(installation))
-    return Storage(folder=installation.storage("many"), older=listed[0], current=listed[1], plain=sources[0])
+    older, current = (_next_version(installation, plain) for _ in range(2))
+    return Storage(folder=installation.storage("many"), older=older, current=current, plain=plain)
 
 
-def _files(installation: Installation) -> list[str]:
-    shown = json.loads(installation.done("dataset", "show", "many", "--json"))
-    return sorted(file["path"] for file in shown["files"])
+def _next_version(installation: Installation, plain: Path) -> tuple[FileEntry, ...]:
+    """Do what `dataset encrypt` does, with a few rows in each file."""
+    client, location = installation.owner(), installation.state.storage("many")
+    write = DatasetWrite.from_message(client.start_write("many"))
+    table = pa.concat_tables([parquet.read_table(plain)] * len(FAULTS)).combine_chunks()
+    files = encrypt_parquet([table], location=location, dataset="many", write=write, rows_per_file=ROWS)
+    before = write.base and open_version(client, name="many", location=location, number=write.base).manifest
+    key_service = trusted_service(load_trust(installation.state.trust), "key-service").identity
+    manifest, digest = build_manifest(
+        dataset="many", key_service=key_service, base=before or None, write=write, files=files
+    )
+    LocalStorage(location).write_manifest(manifest, digest)
+    commit = Commit(dataset="many", base=write.base, manifest_digest=digest, write_ids=(write.write_id,))
+    client.commit("many", commit)
+    return files
 
 
 @pytest.fixture
@@ -143,7 +168,7 @@ def test_exactly_the_files_that_nobody_touched_can_be_read(
     installation: Installation, storage: Storage, tmp_path: Path
 ) -> None:
     (tmp_path / "probe.py").write_text(PROBE)
-    arguments = ("strongroom://many", *storage.current)
+    arguments = ("strongroom://many", *storage.paths)
     probe = Submission(script=tmp_path / "probe.py", arguments=arguments, reads=("many",))
     installation.approve(probe)
     lengths = {storage.file(number).stat().st_size for number in range(len(FAULTS))}
@@ -154,9 +179,9 @@ def test_exactly_the_files_that_nobody_touched_can_be_read(
     installation.submit_well(probe)
 
     found = json.loads(installation.output_of_last_run().splitlines()[-1])
-    readable = {name: found[path] == 500 for path, name in zip(storage.current, FAULTS, strict=True)}
+    readable = {name: found[path] == ROWS for path, name in zip(storage.paths, FAULTS, strict=True)}
     assert readable == {name: name == "untouched" for name in FAULTS}, found
-    for path, name in zip(storage.current, FAULTS, strict=True):
+    for path, name in zip(storage.paths, FAULTS, strict=True):
         if name != "untouched":
             assert "strongroom: " in found[path] or "Tag mismatch" in found[path], f"{name}: {found[path]}"
 
@@ -208,5 +233,5 @@ def test_the_owner_is_told_which_file_was_changed(installation: Installation, st
 
     ended = installation.strongroom("dataset", "decrypt", "many", "--to", str(tmp_path / "plain"))
 
-    installation.assert_clear_end(ended, step=None, says=[storage.current[5]])
+    installation.assert_clear_end(ended, step=None, says=[storage.paths[5]])
     assert not (tmp_path / "plain").exists(), "something is left half-written"

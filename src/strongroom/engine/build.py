@@ -5,6 +5,7 @@
 * an ahead-of-time cache, which halves the time until Java runs Spark.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -22,6 +23,7 @@ from strongroom.base.errors import ConfigurationError, EngineError
 from strongroom.crypto.random import random_secret
 from strongroom.engine import spark
 from strongroom.engine.runtime import SparkRuntime, package_folder, runtime_of_this_installation
+from strongroom.engine.settings import enforced_settings, jvm_options
 
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 _LOG_SETTINGS = Path(__file__).with_name("log4j2.properties")
@@ -53,8 +55,9 @@ def build_runtime(*, progress: Callable[[str], None]) -> None:
     runtime = runtime_of_this_installation()
     try:
         runtime.java.parent.mkdir(parents=True, exist_ok=True)
-        _build_java_part(runtime, progress)
-        _build_aot_cache(runtime, progress)
+        with _alone(runtime.jar.parent / "build.lock"):
+            _build_java_part(runtime, progress)
+            _build_aot_cache(runtime, progress)
     except OSError as error:
         raise ConfigurationError(
             f"the Spark runtime cannot be written: {error.strerror}",
@@ -118,18 +121,14 @@ def _build_java_part(runtime: SparkRuntime, progress: Callable[[str], None]) -> 
 
 
 def _build_aot_cache(runtime: SparkRuntime, progress: Callable[[str], None]) -> None:
-    engine = Path(__file__).parent
-    read = [
-        runtime.java,
-        runtime.module_options,
-        runtime.jar,
-        *(engine / name for name in ("settings.py", "training.py")),
-    ]
-    with _outdated(runtime.aot_cache, _digest(read, [runtime.jar, *_spark_jars(), _java_modules()])) as outdated:
+    options = jvm_options(scratch=Path("scratch"), log_settings=runtime.log_settings, aot_cache=None)
+    said = f"{options}{sorted(enforced_settings().items())}"
+    read = [runtime.java, runtime.module_options, runtime.jar, _TRAINING]
+    looked_at = [runtime.jar, *_spark_jars(), _java_modules()]
+    with _outdated(runtime.aot_cache, _digest(read, looked_at, said)) as outdated:
         if not outdated:
             return
         progress("training Java's ahead-of-time cache (about a minute)")
-        runtime.aot_cache.unlink(missing_ok=True)
         with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None, prefix="sr-") as folder:
             _train(runtime, Path(folder))
 
@@ -152,6 +151,14 @@ def _train(runtime: SparkRuntime, folder: Path) -> None:
 
 
 @contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Let other builds of this installation wait."""
+    with lock.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def _outdated(artifact: Path, inputs: str) -> Iterator[bool]:
     """Tell whether an artifact must be made, and note its inputs once it was."""
     note = artifact.with_name(artifact.name + ".inputs")
@@ -163,9 +170,9 @@ def _outdated(artifact: Path, inputs: str) -> Iterator[bool]:
         note.write_text(inputs, encoding="ascii")
 
 
-def _digest(read: Iterable[Path], looked_at: Iterable[Path]) -> str:
-    """Return a digest over some files' content, and over size and time of others, as Java's cache checks them."""
-    digest = hashlib.sha256()
+def _digest(read: Iterable[Path], looked_at: Iterable[Path], said: str = "") -> str:
+    """Return a digest over some files' content, others' size and time (as Java's cache checks them), and a text."""
+    digest = hashlib.sha256(said.encode())
     for path in read:
         digest.update(f"{path}\n".encode() + hashlib.sha256(path.read_bytes()).digest())
     for path in looked_at:

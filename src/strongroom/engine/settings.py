@@ -108,9 +108,9 @@ def jvm_options(*, scratch: Path, log_settings: Path, aot_cache: Path | None) ->
     Args:
         scratch: The node's folder on protected memory; nothing is written elsewhere.
         log_settings: Log4j's configuration.
-        aot_cache: The ahead-of-time cache, or None while it is being made.
+        aot_cache: The ahead-of-time cache, or None to start without one.
     """
-    cache = () if aot_cache is None or not aot_cache.is_file() else (f"-XX:AOTCache={aot_cache}",)
+    cache = () if aot_cache is None else (f"-XX:AOTCache={aot_cache}",)
     return (
         *cache,
         # Java's own messages would otherwise go to the application's standard output.

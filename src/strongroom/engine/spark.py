@@ -243,7 +243,7 @@ def start_driver(
     """
     _check_master_url(master_url)
     check_application_settings(application.settings)
-    _prepare(node, aot_cache=node.runtime.aot_cache)
+    _prepare(node)
     launch = {
         "spark.master": master_url,
         "spark.app.name": application.name,
@@ -291,7 +291,7 @@ def start_training(node: Node, *, script: Path, aot_cache: Path, output: IO[byte
     Returns:
         The process.
     """
-    _prepare(node, aot_cache=None)
+    _prepare(node, with_cache=False)
     settings = {**_protection(node), "spark.executor.extraClassPath": str(node.runtime.jar)}
     properties = _write_private(node.scratch / "conf" / "training.properties", properties_text(settings))
     java, *options = _java(node, role="training", heap=Resources().driver_memory)
@@ -304,7 +304,7 @@ def start_training(node: Node, *, script: Path, aot_cache: Path, output: IO[byte
 
 
 def _start_daemon(node: Node, role: str, main_class: str, arguments: Sequence[str]) -> Child:
-    _prepare(node, aot_cache=node.runtime.aot_cache)
+    _prepare(node)
     properties = _write_private(node.scratch / "conf" / f"{role}.properties", properties_text(_protection(node)))
     command = (
         *_java(node, role=role, heap=_DAEMON_HEAP),
@@ -344,7 +344,7 @@ def _start(
     )
 
 
-def _prepare(node: Node, *, aot_cache: Path | None) -> None:
+def _prepare(node: Node, *, with_cache: bool = True) -> None:
     """Make the folders of a node, once for all its processes."""
     if len(os.fsencode(node.scratch / _LONGEST_SOCKET_NAME)) >= _UNIX_SOCKET_PATH_BYTES:
         raise ConfigurationError(
@@ -354,7 +354,8 @@ def _prepare(node: Node, *, aot_cache: Path | None) -> None:
         )
     for name in _SCRATCH_FOLDERS:
         (node.scratch / name).mkdir(mode=0o700, exist_ok=True)
-    options = jvm_options(scratch=node.scratch, log_settings=node.runtime.log_settings, aot_cache=aot_cache)
+    cache = node.runtime.aot_cache if with_cache and node.runtime.aot_cache.is_file() else None
+    options = jvm_options(scratch=node.scratch, log_settings=node.runtime.log_settings, aot_cache=cache)
     _write_private(_options_file(node), argument_file_text(options))
 
 
