@@ -38,7 +38,7 @@ for path in sys.argv[2:]:
         found[path] = rows.agg(F.count("*"), F.bit_xor(F.xxhash64(*rows.columns))).first()[0]
     except Exception as error:
         found[path] = str(error)
-print(json.dumps(found))
+print("FOUND", json.dumps(found))
 """
 ROWS = 500
 READ_ALL = """
@@ -178,7 +178,9 @@ def test_exactly_the_files_that_nobody_touched_can_be_read(
 
     installation.submit_well(probe)
 
-    found = json.loads(installation.output_of_last_run().splitlines()[-1])
+    output = installation.output_of_last_run()
+    assert "FOUND " in output, output
+    found = json.loads(output.partition("FOUND ")[2].splitlines()[0])
     readable = {name: found[path] == ROWS for path, name in zip(storage.paths, FAULTS, strict=True)}
     assert readable == {name: name == "untouched" for name in FAULTS}, found
     for path, name in zip(storage.paths, FAULTS, strict=True):

@@ -14,7 +14,12 @@ from pyspark.sql import SparkSession
 
 SparkSession.builder.getOrCreate().read.parquet(sys.argv[1]).write.mode("overwrite").parquet(sys.argv[2])
 """
-FAIL_AFTER_WRITING = WRITE_ALL + "\nsys.exit(3)\n"
+FAIL_AFTER_WRITING = f"""
+{WRITE_ALL}
+for number in range(20_000):
+    print("line", number)
+sys.exit(3)
+"""
 
 
 @pytest.fixture
@@ -38,7 +43,9 @@ def test_a_full_disk_ends_the_run_without_an_output_version(installation: Instal
     assert "No space left on device" in installation.output_of_last_run()
 
 
-def test_a_script_that_fails_after_writing_leaves_no_version(installation: Installation, write_all: Submission) -> None:
+def test_a_script_that_fails_after_writing_leaves_its_output_and_no_version(
+    installation: Installation, write_all: Submission
+) -> None:
     write_all.script.write_text(FAIL_AFTER_WRITING)
     installation.approve(write_all)
 
@@ -46,6 +53,7 @@ def test_a_script_that_fails_after_writing_leaves_no_version(installation: Insta
         ended = installation.submit(write_all)
 
     assert "failed with exit status 3" in ended.stdout
+    assert "\nline 19999\n" in installation.output_of_last_run()
     installation.assert_clear_end(ended, step=None, says=[], status=3)
 
 

@@ -11,6 +11,7 @@ from strongroom.agent.member import Membership
 from strongroom.base.clock import Clock, to_rfc3339
 from strongroom.base.encoding import to_b64url
 from strongroom.base.errors import ConflictError, StrongroomError
+from strongroom.base.limits import LIMITS
 from strongroom.crypto.jose import seal_to_recipients, unverified_payload
 from strongroom.datasets.manifest import build_manifest
 from strongroom.datasets.storage import Storage, write_file
@@ -147,9 +148,17 @@ def _keep(
     receipt_name, output_name = f"{body.run_id}.receipt.json", f"{body.run_id}.output.jwe"
     recipients = _recipients(body.records.values())
     if recipients and log:
-        write_file(folder / output_name, seal_to_recipients(log, recipient_jwks=recipients))
+        write_file(folder / output_name, seal_to_recipients(_sealable(log), recipient_jwks=recipients))
     write_file(folder / receipt_name, sign_receipt(body, key=member.signing_key, closings=closings))
     return Kept(receipt=receipt_name, output=output_name if recipients and log else None, lines=log.count(b"\n"))
+
+
+def _sealable(log: bytes) -> bytes:
+    """Return the output as far as it can be sealed: all of it, or its end, which then says so."""
+    if len(log) <= LIMITS.sealed_bytes:
+        return log
+    notice = f"strongroom: of {len(log)} bytes of output only the last are kept\n".encode()
+    return notice + log[len(log) - LIMITS.sealed_bytes + len(notice) :]
 
 
 def _recipients(records: Iterable[RunRecord]) -> list[dict[str, Any]]:

@@ -13,6 +13,8 @@ class Limits:
     token_bytes: int = 256 << 10
     policy_text_bytes: int = 64 << 10
     manifest_bytes: int = 64 << 20
+    sealed_bytes: int = 16 << 20
+    recipients: int = 64
     package_bytes: int = 512 << 20
     socket_line_bytes: int = 64 << 20
     nonce_lifetime_s: int = 120

@@ -16,14 +16,23 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from strongroom.base.encoding import canonical_json, from_b64url, parse_json_object
-from strongroom.base.errors import FormatError, IntegrityError, VerificationError
+from strongroom.base.errors import FormatError, IntegrityError, LimitError, VerificationError
 from strongroom.base.limits import LIMITS
 from strongroom.base.secret import SecretBytes
 from strongroom.crypto.keys import ReceivingKey, SigningKey, VerifyingKey
 
 _JWK_CLASS: Final = {"ES256": ECKey, "Ed25519": OKPKey, "RS256": RSAKey}
 _COMPACT_PARTS: Final = 3
-_REGISTRY: Final = jwe.JWERegistry(algorithms=["RSA-OAEP-256", "ECDH-ES+A256KW", "A256GCM"], strict_check_header=False)
+
+
+class _Registry(jwe.JWERegistry):
+    """The algorithms that are used, and sizes for what is sealed here: the library's default ends at 64 KiB."""
+
+    max_ciphertext_length = LIMITS.sealed_bytes * 4 // 3 + 4
+    max_recipients = LIMITS.recipients
+
+
+_REGISTRY: Final = _Registry(algorithms=["RSA-OAEP-256", "ECDH-ES+A256KW", "A256GCM"], strict_check_header=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,9 +140,12 @@ def seal_to_recipients(plaintext: bytes, *, recipient_jwks: Sequence[Mapping[str
 
     Raises:
         FormatError: No recipient, or a key that is not P-256.
+        LimitError: More bytes or recipients than can be opened again.
     """
     if not recipient_jwks:
         raise FormatError("there is no recipient")
+    if len(plaintext) > LIMITS.sealed_bytes or len(recipient_jwks) > LIMITS.recipients:
+        raise LimitError("the text is too long, or has too many recipients, to be sealed")
     message = jwe.GeneralJSONEncryption({"enc": "A256GCM"}, plaintext)
     for jwk in recipient_jwks:
         public = VerifyingKey.from_jwk(jwk)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from strongroom.base.encoding import from_any_b64, from_b64url, to_b64url
-from strongroom.base.errors import FormatError, IntegrityError, StrongroomError, VerificationError
+from strongroom.base.errors import FormatError, IntegrityError, LimitError, StrongroomError, VerificationError
+from strongroom.base.limits import LIMITS
 from strongroom.base.secret import SecretBytes
 from strongroom.crypto import aead, jose, key_wrap
 from strongroom.crypto.keys import Algorithm, ReceivingKey, SigningKey, VerifyingKey
@@ -105,6 +106,17 @@ def test_each_recipient_reads_the_output_and_nobody_else() -> None:
         jose.seal_to_recipients(b"report", recipient_jwks=[])
     with pytest.raises(FormatError):
         jose.seal_to_recipients(b"report", recipient_jwks=[TEE.public_jwk])
+
+
+def test_long_output_and_many_keys_open_again() -> None:
+    reader = ReceivingKey.generate_p256()
+    for size_bytes in (100_000, LIMITS.sealed_bytes):
+        sealed = jose.seal_to_recipients(bytes(size_bytes), recipient_jwks=[reader.public_jwk])
+        assert len(jose.open_as_recipient(sealed, key=reader)) == size_bytes
+    with pytest.raises(LimitError):
+        jose.seal_to_recipients(bytes(LIMITS.sealed_bytes + 1), recipient_jwks=[reader.public_jwk])
+    sealed_keys = jose.seal(SecretBytes(bytes(300_000)), recipient_jwk=TEE.public_jwk, context={})
+    assert len(jose.unseal(sealed_keys, key=TEE, context={})) == 300_000
 
 
 def test_aead_binds_key_context_and_every_byte() -> None:
