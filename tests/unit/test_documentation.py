@@ -88,8 +88,11 @@ def test_strongroom_commands_that_are_named_exist() -> None:
 
 def test_the_published_benchmark_is_complete_and_the_page_shows_the_same_numbers() -> None:
     folder = ROOT / "docs" / "benchmarks"
-    published = json.loads((folder / "nyctaxi.json").read_text(encoding="utf-8"))
     page = (folder / "nyctaxi.md").read_text(encoding="utf-8")
+    if "No figures are published yet" in page:
+        assert [file.name for file in folder.iterdir()] == ["nyctaxi.md"]
+        return
+    published = json.loads((folder / "nyctaxi.json").read_text(encoding="utf-8"))
 
     assert set(published) == {"points", "attest_release_ms", "agent_mb", "service_mb"}
     assert set(published["attest_release_ms"]) == {"p50", "p95"}
