@@ -189,13 +189,20 @@ def authenticate_person(call: Call, *, owners: Mapping[str, VerifyingKey], audie
         kid = unverified_header(token).get("kid")
         key = owners.get(kid) if isinstance(kid, str) else None
         if key is None:
-            raise AuthenticationError("the token is not signed by an owner this service knows")
+            raise AuthenticationError(
+                "the token is not signed by an owner this service knows",
+                action="Use the key of an owner whom the service's configuration names.",
+            )
         claims = PersonToken.from_json(verify_jws(token, key=key, typ=PERSON_TOKEN_TYP).payload)
     except (FormatError, VerificationError) as error:
-        raise AuthenticationError("the bearer token does not hold") from error
+        raise AuthenticationError(
+            "the bearer token does not hold", action="Sign a new token with an owner's key."
+        ) from error
     now = clock.now().timestamp()
     if claims.aud != audience or claims.sub != kid:
-        raise AuthenticationError("the bearer token is for another service or of another person")
+        raise AuthenticationError(
+            "the bearer token is for another service or of another person", action="Sign a token for this service."
+        )
     if claims.exp - claims.iat > LIMITS.person_token_lifetime_s or claims.exp < claims.iat:
         raise AuthenticationError("the bearer token lives longer than five minutes")
     if not claims.iat - LIMITS.clock_skew_s <= now < claims.exp:
