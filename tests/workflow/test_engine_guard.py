@@ -65,7 +65,8 @@ def test_the_secret_stands_in_no_command_line_and_only_in_executors_environments
             continue
         assert secret not in command
         if secret in environment:
-            assert b"CoarseGrainedExecutorBackend" in command or b"pyspark" in command
+            inside = (b"CoarseGrainedExecutorBackend", b"SparkSubmit", b"pyspark", bytes(cluster.driver_node.scratch))
+            assert any(word in command for word in inside)
 
 
 def test_the_web_pages_of_master_and_worker_show_nothing(cluster: Cluster) -> None:

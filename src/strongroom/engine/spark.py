@@ -36,6 +36,9 @@ _MASTER_CLASS = "org.apache.spark.deploy.master.Master"
 _WORKER_CLASS = "org.apache.spark.deploy.worker.Worker"
 _SUBMIT_CLASS = "org.apache.spark.deploy.SparkSubmit"
 _DAEMON_HEAP = "512m"
+# PySpark reads all settings over its TCP connection to the JVM. Spark wants the secret to be set, and prefers the one
+# in the environment, where it puts it for executors itself.
+_SECRET_IN_ENVIRONMENT = {"spark.authenticate.secret": "(in the environment)"}
 _MASTER_TIMEOUT_S = 120.0
 _POLL_S = 0.02
 _SCRATCH_FOLDERS = ("conf", "home", "local", "log", "run", "tmp", "work")
@@ -263,7 +266,9 @@ def start_driver(
     _refuse_taken(environment, application.environment, kind="environment variable")
     properties = _write_private(
         node.scratch / "conf" / "driver.properties",
-        properties_text({**application.settings, **_protection(node), **launch}),
+        properties_text(
+            {**application.settings, **_protection(node), **(_SECRET_IN_ENVIRONMENT if _secret(node) else {}), **launch}
+        ),
     )
     command = (
         *_java(node, role="driver", heap=resources.driver_memory),
@@ -275,7 +280,9 @@ def start_driver(
         str(application.entry_point),
         *application.arguments,
     )
-    process = _start(node, command, {**application.environment, **environment}, stdout=stdout, stderr=stderr)
+    process = _start(
+        node, command, {**application.environment, **environment, **_secret(node)}, stdout=stdout, stderr=stderr
+    )
     return Child(process, name="driver")
 
 
@@ -383,6 +390,12 @@ def _environment(node: Node) -> dict[str, str]:
     if isinstance(node, ProtectedNode):
         environment |= {"STRONGROOM_SCRATCH": scratch, "STRONGROOM_SOCKET": str(node.key_socket)}
     return environment
+
+
+def _secret(node: Node) -> dict[str, str]:
+    if isinstance(node, InsecurePlainNode):
+        return {}
+    return {"_SPARK_AUTH_SECRET": base64.b64encode(node.secret.reveal()).decode("ascii")}
 
 
 def _protection(node: Node) -> dict[str, str]:
