@@ -1,8 +1,8 @@
 """Spark's processes as children of the agent.
 
 Java is started directly, without Spark's scripts. A child's environment is made from nothing, its folders lie in
-scratch, and it dies with the agent. The run's secret stands in a mode-600 properties file there (master, worker) or in the
-environment of a process inside the TEE (driver, and executors, where Spark puts it itself); never in an argument.
+scratch, and it dies with the agent. The run's secret stands in a mode-600 properties file there (master, worker) or in
+the environment of a process inside the TEE (driver; executors, where Spark puts it itself); never in an argument.
 
 The kernel ties a child to the thread that started it: start children from a thread that lives as long as the agent.
 """
