@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 TIMED = HERE / "timed.py"
 EXAMPLES = HERE.parent / "examples" / "nyctaxi"
 APPLICATIONS = {"count": EXAMPLES / "count.py", "report": EXAMPLES / "report.py"}
-MEASURED_RUNS = {"count": 5, "report": 1}
+MEASURED_RUNS = {"count": 15, "report": 1}
 """How often each application is measured in a session, after one run to warm up."""
 
 EXECUTOR_CORES = 1

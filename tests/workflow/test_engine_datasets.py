@@ -248,3 +248,13 @@ def test_executors_never_list_or_commit(cluster: Cluster, dataset: Dataset) -> N
     cluster.run(f'result = spark.read.parquet("strongroom://{dataset.name}").count()')
     assert not {"list", "commit", "remove"} & set(cluster.worker_socket.asked)
     assert not {"create", "encryption"} & set(cluster.driver_socket.asked)
+
+
+def test_a_process_asks_once_for_each_file(cluster: Cluster, dataset: Dataset) -> None:
+    cluster.run(f'rows.repartition(3).write.parquet("strongroom://{dataset.name}")')
+    files = len(dataset.view)
+    asked = len(cluster.worker_socket.asked)
+    for _ in range(3):
+        cluster.run(f'result = spark.read.parquet("strongroom://{dataset.name}").count()')
+    questions = cluster.worker_socket.asked[asked:]
+    assert questions.count("open") == questions.count("decryption") == files == 3

@@ -6,15 +6,40 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
 import java.net.URI;
 import java.util.Iterator;
+import java.util.LinkedHashMap;
 import java.util.Map;
 import org.apache.hadoop.fs.Path;
 
-/** What the agent is asked about datasets. Every question is preceded by the guard. */
+/**
+ * What the agent is asked about datasets. Every question is preceded by the guard.
+ *
+ * <p>Where a file lies and what its key is does not change during a run, so each process asks once for each file.
+ */
 final class Agent {
   /** The value of a length that only storage knows. */
   static final long LENGTH_UNKNOWN = -1;
 
+  private static final Map LOCATED = new Recent();
+  private static final Map KEYS = new Recent();
+
   private Agent() {}
+
+  /** The answers about the files that were asked for last. */
+  private static final class Recent extends LinkedHashMap {
+    private static final int FILES = 10000;
+
+    protected boolean removeEldestEntry(Map.Entry eldest) {
+      return size() > FILES;
+    }
+
+    public synchronized Object get(Object file) {
+      return super.get(file);
+    }
+
+    public synchronized Object put(Object file, Object answer) {
+      return super.put(file, answer);
+    }
+  }
 
   /** A file in this run's view of a dataset. */
   static final class Listed {
@@ -82,13 +107,25 @@ final class Agent {
 
   /** Returns where a file lies and how long it is. */
   static Located open(DatasetPath file) throws IOException {
-    JsonNode answer = ask("open", file, true);
-    return new Located(location(answer), KeySocket.field(answer, "length_bytes").asLong(LENGTH_UNKNOWN));
+    Guard.check();
+    Located located = (Located) LOCATED.get(file);
+    if (located == null) {
+      JsonNode answer = ask("open", file, true);
+      located = new Located(location(answer), KeySocket.field(answer, "length_bytes").asLong(LENGTH_UNKNOWN));
+      LOCATED.put(file, located);
+    }
+    return located;
   }
 
   /** Returns the key of a file of this run's view. */
   static FileKey decryption(DatasetPath file) throws IOException {
-    return key(ask("decryption", file, true));
+    Guard.check();
+    FileKey key = (FileKey) KEYS.get(file);
+    if (key == null) {
+      key = key(ask("decryption", file, true));
+      KEYS.put(file, key);
+    }
+    return key;
   }
 
   /** Returns the name and place of a new file; its base name gets the file's identity. */
