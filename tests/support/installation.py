@@ -46,8 +46,8 @@ class Ended:
 
     @property
     def run_id(self) -> str:
-        """The run that the command reports."""
-        return next(line.split()[1] for line in self.stdout.splitlines() if line.startswith("run "))
+        """The run that the command reports; empty if it did not come to its end."""
+        return next((line.split()[1] for line in self.stdout.splitlines() if line.startswith("run ")), "")
 
     def steps(self) -> list[tuple[str, str]]:
         """The steps that were shown: step, and who did it."""
@@ -147,7 +147,8 @@ class Installation:
     def submit_well(self, submission: Submission, *, options: Sequence[str] = ()) -> Ended:
         """Submit an application that must succeed."""
         ended = self.submit(submission, options=options)
-        assert ended.status == 0, ended.text + self.output_of_last_run()
+        if ended.status != 0:
+            pytest.fail(ended.text + self.strongroom("runs", "output", ended.run_id).text)
         return ended
 
     # --- what is there ----------------------------------------------------------------------------------------------
@@ -170,10 +171,9 @@ class Installation:
     def receipt(self, ended: Ended) -> Path:
         return self.run_folder(ended) / f"{ended.run_id}.receipt.json"
 
-    def output_of_last_run(self) -> str:
-        """What the newest run's application printed, as its recipient reads it; for messages of failed tests."""
-        runs = sorted(self.state.runs.glob("*"), key=lambda folder: folder.stat().st_mtime)
-        return self.strongroom("runs", "output", runs[-1].name).text if runs else ""
+    def output_of(self, ended: Ended) -> str:
+        """What the application of a finished run printed, as its recipient reads it."""
+        return self.done("runs", "output", ended.run_id)
 
     def events(self, report: Path) -> list[Event]:
         """What an agent told its host."""

@@ -36,7 +36,7 @@ def test_an_approved_application_gets_its_keys(installation: Installation, count
     _, ended = counted
 
     assert ("release", "driver") in ended.steps()
-    assert "Input DataFrame Count: 20000" in installation.output_of_last_run()
+    assert "Input DataFrame Count: 20000" in installation.output_of(ended)
     installation.assert_nothing_left()
 
 

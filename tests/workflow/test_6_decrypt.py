@@ -178,9 +178,7 @@ def test_exactly_the_files_that_nobody_touched_can_be_read(
     for number, fault in enumerate(FAULTS.values()):
         fault(storage, number)
 
-    installation.submit_well(probe)
-
-    output = installation.output_of_last_run()
+    output = installation.output_of(installation.submit_well(probe))
     assert "FOUND " in output, output
     found = json.loads(output.partition("FOUND ")[2].splitlines()[0])
     readable = {name: found[path] == ROWS for path, name in zip(storage.paths, FAULTS, strict=True)}
@@ -201,7 +199,7 @@ def test_a_run_over_a_changed_file_fails_and_writes_nothing(
     ended = installation.submit(submission)
 
     installation.assert_clear_end(ended, step=None, says=[])
-    output = installation.output_of_last_run()
+    output = installation.output_of(ended)
     assert REFUSALS.search(output), output
 
 

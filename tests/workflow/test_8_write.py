@@ -40,7 +40,7 @@ def test_a_full_disk_ends_the_run_without_an_output_version(installation: Instal
         ended = installation.submit(write_all, prefix=["unshare", "--mount", "sh", "-c", full, "sh"])
 
     installation.assert_clear_end(ended, step=None, says=[])
-    assert "No space left on device" in installation.output_of_last_run()
+    assert "No space left on device" in installation.output_of(ended)
 
 
 def test_a_script_that_fails_after_writing_leaves_its_output_and_no_version(
@@ -53,7 +53,7 @@ def test_a_script_that_fails_after_writing_leaves_its_output_and_no_version(
         ended = installation.submit(write_all)
 
     assert "failed with exit status 3" in ended.stdout
-    assert "\nline 19999\n" in installation.output_of_last_run()
+    assert "\nline 19999\n" in installation.output_of(ended)
     installation.assert_clear_end(ended, step=None, says=[], status=3)
 
 
