@@ -105,10 +105,9 @@ class Installation:
         url = f"https://127.0.0.1:{port}"
         config = {
             "version": 1,
+            "url": url,
             "host": "127.0.0.1",
             "port": port,
-            "public_url": url,
-            "sans": ["127.0.0.1"],
             "state": str(state),
             "mode": "owner-operated",
             "owners": [self.owner.verifying_key.to_jwk()],

@@ -189,13 +189,13 @@ def _attestation_service(
     state: State, *, owner_jwk: dict[str, str], clock: Clock
 ) -> tuple[TrustedService, AttestationServiceConfig]:
     folder = state.attestation_service
-    identity = open_identity(folder, common_name="Strongroom attestation service", sans=[_HOST], now=clock.now())
+    identity = open_identity(folder, common_name=attestation_service.COMMON_NAME, sans=[_HOST], now=clock.now())
     port = _port_of(folder / _CONFIG)
     config = AttestationServiceConfig(
+        url=f"https://{_HOST}:{port}",
         host=_HOST,
         port=port,
-        public_url=f"https://{_HOST}:{port}",
-        sans=(_HOST, "localhost"),
+        names=("localhost",),
         state=str(folder),
         mode="owner-operated",
         owners=(owner_jwk,),
@@ -205,7 +205,7 @@ def _attestation_service(
     )
     service = TrustedService(
         service="attestation-service",
-        url=config.public_url,
+        url=config.url,
         identity=identity.identity,
         certificate_pem=identity.certificate_pem,
         mode=config.mode,

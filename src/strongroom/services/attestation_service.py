@@ -59,7 +59,7 @@ from strongroom.services.http import (
     log_to_stderr,
     serve,
 )
-from strongroom.services.identity import ServiceIdentity, open_identity
+from strongroom.services.identity import ServiceIdentity, open_identity, tls_names
 from strongroom.wire.model import Message, Url
 from strongroom.wire.service import Mode
 from strongroom.wire.trust import TrustedRootEntry
@@ -67,6 +67,7 @@ from strongroom.wire.trust import TrustedRootEntry
 API_VERSIONS: Final = frozenset({"2020-10-01", "2022-08-01", "2025-06-01"})
 DENY_ALL: Final = "version= 1.0;\nauthorizationrules\n{\n\t=> deny();\n};\nissuancerules\n{\n};\n"
 _LIFETIME: Final = timedelta(hours=8)
+COMMON_NAME: Final = "Strongroom attestation service"
 _POLICY_FILE: Final = "policy-SgxEnclave.jws"
 _log = logging.getLogger(__name__)
 
@@ -75,8 +76,10 @@ class AttestationServiceConfig(Message):
     """The configuration file.
 
     Attributes:
-        host, port: Where to listen.
-        public_url: How clients reach the service; the issuer of its results.
+        url: Where clients reach it, the issuer of its results; its host stands in the TLS certificate.
+        host: Address to listen on.
+        port: Port to listen on.
+        names: Further host names and addresses for the TLS certificate.
         state: Folder for identity and policy, the owner's alone.
         owners: Public JWKs of the people who may change policy; their signature is also the policy signature.
         roots: Hardware roots; a simulated one must be named so.
@@ -85,10 +88,10 @@ class AttestationServiceConfig(Message):
     """
 
     version: Literal[1] = 1
+    url: Url
     host: str
-    port: int = Field(ge=0, le=65535)
-    public_url: Url
-    sans: tuple[str, ...] = Field(min_length=1)
+    port: int = Field(ge=1, le=65535)
+    names: tuple[str, ...] = ()
     state: str
     mode: Mode
     owners: tuple[dict[str, str], ...] = Field(min_length=1)
@@ -106,7 +109,7 @@ class AttestationServiceConfig(Message):
         return configuration_digest(
             {
                 "service": "attestation-service",
-                "issuer": self.public_url,
+                "issuer": self.url,
                 "mode": self.mode,
                 "policy_signers": list(owners),
                 "roots": roots,
@@ -189,8 +192,8 @@ class AttestationService:
         del call
         return json_reply(
             {
-                "issuer": self._config.public_url,
-                "jwks_uri": f"{self._config.public_url}/certs",
+                "issuer": self._config.url,
+                "jwks_uri": f"{self._config.url}/certs",
                 "response_types_supported": ["token", "none"],
                 "id_token_signing_alg_values_supported": ["RS256"],
                 "claims_supported": ["is-debuggable", "sgx-mrsigner", "sgx-mrenclave", "product-id", "svn", "tee"],
@@ -263,7 +266,7 @@ class AttestationService:
         now = int(self._clock.now().timestamp())
         body: dict[str, Json] = {
             **claims,
-            "iss": self._config.public_url,
+            "iss": self._config.url,
             "iat": now,
             "nbf": now,
             "exp": now + int(_LIFETIME.total_seconds()),
@@ -271,7 +274,7 @@ class AttestationService:
             "x-ms-ver": "1.0",
         }
         signing = self._identity.signing
-        header = {"typ": "JWT", "jku": f"{self._config.public_url}/certs", "kid": signing.thumbprint}
+        header = {"typ": "JWT", "jku": f"{self._config.url}/certs", "kid": signing.thumbprint}
         return sign_jws(canonical_json(body), key=signing.key, header=header)
 
 
@@ -310,7 +313,10 @@ def attestation_application(service: AttestationService, evidence: ServiceEviden
 def run(config: AttestationServiceConfig, *, clock: Clock) -> None:
     """Serve until SIGTERM. Prints one JSON line when the port is open."""
     identity = open_identity(
-        Path(config.state), common_name="Strongroom attestation service", sans=config.sans, now=clock.now()
+        Path(config.state),
+        common_name=COMMON_NAME,
+        sans=tls_names(config.url, config.names),
+        now=clock.now(),
     )
     configuration = config.digest()
     platform = launch_platform(config.platform, configuration=configuration)
@@ -325,7 +331,7 @@ def run(config: AttestationServiceConfig, *, clock: Clock) -> None:
     )
 
     def ready() -> None:
-        line = {"ready": "attestation-service", "url": config.public_url, "identity": identity.identity}
+        line = {"ready": "attestation-service", "url": config.url, "identity": identity.identity}
         sys.stdout.write(canonical_json(line).decode() + "\n")
         sys.stdout.flush()
 

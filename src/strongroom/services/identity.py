@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from strongroom.base.errors import ConfigurationError, FormatError
 from strongroom.base.secret import SecretBytes
@@ -120,6 +121,18 @@ def open_identity(folder: Path, *, common_name: str, sans: Sequence[str], now: d
         signing=certify(signing, x509.LeafUsage.SIGNING, _SIGNING_LIFETIME),
         statement=certify(statement, x509.LeafUsage.SIGNING, _SIGNING_LIFETIME),
     )
+
+
+def tls_names(url: str, names: Sequence[str]) -> list[str]:
+    """Return the names for a service's TLS certificate: its address's host, then the further ones.
+
+    Raises:
+        ConfigurationError: The address names no host.
+    """
+    host = urlsplit(url).hostname
+    if not host:
+        raise ConfigurationError("the service's address (url) names no host", action="Write it as https://HOST:PORT.")
+    return list(dict.fromkeys([host, *names]))
 
 
 _WORKING_KEYS: Final[tuple[tuple[str, Algorithm], ...]] = (("signing.key", "RS256"), ("statement.key", "Ed25519"))

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field
 from starlette.applications import Starlette
@@ -28,7 +27,7 @@ from strongroom.services.evidence import (
     launch_platform,
 )
 from strongroom.services.http import Call, application, endpoint, json_reply, log_to_stderr, serve
-from strongroom.services.identity import ServiceIdentity, open_identity, prepare_folder
+from strongroom.services.identity import ServiceIdentity, open_identity, prepare_folder, tls_names
 from strongroom.services.issuers import AttestationServiceSettings, pinned_issuers
 from strongroom.services.key_desk import KeyDesk
 from strongroom.services.key_vault import KeyVault
@@ -146,7 +145,9 @@ def build(settings: KeyServiceSettings, *, clock: Clock) -> KeyService:
     platform = launch_platform(settings.platform, configuration=configuration)
     folder = Path(settings.state)
     prepare_folder(folder)
-    identity = open_identity(folder, common_name=COMMON_NAME, sans=_sans(settings), now=clock.now())
+    identity = open_identity(
+        folder, common_name=COMMON_NAME, sans=tls_names(settings.url, settings.names), now=clock.now()
+    )
     signer = LogSigner(origin=log_origin(identity), key=identity.statement.key)
 
     def master_key(create: bool) -> MasterKey:  # noqa: FBT001 - the store's callback
@@ -254,13 +255,6 @@ def _owners(settings: KeyServiceSettings) -> dict[str, VerifyingKey]:
     except FormatError as error:
         raise ConfigurationError("an owner's key in the configuration is not a public JWK") from error
     return {key.thumbprint: key for key in keys}
-
-
-def _sans(settings: KeyServiceSettings) -> list[str]:
-    host = urlsplit(settings.url).hostname
-    if not host:
-        raise ConfigurationError("the service's address (url) names no host")
-    return list(dict.fromkeys([host, *settings.names]))
 
 
 if __name__ == "__main__":

@@ -53,10 +53,9 @@ class Installation:
         endorsements.mkdir()
         (endorsements / f"{bench.platform.fmspc.hex()}.json").write_bytes(bench.endorsements.to_json())
         self.config = AttestationServiceConfig(
+            url=URL,
             host="127.0.0.1",
-            port=0,
-            public_url=URL,
-            sans=("127.0.0.1",),
+            port=1,
             state=str(folder / "state"),
             mode="owner-operated",
             owners=(self.owner.verifying_key.to_jwk(),),
