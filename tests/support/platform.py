@@ -9,7 +9,7 @@ from typing import Any
 from strongroom.attestation.endorsements.sgx import SgxEndorsements
 from strongroom.attestation.evidence.sgx_quote import SgxReportBody
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
-from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, VerifiedEvidence, verify_sgx
+from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, VerifiedSgx, verify_sgx
 from strongroom.simulation.platform import PlatformCondition, SimulatedPlatform
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -62,7 +62,7 @@ class Bench:
         endorsements: SgxEndorsements | None = None,
         edit: Callable[[SgxEndorsements], SgxEndorsements] = lambda same: same,
         now: datetime = NOW,
-    ) -> VerifiedEvidence:
+    ) -> VerifiedSgx:
         evidence = UnverifiedEvidence(kind="sgx", quote=quote or self.quote(), runtime_data=runtime_data)
         return verify_sgx(
             evidence,

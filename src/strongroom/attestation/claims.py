@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias
 
 from strongroom.attestation.endorsements.sgx import SgxEndorsements
-from strongroom.attestation.verifier.verified import VerifiedEvidence
+from strongroom.attestation.verifier.verified import VerifiedSgx
 from strongroom.base.encoding import Json, from_hex, parse_json_object, to_b64url
 from strongroom.policy.claims import Claim, ClaimIssuer, claims_from_json
 
@@ -24,7 +24,7 @@ _ALIASES: Final[Mapping[str, str]] = {
 }
 
 
-def sgx_claims(evidence: VerifiedEvidence, *, runtime_data_type: RuntimeDataType) -> dict[str, Json]:
+def sgx_claims(evidence: VerifiedSgx, *, runtime_data_type: RuntimeDataType) -> dict[str, Json]:
     """Return what verified SGX evidence says.
 
     Names that begin with `x-ms-strongroom-` are ours: Azure Attestation has no claim for what they say.
@@ -68,7 +68,7 @@ def incoming_claims(claims: Mapping[str, Json]) -> tuple[Claim, ...]:
     return claims_from_json({**claims, **aliases}, issuer=ClaimIssuer.SERVICE)
 
 
-def _key_separation_claims(evidence: VerifiedEvidence) -> dict[str, Json]:
+def _key_separation_claims(evidence: VerifiedSgx) -> dict[str, Json]:
     """Return the claims that mean something only where key separation and sharing is on."""
     report = evidence.quote.report
     if not report.attributes.kss:
@@ -88,7 +88,7 @@ def _runtime_claims(runtime_data: bytes, runtime_data_type: RuntimeDataType) -> 
     return {"x-ms-sgx-ehd": held, "aas-ehd": held, "maa-ehd": held}
 
 
-def _collateral(evidence: VerifiedEvidence) -> dict[str, Json]:
+def _collateral(evidence: VerifiedSgx) -> dict[str, Json]:
     endorsements: SgxEndorsements = evidence.endorsements
     root_ca_crl = from_hex(endorsements.root_ca_crl.lower())
     return {

@@ -21,7 +21,7 @@ from strongroom.base.limits import LIMITS
 from strongroom.base.secret import SecretBytes
 from strongroom.crypto.keys import ReceivingKey, SigningKey, VerifyingKey
 
-_JWK_CLASS: Final = {"ES256": ECKey, "Ed25519": OKPKey, "RS256": RSAKey}
+_JWK_CLASS: Final = {"ES256": ECKey, "ES384": ECKey, "Ed25519": OKPKey, "RS256": RSAKey}
 _COMPACT_PARTS: Final = 3
 
 

@@ -1,4 +1,4 @@
-"""Key pairs: for signing (ES256, Ed25519, RS256) and for receiving secrets (RSA-OAEP, ECDH-ES).
+"""Key pairs: for signing (ES256, ES384, Ed25519, RS256) and for receiving secrets (RSA-OAEP, ECDH-ES).
 
 Source: RFC 7518 (JWA), RFC 9864 (Ed25519), RFC 7517 (JWK).
 """
@@ -21,14 +21,17 @@ from strongroom.base.secret import SecretBytes
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 
-Algorithm: TypeAlias = Literal["ES256", "Ed25519", "RS256"]
+Algorithm: TypeAlias = Literal["ES256", "ES384", "Ed25519", "RS256"]
 _PrivateKey: TypeAlias = "ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey"
 _PublicKey: TypeAlias = "ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey"
 
 RSA_BITS: Final = 3072
 _RSA_MIN_BITS: Final = 2048
-_P256_BYTES: Final = 32
-_RAW_SIGNATURE_BYTES: Final = 64
+_CURVES: Final[Mapping[Algorithm, tuple[type[ec.EllipticCurve], str, int, type[hashes.HashAlgorithm]]]] = {
+    "ES256": (ec.SECP256R1, "P-256", 32, hashes.SHA256),
+    "ES384": (ec.SECP384R1, "P-384", 48, hashes.SHA384),
+}
+"""By algorithm: the curve, its name in a JWK, the size of a coordinate in bytes, the hash."""
 
 
 class VerifyingKey:
@@ -43,14 +46,14 @@ class VerifyingKey:
     def __init__(self, key: PublicKeyTypes) -> None:
         self._key: _PublicKey
         self.algorithm: Algorithm
-        if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
-            self._key, self.algorithm = key, "ES256"
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            self._key, self.algorithm = key, _ecdsa_algorithm(key)
         elif isinstance(key, ed25519.Ed25519PublicKey):
             self._key, self.algorithm = key, "Ed25519"
         elif isinstance(key, rsa.RSAPublicKey) and key.key_size >= _RSA_MIN_BITS:
             self._key, self.algorithm = key, "RS256"
         else:
-            raise FormatError("a public key must be P-256, Ed25519 or RSA of at least 2048 bits")
+            raise FormatError("a public key must be P-256, P-384, Ed25519 or RSA of at least 2048 bits")
 
     @classmethod
     def from_spki(cls, spki_der: bytes) -> VerifyingKey:
@@ -78,20 +81,21 @@ class VerifyingKey:
 
     @classmethod
     def from_jwk(cls, jwk: Mapping[str, object]) -> VerifyingKey:
-        """Read a public JWK of type EC (P-256), OKP (Ed25519) or RSA; members other than the key's own are ignored.
+        """Read a public JWK of type EC, OKP (Ed25519) or RSA; members other than the key's own are ignored.
 
         Raises:
             FormatError: Not such a key.
         """
         match jwk:
-            case {"kty": "EC", "crv": "P-256", "x": str(x), "y": str(y)}:
-                point = b"\x04" + from_b64url(x) + from_b64url(y)
-                if len(point) != 1 + 2 * _P256_BYTES:
-                    raise FormatError("a P-256 coordinate has 32 bytes")
+            case {"kty": "EC", "crv": "P-256" | "P-384" as name, "x": str(x), "y": str(y)}:
+                curve, size = next((curve, size) for curve, named, size, _ in _CURVES.values() if named == name)
+                coordinates = (from_b64url(x), from_b64url(y))
+                if any(len(coordinate) != size for coordinate in coordinates):
+                    raise FormatError(f"a {name} coordinate has {size} bytes")
                 try:
-                    return cls(ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point))
+                    return cls(ec.EllipticCurvePublicKey.from_encoded_point(curve(), b"\x04" + b"".join(coordinates)))
                 except ValueError as error:
-                    raise FormatError("the point is not on P-256") from error
+                    raise FormatError(f"the point is not on {name}") from error
             case {"kty": "OKP", "crv": "Ed25519", "x": str(x)}:
                 return cls.from_raw_ed25519(from_b64url(x))
             case {"kty": "RSA", "n": str(n), "e": str(e)}:
@@ -101,14 +105,15 @@ class VerifyingKey:
                 except ValueError as error:
                     raise FormatError("not an RSA public key") from error
             case _:
-                raise FormatError("a JWK must be EC P-256, OKP Ed25519 or RSA")
+                raise FormatError("a JWK must be EC P-256 or P-384, OKP Ed25519 or RSA")
 
     def to_jwk(self) -> dict[str, str]:
         """Return the public JWK: the key's own members only."""
         if isinstance(self._key, ec.EllipticCurvePublicKey):
             numbers = self._key.public_numbers()
-            x, y = (to_b64url(value.to_bytes(_P256_BYTES, "big")) for value in (numbers.x, numbers.y))
-            return {"kty": "EC", "crv": "P-256", "x": x, "y": y}
+            _, name, size, _ = _CURVES[self.algorithm]
+            x, y = (to_b64url(value.to_bytes(size, "big")) for value in (numbers.x, numbers.y))
+            return {"kty": "EC", "crv": name, "x": x, "y": y}
         if isinstance(self._key, ed25519.Ed25519PublicKey):
             return {"kty": "OKP", "crv": "Ed25519", "x": to_b64url(self.raw)}
         rsa_numbers = self._key.public_numbers()
@@ -151,10 +156,11 @@ class VerifyingKey:
         """
         try:
             if isinstance(self._key, ec.EllipticCurvePublicKey):
-                if len(signature) != _RAW_SIGNATURE_BYTES:
-                    raise VerificationError("an ES256 signature has 64 bytes")
-                r, s = (int.from_bytes(half, "big") for half in (signature[:32], signature[32:]))
-                self._key.verify(encode_dss_signature(r, s), data, ec.ECDSA(hashes.SHA256()))
+                _, _, size, hashed_by = _CURVES[self.algorithm]
+                if len(signature) != 2 * size:
+                    raise VerificationError(f"an {self.algorithm} signature has {2 * size} bytes")
+                r, s = (int.from_bytes(half, "big") for half in (signature[:size], signature[size:]))
+                self._key.verify(encode_dss_signature(r, s), data, ec.ECDSA(hashed_by()))
             elif isinstance(self._key, ed25519.Ed25519PublicKey):
                 self._key.verify(signature, data)
             else:
@@ -177,15 +183,15 @@ class SigningKey:
         self._key = cast("_PrivateKey", key)
 
     @classmethod
-    def generate(cls, algorithm: Algorithm) -> SigningKey:
-        """Make a key: P-256, Ed25519, or RSA with 3072 bits."""
+    def generate(cls, algorithm: Algorithm, *, rsa_bits: int = RSA_BITS) -> SigningKey:
+        """Make a key: P-256, P-384, Ed25519, or RSA."""
         match algorithm:
-            case "ES256":
-                return cls(ec.generate_private_key(ec.SECP256R1()))
+            case "ES256" | "ES384":
+                return cls(ec.generate_private_key(_CURVES[algorithm][0]()))
             case "Ed25519":
                 return cls(ed25519.Ed25519PrivateKey.generate())
             case "RS256":
-                return cls(rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS))
+                return cls(rsa.generate_private_key(public_exponent=65537, key_size=rsa_bits))
 
     @classmethod
     def from_pem(cls, pem: SecretBytes) -> SigningKey:
@@ -211,10 +217,11 @@ class SigningKey:
         return self._key
 
     def sign(self, data: bytes) -> bytes:
-        """Sign, in JOSE's form: ES256 as `r || s`, Ed25519 as 64 bytes, RS256 as PKCS#1 v1.5."""
+        """Sign, in JOSE's form: ES256 and ES384 as `r || s`, Ed25519 as 64 bytes, RS256 as PKCS#1 v1.5."""
         if isinstance(self._key, ec.EllipticCurvePrivateKey):
-            r, s = decode_dss_signature(self._key.sign(data, ec.ECDSA(hashes.SHA256())))
-            return r.to_bytes(_P256_BYTES, "big") + s.to_bytes(_P256_BYTES, "big")
+            _, _, size, hashed_by = _CURVES[self.algorithm]
+            r, s = decode_dss_signature(self._key.sign(data, ec.ECDSA(hashed_by())))
+            return r.to_bytes(size, "big") + s.to_bytes(size, "big")
         if isinstance(self._key, ed25519.Ed25519PrivateKey):
             return self._key.sign(data)
         return self._key.sign(data, padding.PKCS1v15(), hashes.SHA256())
@@ -263,6 +270,13 @@ class ReceivingKey:
     def hazmat(self) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
         """The library's key, for the modules of this package."""
         return self._key
+
+
+def _ecdsa_algorithm(key: ec.EllipticCurvePublicKey) -> Algorithm:
+    for algorithm, (curve, *_) in _CURVES.items():
+        if isinstance(key.curve, curve):
+            return algorithm
+    raise FormatError("an EC key must be on P-256 or P-384")
 
 
 def _load_private_pem(pem: SecretBytes) -> PrivateKeyTypes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
@@ -55,6 +56,9 @@ _MALFORMED: Final = (
     CryptographyDeprecationWarning,
 )
 _IDENTITY_CHAIN: Final = 2
+
+# AMD gives all of its chips' certificates the serial number 0, which the library still reads, and warns of.
+warnings.filterwarnings("ignore", "Parsed a serial number which wasn't positive", CryptographyDeprecationWarning)
 
 _IssuerKey: TypeAlias = "ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey"
 
@@ -236,13 +240,16 @@ class RevocationLists:
 # --- making ----------------------------------------------------------------------------------------------------------
 
 
-def issue_certificate(request: CertificateRequest, *, issuer_der: bytes | None, issuer_key: SigningKey) -> bytes:
+def issue_certificate(
+    request: CertificateRequest, *, issuer_der: bytes | None, issuer_key: SigningKey, pss: bool = False
+) -> bytes:
     """Issue a certificate.
 
     Args:
         request: What it shall say.
         issuer_der: The issuer's certificate; None for a self-signed one.
         issuer_key: The issuer's key.
+        pss: Sign with RSASSA-PSS and SHA-384, as AMD does; the issuer's key is RSA.
 
     Returns:
         The certificate's DER bytes.
@@ -274,7 +281,7 @@ def issue_certificate(request: CertificateRequest, *, issuer_der: bytes | None, 
     for extra in request.extensions:
         value = x509.UnrecognizedExtension(x509.ObjectIdentifier(extra.oid), extra.value_der)
         builder = builder.add_extension(value, critical=extra.critical)
-    return builder.sign(issuer_key.hazmat, _hash_for(issuer_key.hazmat)).public_bytes(Encoding.DER)
+    return builder.sign(issuer_key.hazmat, **_signature_of(issuer_key.hazmat, pss=pss)).public_bytes(Encoding.DER)
 
 
 def issue_crl(
@@ -285,6 +292,7 @@ def issue_crl(
     number: int,
     last_update: datetime,
     next_update: datetime,
+    pss: bool = False,
 ) -> bytes:
     """Issue a certificate revocation list.
 
@@ -295,6 +303,7 @@ def issue_crl(
         number: The list's number.
         last_update: From when it holds.
         next_update: Until when it holds.
+        pss: As for certificates.
 
     Returns:
         The list's DER bytes.
@@ -310,7 +319,7 @@ def issue_crl(
     for certificate_der in revoked_der:
         entry = x509.RevokedCertificateBuilder().serial_number(_load(certificate_der).serial_number)
         builder = builder.add_revoked_certificate(entry.revocation_date(last_update).build())
-    return builder.sign(issuer_key.hazmat, _hash_for(issuer_key.hazmat)).public_bytes(Encoding.DER)
+    return builder.sign(issuer_key.hazmat, **_signature_of(issuer_key.hazmat, pss=pss)).public_bytes(Encoding.DER)
 
 
 def new_identity(*, common_name: str, key: SigningKey, not_before: datetime, not_after: datetime) -> bytes:
@@ -405,6 +414,7 @@ def verify_chain(
     revocation: RevocationLists | None,
     now: datetime,
     understood_in_root: str | None = None,
+    leaf_is_listed: bool = True,
 ) -> VerifiedChain:
     """Check a chain of certificates.
 
@@ -422,6 +432,7 @@ def verify_chain(
         revocation: The revocation lists; None says that this hierarchy has none.
         now: The time of the check.
         understood_in_root: A critical extension that the caller understands and has checked.
+        leaf_is_listed: False says that the leaf's issuer keeps no list: only the CAs are looked up.
 
     Returns:
         The leaf, the root and the earliest end of validity.
@@ -449,7 +460,7 @@ def verify_chain(
         _check_validity(certificate.not_valid_before_utc, certificate.not_valid_after_utc, now, "a certificate")
         _check_extensions(certificate, position, understood=understood_in_root if is_root else None)
         ends.append(certificate.not_valid_after_utc)
-        if revocation is not None:
+        if revocation is not None and (position > 0 or leaf_is_listed):
             ends.append(revocation.check(certificate, issuer, now))
     return VerifiedChain(leaf_der=chain_der[0], root_der=chain_der[-1], not_after=min(ends))
 
@@ -616,5 +627,8 @@ def _authority_key_identifier(issuer_key: SigningKey) -> x509.AuthorityKeyIdenti
     return x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.verifying_key.hazmat)
 
 
-def _hash_for(key: _IssuerKey) -> hashes.SHA256 | None:
-    return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+def _signature_of(key: _IssuerKey, *, pss: bool) -> dict[str, Any]:
+    if pss:
+        digest = hashes.SHA384()
+        return {"algorithm": digest, "rsa_padding": padding.PSS(padding.MGF1(digest), digest.digest_size)}
+    return {"algorithm": None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()}

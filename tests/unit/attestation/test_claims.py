@@ -10,7 +10,7 @@ import pytest
 from strongroom.attestation.claims import incoming_claims, sgx_claims
 from strongroom.attestation.endorsements.sgx import parse_endorsements
 from strongroom.attestation.evidence.sgx_quote import FLAG_DEBUG, FLAG_KSS, SgxAttributes, parse_sgx_quote
-from strongroom.attestation.verifier.verified import VERIFIER, VerifiedEvidence
+from strongroom.attestation.verifier.verified import VERIFIER, VerifiedSgx
 from strongroom.base.errors import FormatError
 from strongroom.policy.evidence_policy import parse_evidence_policy
 
@@ -18,10 +18,10 @@ RUNTIME_DATA = b'{"application": "ab"}'
 
 
 @pytest.fixture
-def evidence(shared: Path) -> VerifiedEvidence:
+def evidence(shared: Path) -> VerifiedSgx:
     """Claims of a real quote; that it verifies is another test's matter."""
     sgx = shared / "vectors" / "sgx"
-    return VerifiedEvidence(
+    return VerifiedSgx(
         quote=parse_sgx_quote((sgx / "sgx_quote").read_bytes()),
         runtime_data=RUNTIME_DATA,
         tcb_status="ConfigurationAndSWHardeningNeeded",
@@ -38,11 +38,11 @@ def evidence(shared: Path) -> VerifiedEvidence:
     )
 
 
-def changed(evidence: VerifiedEvidence, **changes: Any) -> VerifiedEvidence:
+def changed(evidence: VerifiedSgx, **changes: Any) -> VerifiedSgx:
     return replace(evidence, made_by=VERIFIER, **changes)
 
 
-def with_flags(evidence: VerifiedEvidence, flags: int) -> VerifiedEvidence:
+def with_flags(evidence: VerifiedSgx, flags: int) -> VerifiedSgx:
     report = replace(
         evidence.quote.report,
         attributes=SgxAttributes(flags=flags, xfrm=0),
@@ -54,7 +54,7 @@ def with_flags(evidence: VerifiedEvidence, flags: int) -> VerifiedEvidence:
     return changed(evidence, quote=replace(evidence.quote, report=report))
 
 
-def test_measurements_of_a_real_quote(evidence: VerifiedEvidence, shared: Path) -> None:
+def test_measurements_of_a_real_quote(evidence: VerifiedSgx, shared: Path) -> None:
     quote = (shared / "vectors" / "sgx" / "sgx_quote").read_bytes()
     claims = sgx_claims(evidence, runtime_data_type="JSON")
     body = quote[48:]
@@ -66,7 +66,7 @@ def test_measurements_of_a_real_quote(evidence: VerifiedEvidence, shared: Path) 
     assert claims["x-ms-sgx-is-debuggable"] is False
 
 
-def test_collateral_hashes_cover_what_was_used(evidence: VerifiedEvidence, shared: Path) -> None:
+def test_collateral_hashes_cover_what_was_used(evidence: VerifiedSgx, shared: Path) -> None:
     sgx = shared / "vectors" / "sgx"
     collateral: dict[str, str] = json.loads((sgx / "sgx_quote_collateral.json").read_text())
     claimed: Any = sgx_claims(evidence, runtime_data_type="JSON")["x-ms-sgx-collateral"]
@@ -85,7 +85,7 @@ def test_collateral_hashes_cover_what_was_used(evidence: VerifiedEvidence, share
     }
 
 
-def test_launch_configuration_is_claimed_only_where_it_was_fixed(evidence: VerifiedEvidence) -> None:
+def test_launch_configuration_is_claimed_only_where_it_was_fixed(evidence: VerifiedSgx) -> None:
     claims = sgx_claims(with_flags(evidence, FLAG_KSS), runtime_data_type="JSON")
     assert claims["x-ms-sgx-config-id"] == bytes(range(64)).hex()
     assert claims["x-ms-sgx-config-svn"] == 9
@@ -95,12 +95,12 @@ def test_launch_configuration_is_claimed_only_where_it_was_fixed(evidence: Verif
     assert not {name for name in without if "config" in name or "isv" in name}
 
 
-def test_debug_is_claimed(evidence: VerifiedEvidence) -> None:
+def test_debug_is_claimed(evidence: VerifiedSgx) -> None:
     claims = sgx_claims(with_flags(evidence, FLAG_DEBUG), runtime_data_type="JSON")
     assert claims["x-ms-sgx-is-debuggable"] is True
 
 
-def test_what_azure_has_no_claim_for(evidence: VerifiedEvidence) -> None:
+def test_what_azure_has_no_claim_for(evidence: VerifiedSgx) -> None:
     claims = sgx_claims(changed(evidence, hardware="simulated"), runtime_data_type="JSON")
     ours = {name: value for name, value in claims.items() if name.startswith("x-ms-strongroom-")}
     assert ours == {
@@ -112,7 +112,7 @@ def test_what_azure_has_no_claim_for(evidence: VerifiedEvidence) -> None:
     }
 
 
-def test_runtime_data_as_json_and_as_bytes(evidence: VerifiedEvidence) -> None:
+def test_runtime_data_as_json_and_as_bytes(evidence: VerifiedSgx) -> None:
     assert sgx_claims(evidence, runtime_data_type="JSON")["x-ms-runtime"] == {"application": "ab"}
     claims = sgx_claims(evidence, runtime_data_type="Binary")
     assert claims["x-ms-sgx-ehd"] == claims["maa-ehd"] == claims["aas-ehd"] == "eyJhcHBsaWNhdGlvbiI6ICJhYiJ9"
@@ -120,12 +120,12 @@ def test_runtime_data_as_json_and_as_bytes(evidence: VerifiedEvidence) -> None:
 
 
 @pytest.mark.parametrize("runtime_data", [b"", b"[]", b'"x"', b'{"a":1,"a":2}', b"\xff"])
-def test_runtime_data_that_is_no_json_object_is_refused(evidence: VerifiedEvidence, runtime_data: bytes) -> None:
+def test_runtime_data_that_is_no_json_object_is_refused(evidence: VerifiedSgx, runtime_data: bytes) -> None:
     with pytest.raises(FormatError):
         sgx_claims(changed(evidence, runtime_data=runtime_data), runtime_data_type="JSON")
 
 
-def test_policies_read_scalars_arrays_and_deprecated_names(evidence: VerifiedEvidence) -> None:
+def test_policies_read_scalars_arrays_and_deprecated_names(evidence: VerifiedSgx) -> None:
     claims = sgx_claims(evidence, runtime_data_type="JSON")
     policy = parse_evidence_policy(
         """version=1.0;

@@ -11,7 +11,7 @@ from strongroom.attestation.attester import collect_evidence
 from strongroom.attestation.endorsements.sgx import SgxEndorsements, parse_endorsements
 from strongroom.attestation.evidence.pck import pck_chain
 from strongroom.attestation.evidence.sgx_quote import parse_sgx_quote
-from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, VerifiedEvidence
+from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, VerifiedSgx
 from strongroom.attestation.verifier.second_opinion import require_agreement
 from strongroom.attestation.verifier.sgx import verify_quote
 from strongroom.base.errors import LimitError, StrongroomError, VerificationError
@@ -66,9 +66,9 @@ def test_evidence_collected_from_a_device_verifies() -> None:
 
 def test_only_the_verifier_makes_verified_evidence() -> None:
     verified = BENCH.verify()
-    fields = {name: getattr(verified, name) for name in VerifiedEvidence.__dataclass_fields__ if name != "made_by"}
+    fields = {name: getattr(verified, name) for name in VerifiedSgx.__dataclass_fields__ if name != "made_by"}
     with pytest.raises(VerificationError, match="only the verifier"):
-        VerifiedEvidence(**fields, made_by=None)
+        VerifiedSgx(**fields, made_by=None)
     with pytest.raises((TypeError, ValueError)):
         replace(verified, hardware="real")
 

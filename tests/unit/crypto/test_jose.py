@@ -12,7 +12,7 @@ from strongroom.base.secret import SecretBytes
 from strongroom.crypto import aead, jose, key_wrap
 from strongroom.crypto.keys import Algorithm, ReceivingKey, SigningKey, VerifyingKey
 
-ALGORITHMS: tuple[Algorithm, ...] = ("ES256", "Ed25519", "RS256")
+ALGORITHMS: tuple[Algorithm, ...] = ("ES256", "ES384", "Ed25519", "RS256")
 TEE = ReceivingKey.generate_rsa()
 KEYS = {name: SigningKey.generate(name) for name in ALGORITHMS}
 

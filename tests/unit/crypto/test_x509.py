@@ -245,7 +245,7 @@ class Service:
 SERVICE = Service()
 
 
-@pytest.mark.parametrize("algorithm", ["ES256", "Ed25519", "RS256"])
+@pytest.mark.parametrize("algorithm", ["ES256", "ES384", "Ed25519", "RS256"])
 def test_an_identity_issues_leaves_for_every_kind_of_key(algorithm: Any) -> None:
     key = SigningKey.generate(algorithm)
     chain = [SERVICE.leaf(key, LeafUsage.SIGNING), SERVICE.certificate]

@@ -21,7 +21,7 @@ from strongroom.attestation.evidence.pck import platform_kind
 from strongroom.attestation.evidence.sgx_quote import parse_sgx_quote
 from strongroom.attestation.evidence.simulated import entry_command
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
-from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, VerifiedEvidence, verify_sgx
+from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, VerifiedSgx, verify_sgx
 from strongroom.base.clock import SystemClock
 from strongroom.base.errors import (
     ConfigurationError,
@@ -109,7 +109,7 @@ class Machine:
         command = entry_command(str(python or self.python), "strongroom.agent")
         return Enclave([command[0], *options, *command[1:], str(self.socket)])
 
-    def verify(self, quote: bytes, runtime_data: bytes) -> VerifiedEvidence:
+    def verify(self, quote: bytes, runtime_data: bytes) -> VerifiedSgx:
         kind = platform_kind(parse_sgx_quote(quote))
         source = DirectoryEndorsements(endorsements_of(self.folder))
         (root,) = x509.parse_pem_chain((endorsements_of(self.folder) / "roots.pem").read_bytes())

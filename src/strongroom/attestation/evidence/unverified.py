@@ -12,15 +12,15 @@ class UnverifiedEvidence:
     """What an attester sent.
 
     Attributes:
-        kind: The evidence format: "sgx" is a DCAP quote, version 3.
-        quote: The quote's bytes.
-        runtime_data: The exact bytes whose SHA-256 should stand in the quote's report data.
+        kind: The evidence format: "sgx" is a DCAP quote, version 3; "snp" an SEV-SNP report.
+        quote: The bytes of the quote, or of the report.
+        runtime_data: The exact bytes whose SHA-256 should stand in the report data.
 
     Raises:
         LimitError: One of the two is larger than `LIMITS` allows.
     """
 
-    kind: Literal["sgx"]
+    kind: Literal["sgx", "snp"]
     quote: bytes
     runtime_data: bytes
 

@@ -2,6 +2,7 @@
 
 from strongroom.attestation.verifier.roots import TrustedRoot, TrustedRoots
 from strongroom.attestation.verifier.sgx import verify_sgx
-from strongroom.attestation.verifier.verified import VerifiedEvidence
+from strongroom.attestation.verifier.snp import verify_snp
+from strongroom.attestation.verifier.verified import VerifiedSgx, VerifiedSnp
 
-__all__ = ["TrustedRoot", "TrustedRoots", "VerifiedEvidence", "verify_sgx"]
+__all__ = ["TrustedRoot", "TrustedRoots", "VerifiedSgx", "VerifiedSnp", "verify_sgx", "verify_snp"]

@@ -18,7 +18,7 @@ from strongroom.attestation.evidence.unverified import UnverifiedEvidence
 from strongroom.attestation.verifier.roots import TrustedRoot, TrustedRoots
 from strongroom.attestation.verifier.second_opinion import require_agreement
 from strongroom.attestation.verifier.tcb import TcbResult, check_qe_identity, find_tcb
-from strongroom.attestation.verifier.verified import VERIFIER, VerifiedEvidence
+from strongroom.attestation.verifier.verified import VERIFIER, VerifiedSgx
 from strongroom.base.clock import to_rfc3339
 from strongroom.base.encoding import from_hex
 from strongroom.base.errors import VerificationError
@@ -44,7 +44,7 @@ class VerifiedQuote:
 
 def verify_sgx(
     evidence: UnverifiedEvidence, *, trusted_roots: TrustedRoots, endorsements: SgxEndorsements, now: datetime
-) -> VerifiedEvidence:
+) -> VerifiedSgx:
     """Verify SGX evidence.
 
     1. Parse the quote; refuse versions and key types we do not know, and debug enclaves.
@@ -80,7 +80,7 @@ def verify_sgx(
     digest = hashlib.sha256(evidence.runtime_data).digest()
     if verified.quote.report.report_data != digest + bytes(_DIGEST_BYTES):
         raise VerificationError("the evidence does not bind this runtime data")
-    return VerifiedEvidence(
+    return VerifiedSgx(
         quote=verified.quote,
         runtime_data=evidence.runtime_data,
         tcb_status=verified.tcb.status,

@@ -5,16 +5,18 @@ from datetime import datetime
 from typing import Final, Literal
 
 from strongroom.attestation.endorsements.sgx import SgxEndorsements
+from strongroom.attestation.endorsements.snp import SnpEndorsements
 from strongroom.attestation.endorsements.tcb import TcbStatus
 from strongroom.attestation.evidence.sgx_quote import SgxQuote
+from strongroom.attestation.evidence.snp_report import Product, SnpReport, TcbVersion
 from strongroom.base.errors import VerificationError
 
 VERIFIER: Final = object()
-"""Proof that the verifier makes a `VerifiedEvidence`; only `verifier.sgx` uses it."""
+"""Proof that the verifier makes verified evidence; only the modules of this package use it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VerifiedEvidence:
+class VerifiedSgx:
     """An SGX quote whose every signature holds. Its claims MUST still be appraised against an evidence policy.
 
     Attributes:
@@ -47,5 +49,38 @@ class VerifiedEvidence:
     made_by: InitVar[object]
 
     def __post_init__(self, made_by: object) -> None:
-        if made_by is not VERIFIER:
-            raise VerificationError("only the verifier makes verified evidence")
+        _demand_verifier(made_by)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedSnp:
+    """An SEV-SNP report whose signature and certificates hold. Its claims MUST still be appraised against a policy.
+
+    Attributes:
+        report: The parsed report.
+        runtime_data: The exact bytes that the report's report data binds.
+        product: The product line, as the certificate says.
+        tcb: The TCB version that the signing key was derived for.
+        csp_id: The cloud provider whose key signed; None where the chip's did.
+        hardware: "simulated" protects nothing.
+        earliest_expiration: When the first of the certificates and lists used runs out.
+        endorsements: What it was verified with.
+    """
+
+    report: SnpReport
+    runtime_data: bytes
+    product: Product
+    tcb: TcbVersion
+    csp_id: str | None
+    hardware: Literal["simulated", "real"]
+    earliest_expiration: datetime
+    endorsements: SnpEndorsements
+    made_by: InitVar[object]
+
+    def __post_init__(self, made_by: object) -> None:
+        _demand_verifier(made_by)
+
+
+def _demand_verifier(made_by: object) -> None:
+    if made_by is not VERIFIER:
+        raise VerificationError("only the verifier makes verified evidence")
