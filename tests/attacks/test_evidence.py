@@ -11,8 +11,9 @@ import dcap_qvl
 import pytest
 from tests.support.platform import NOW, RUNTIME_DATA, Bench
 
-from strongroom.attestation.endorsements.sgx import SgxEndorsements
-from strongroom.attestation.evidence.sgx_quote import FLAG_DEBUG, SgxAttributes, parse_sgx_quote
+from strongroom.attestation.endorsements.dcap import DcapEndorsements
+from strongroom.attestation.evidence.dcap_quote import parse_sgx_quote
+from strongroom.attestation.evidence.sgx_report import FLAG_DEBUG, SgxAttributes
 from strongroom.attestation.evidence.simulated import SIMULATED_HARDWARE
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
 from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, verify_sgx
@@ -268,7 +269,7 @@ def _levels(status: str) -> list[dict[str, Any]]:
         "short signature",
     ],
 )
-def test_refuses_exchanged_documents(swap: Callable[[SgxEndorsements], dict[str, str]]) -> None:
+def test_refuses_exchanged_documents(swap: Callable[[DcapEndorsements], dict[str, str]]) -> None:
     with pytest.raises(StrongroomError):
         BENCH.verify(edit=lambda good: good.model_copy(update=swap(good)))
 

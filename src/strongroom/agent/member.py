@@ -14,8 +14,8 @@ from strongroom.agent.key_socket import BoundDataset
 from strongroom.agent.report import Report
 from strongroom.application.package import MeasuredApplication, measure_package
 from strongroom.attestation.attester import QuoteDevice, collect_evidence
+from strongroom.attestation.evidence.dcap_quote import parse_sgx_quote
 from strongroom.attestation.evidence.pck import parse_pck_extension, pck_chain
-from strongroom.attestation.evidence.sgx_quote import parse_sgx_quote
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
 from strongroom.base.clock import Clock
 from strongroom.base.encoding import from_b64url, to_b64url

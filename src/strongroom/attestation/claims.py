@@ -1,14 +1,18 @@
 """From verified evidence to claims, under Azure Attestation's names. For the attestation service only.
 
-Source: Azure Attestation, "Claim sets"; azure-rest-api-specs, `AttestSgxEnclave.json`.
+Names that begin with `x-ms-strongroom-` are ours: Azure Attestation has no claim for what they say. What only Azure may
+say (`x-ms-compliance-status`) is never claimed.
+
+Source: Azure Attestation, "Claim sets"; azure-rest-api-specs, `AttestSgxEnclave.json`, `AttestTdxVm.json`,
+`AttestSevSnpVm.json`.
 """
 
 import hashlib
 from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias
 
-from strongroom.attestation.endorsements.sgx import SgxEndorsements
-from strongroom.attestation.verifier.verified import VerifiedSgx
+from strongroom.attestation.endorsements.dcap import DcapEndorsements
+from strongroom.attestation.verifier.verified import VerifiedSgx, VerifiedSnp, VerifiedTdx
 from strongroom.base.encoding import Json, from_hex, parse_json_object, to_b64url
 from strongroom.policy.claims import Claim, ClaimIssuer, claims_from_json
 
@@ -26,8 +30,6 @@ _ALIASES: Final[Mapping[str, str]] = {
 
 def sgx_claims(evidence: VerifiedSgx, *, runtime_data_type: RuntimeDataType) -> dict[str, Json]:
     """Return what verified SGX evidence says.
-
-    Names that begin with `x-ms-strongroom-` are ours: Azure Attestation has no claim for what they say.
 
     Args:
         evidence: What the verifier found to be true.
@@ -51,11 +53,102 @@ def sgx_claims(evidence: VerifiedSgx, *, runtime_data_type: RuntimeDataType) -> 
         **_key_separation_claims(evidence),
         "x-ms-sgx-collateral": _collateral(evidence),
         **_runtime_claims(evidence.runtime_data, runtime_data_type),
+        **_platform_claims(evidence),
+    }
+
+
+def tdx_claims(evidence: VerifiedTdx, *, runtime_data_type: RuntimeDataType) -> dict[str, Json]:
+    """Return what verified TDX evidence says.
+
+    Args:
+        evidence: What the verifier found to be true.
+        runtime_data_type: "JSON" gives `x-ms-runtime`; "Binary" stands in `tdx_report_data` only.
+
+    Returns:
+        The claims for an attestation result, before a policy has appraised them.
+
+    Raises:
+        FormatError: The runtime data should be JSON and is no strict JSON object.
+    """
+    report = evidence.quote.report
+    attributes = report.td_attributes
+    return {
+        "x-ms-ver": "1.0",
+        "x-ms-attestation-type": "tdxvm",
+        "eat_profile": "https://aka.ms/maa-eat-profile-tdxvm",
+        "intuse": "generic",
+        "dbgstat": "enabled" if attributes.under_debug else "disabled",
+        "attester_tcb_status": evidence.tcb_status,
+        "tdx_mrtd": report.mrtd.hex(),
+        "tdx_mrseam": report.mrseam.hex(),
+        "tdx_mrsignerseam": report.mrsignerseam.hex(),
+        "tdx_mrconfigid": report.mrconfigid.hex(),
+        "tdx_mrowner": report.mrowner.hex(),
+        "tdx_mrownerconfig": report.mrownerconfig.hex(),
+        **{f"tdx_rtmr{number}": value.hex() for number, value in enumerate(report.rtmr)},
+        "tdx_report_data": report.report_data.hex(),
+        "tdx_seam_attributes": report.seam_attributes.hex(),
+        "tdx_seamsvn": report.tee_tcb_svn[0],
+        "tdx_td_attributes": attributes.to_int().to_bytes(8, "little").hex(),
+        "tdx_td_attributes_debug": attributes.debug,
+        "tdx_td_attributes_key_locker": attributes.kl,
+        "tdx_td_attributes_perfmon": attributes.perfmon,
+        "tdx_td_attributes_protection_keys": attributes.pks,
+        "tdx_td_attributes_septve_disable": attributes.sept_ve_disable,
+        "tdx_tee_tcb_svn": report.tee_tcb_svn.hex(),
+        "tdx_xfam": report.xfam.to_bytes(8, "little").hex(),
+        **_json_runtime(evidence.runtime_data, runtime_data_type),
+        **_platform_claims(evidence),
+        "x-ms-strongroom-migratable": attributes.migratable,
+        **({} if report.mrservicetd is None else {"x-ms-strongroom-mrservicetd": report.mrservicetd.hex()}),
+    }
+
+
+def snp_claims(evidence: VerifiedSnp, *, runtime_data_type: RuntimeDataType) -> dict[str, Json]:
+    """Return what a verified SEV-SNP report says.
+
+    Args:
+        evidence: What the verifier found to be true.
+        runtime_data_type: "JSON" gives `x-ms-runtime`; "Binary" stands in `x-ms-sevsnpvm-reportdata` only.
+
+    Returns:
+        The claims for an attestation result, before a policy has appraised them.
+
+    Raises:
+        FormatError: The runtime data should be JSON and is no strict JSON object.
+    """
+    report, tcb = evidence.report, evidence.tcb
+    return {
+        "x-ms-ver": "1.0",
+        "x-ms-attestation-type": "sevsnpvm",
+        "x-ms-sevsnpvm-authorkeydigest": report.author_key_digest.hex(),
+        "x-ms-sevsnpvm-bootloader-svn": tcb.boot_loader,
+        "x-ms-sevsnpvm-familyId": report.family_id.hex(),
+        "x-ms-sevsnpvm-guestsvn": report.guest_svn,
+        "x-ms-sevsnpvm-hostdata": report.host_data.hex(),
+        "x-ms-sevsnpvm-idkeydigest": report.id_key_digest.hex(),
+        "x-ms-sevsnpvm-imageId": report.image_id.hex(),
+        "x-ms-sevsnpvm-is-debuggable": report.policy.debug,
+        "x-ms-sevsnpvm-launchmeasurement": report.measurement.hex(),
+        "x-ms-sevsnpvm-microcode-svn": tcb.microcode,
+        "x-ms-sevsnpvm-migration-allowed": report.policy.migrate_ma,
+        "x-ms-sevsnpvm-reportdata": report.report_data.hex(),
+        "x-ms-sevsnpvm-reportid": report.report_id.hex(),
+        "x-ms-sevsnpvm-smt-allowed": report.policy.smt,
+        "x-ms-sevsnpvm-snpfw-svn": tcb.snp,
+        "x-ms-sevsnpvm-tee-svn": tcb.tee,
+        "x-ms-sevsnpvm-vmpl": report.vmpl,
+        **_json_runtime(evidence.runtime_data, runtime_data_type),
         "x-ms-strongroom-hardware": evidence.hardware,
-        "x-ms-strongroom-tcb-status": evidence.tcb_status,
-        "x-ms-strongroom-advisory-ids": list(evidence.advisory_ids),
-        "x-ms-strongroom-tcb-evaluation-data-number": evidence.tcb_evaluation_data_number,
-        "x-ms-strongroom-ppid": evidence.ppid.hex(),
+        "x-ms-strongroom-product": evidence.product,
+        "x-ms-strongroom-signing-key": report.signing_key,
+        "x-ms-strongroom-chip-id": report.chip_id.hex(),
+        **({} if evidence.csp_id is None else {"x-ms-strongroom-csp-id": evidence.csp_id}),
+        **({} if tcb.fmc is None else {"x-ms-strongroom-fmc-svn": tcb.fmc}),
+        "x-ms-strongroom-firmware-is-provisional": report.committed_tcb != report.current_tcb
+        or report.committed != report.current,
+        "x-ms-strongroom-alias-check-complete": report.platform_info.alias_check_complete,
+        "x-ms-strongroom-single-socket": report.policy.single_socket,
     }
 
 
@@ -83,13 +176,29 @@ def _key_separation_claims(evidence: VerifiedSgx) -> dict[str, Json]:
 
 def _runtime_claims(runtime_data: bytes, runtime_data_type: RuntimeDataType) -> dict[str, Json]:
     if runtime_data_type == "JSON":
-        return {"x-ms-runtime": parse_json_object(runtime_data)}
+        return _json_runtime(runtime_data, runtime_data_type)
     held = to_b64url(runtime_data)
     return {"x-ms-sgx-ehd": held, "aas-ehd": held, "maa-ehd": held}
 
 
+def _json_runtime(runtime_data: bytes, runtime_data_type: RuntimeDataType) -> dict[str, Json]:
+    return {"x-ms-runtime": parse_json_object(runtime_data)} if runtime_data_type == "JSON" else {}
+
+
+def _platform_claims(evidence: VerifiedSgx | VerifiedTdx) -> dict[str, Json]:
+    instance = evidence.platform_instance_id
+    return {
+        "x-ms-strongroom-hardware": evidence.hardware,
+        "x-ms-strongroom-tcb-status": evidence.tcb_status,
+        "x-ms-strongroom-advisory-ids": list(evidence.advisory_ids),
+        "x-ms-strongroom-tcb-evaluation-data-number": evidence.tcb_evaluation_data_number,
+        "x-ms-strongroom-ppid": evidence.ppid.hex(),
+        **({} if instance is None else {"x-ms-strongroom-platform-instance-id": instance.hex()}),
+    }
+
+
 def _collateral(evidence: VerifiedSgx) -> dict[str, Json]:
-    endorsements: SgxEndorsements = evidence.endorsements
+    endorsements: DcapEndorsements = evidence.endorsements
     root_ca_crl = from_hex(endorsements.root_ca_crl.lower())
     return {
         "qeidcertshash": _sha256(endorsements.qe_identity_issuer_chain.encode()),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from strongroom.attestation.endorsements.sgx import SgxEndorsements, parse_endorsements
+from strongroom.attestation.endorsements.dcap import DcapEndorsements, parse_endorsements
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
 from strongroom.attestation.result import AttestationResult, verify_result
 from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, verify_sgx
@@ -148,7 +148,7 @@ def _verify_members(body: ReceiptBody, record: RunRecord, *, trust: Trust) -> tu
 
 
 def _verify_member(
-    body: ReceiptBody, member: RunMember, *, endorsements: SgxEndorsements, trust: Trust
+    body: ReceiptBody, member: RunMember, *, endorsements: DcapEndorsements, trust: Trust
 ) -> AttestationResult:
     joined_at = datetime.strptime(member.joined_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     service = _attestation_service(trust, body.attestation_service)

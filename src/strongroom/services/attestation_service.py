@@ -1,4 +1,4 @@
-"""The attestation service: Azure Attestation's REST contract for SGX enclaves (step 4).
+"""The attestation service: Azure Attestation's REST contract for SGX, TDX and SEV-SNP (step 4).
 
 It verifies evidence, has the registered policy appraise it, and signs the result. It frees nothing: each key
 service decides whose results it accepts and under which policy.
@@ -10,19 +10,18 @@ import logging
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pydantic import Field
 from starlette.applications import Starlette
 
-from strongroom.attestation.claims import incoming_claims, sgx_claims
-from strongroom.attestation.endorsements.sgx import DirectoryEndorsements
-from strongroom.attestation.evidence.pck import platform_kind
-from strongroom.attestation.evidence.sgx_quote import parse_sgx_quote
-from strongroom.attestation.evidence.unverified import UnverifiedEvidence
-from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, verify_sgx
+from strongroom.attestation.claims import incoming_claims
+from strongroom.attestation.endorsements.dcap import DirectoryEndorsements
+from strongroom.attestation.endorsements.snp import DirectoryRevocations
+from strongroom.attestation.verifier import TrustedRoot, TrustedRoots
 from strongroom.base.clock import Clock, SystemClock
 from strongroom.base.encoding import Json, canonical_json, from_any_b64, from_b64url, parse_json_object, to_b64url
 from strongroom.base.errors import (
@@ -49,6 +48,7 @@ from strongroom.services.evidence import (
     configuration_digest,
     launch_platform,
 )
+from strongroom.services.evidence_kinds import EVIDENCE_KINDS, Anchors, EvidenceKind, read_attest_request
 from strongroom.services.files import read_file, replace_file
 from strongroom.services.http import (
     Call,
@@ -68,7 +68,6 @@ API_VERSIONS: Final = frozenset({"2020-10-01", "2022-08-01", "2025-06-01"})
 DENY_ALL: Final = "version= 1.0;\nauthorizationrules\n{\n\t=> deny();\n};\nissuancerules\n{\n};\n"
 _LIFETIME: Final = timedelta(hours=8)
 COMMON_NAME: Final = "Strongroom attestation service"
-_POLICY_FILE: Final = "policy-SgxEnclave.jws"
 _log = logging.getLogger(__name__)
 
 
@@ -117,6 +116,21 @@ class AttestationServiceConfig(Message):
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StoredPolicy:
+    """An evidence policy, and the signed token in which it came."""
+
+    jws: str
+    policy: EvidencePolicy
+
+    @classmethod
+    def read(cls, path: Path) -> "_StoredPolicy":
+        """Read the policy of one kind of evidence; without a stored one everything is denied."""
+        stored = read_file(path)
+        jws = stored.decode("ascii") if stored is not None else _unsigned(DENY_ALL)
+        return cls(jws=jws, policy=parse_evidence_policy(_policy_text(jws)))
+
+
 class AttestationService:
     """The service without HTTP."""
 
@@ -132,32 +146,29 @@ class AttestationService:
             )
         )
         self._endorsements = DirectoryEndorsements(Path(config.endorsements))
-        self._policy_path = Path(config.state) / _POLICY_FILE
+        self._revocations = DirectoryRevocations(Path(config.endorsements))
         self._lock = threading.Lock()
-        stored = read_file(self._policy_path)
-        self._policy_jws = stored.decode("ascii") if stored is not None else _unsigned(DENY_ALL)
-        self._policy = parse_evidence_policy(_policy_text(self._policy_jws))
+        self._policies = {name: _StoredPolicy.read(self._policy_file(name)) for name in EVIDENCE_KINDS}
 
     def attest(self, call: Call) -> Reply:
-        """`POST /attest/SgxEnclave`.
+        """`POST /attest/{SgxEnclave,TdxVm,SevSnpVm}`.
 
-        1. Read quote and runtime data; the runtime data's exact bytes are what the quote binds.
-        2. Verify the quote with both verifiers.
+        1. Read evidence and runtime data; the runtime data's exact bytes are what the evidence binds.
+        2. Verify the evidence; SGX's and TDX's with both verifiers.
         3. Appraise the claims with the registered policy.
         4. Sign the result; names that the service sets itself win over the policy's.
         """
         _demand_version(call)
-        quote, runtime_data, data_type, nonce = _attest_request(call)  # 1
-        now = self._clock.now()
-        kind = platform_kind(parse_sgx_quote(quote))
-        verified = verify_sgx(  # 2
-            UnverifiedEvidence(kind="sgx", quote=quote, runtime_data=runtime_data),
-            trusted_roots=self._roots,
-            endorsements=self._endorsements.get(fmspc=kind.fmspc, ca=kind.ca),
-            now=now,
+        name, kind = _kind(call)
+        request = read_attest_request(call.json_object(), kind)  # 1
+        anchors = Anchors(
+            roots=self._roots,
+            endorsements=self._endorsements,
+            revocations=self._revocations,
+            now=self._clock.now(),
         )
-        claims = sgx_claims(verified, runtime_data_type=data_type)
-        policy, _ = self._current()
+        claims = kind.verify(request, anchors)  # 2
+        policy = self._current(name).policy
         evaluation = policy.evaluate(incoming_claims(claims))  # 3
         issued: dict[str, Json] = {}
         for claim in evaluation.issued:
@@ -170,8 +181,8 @@ class AttestationService:
         if refused:
             raise RefusedError(f"the evidence policy sets {refused[0]}, which this service does not honour")
         result: dict[str, Json] = {**issued, **claims, "x-ms-policy-hash": policy.hash}
-        if nonce is not None:
-            result["nonce"] = nonce
+        if request.nonce is not None:
+            result["nonce"] = request.nonce
         return json_reply({"token": self._sign(result)})  # 4
 
     def certificates(self, call: Call) -> Reply:
@@ -201,24 +212,25 @@ class AttestationService:
         )
 
     def get_policy(self, call: Call) -> Reply:
-        """`GET /policies/SgxEnclave`: the stored policy token, inside a token of this service."""
+        """`GET /policies/{type}`: the stored policy token, inside a token of this service."""
         _demand_version(call)
         self._person(call)
-        _, stored = self._current()
-        return json_reply({"token": self._sign({"x-ms-policy": stored})})
+        name, _ = _kind(call)
+        return json_reply({"token": self._sign({"x-ms-policy": self._current(name).jws})})
 
     def put_policy(self, call: Call) -> Reply:
-        """`PUT /policies/SgxEnclave`: store a policy that a policy signer signed."""
+        """`PUT /policies/{type}`: store a policy that a policy signer signed."""
         _demand_version(call)
         self._person(call)
+        name, _ = _kind(call)
         token = call.text().strip()
         if token.startswith('"'):  # as Azure's Python client sends it
             token = token.strip('"')
         signer, policy = self._signed_policy(token)
         with self._lock:
-            replace_file(self._policy_path, token.encode("ascii"))
-            self._policy_jws, self._policy = token, policy
-        _log.info("evidence policy %s stored", policy.hash)
+            replace_file(self._policy_file(name), token.encode("ascii"))
+            self._policies[name] = _StoredPolicy(jws=token, policy=policy)
+        _log.info("evidence policy %s stored for %s", policy.hash, name)
         return json_reply(
             {
                 "token": self._sign(
@@ -237,9 +249,12 @@ class AttestationService:
         found = self._endorsements.get(fmspc=fmspc, ca="platform")
         return Reply(body=found.to_json())
 
-    def _current(self) -> tuple[EvidencePolicy, str]:
+    def _current(self, name: str) -> "_StoredPolicy":
         with self._lock:
-            return self._policy, self._policy_jws
+            return self._policies[name]
+
+    def _policy_file(self, name: str) -> Path:
+        return Path(self._config.state) / f"policy-{name}.jws"
 
     def _signed_policy(self, token: str) -> tuple[VerifyingKey, EvidencePolicy]:
         header = unverified_header(token)
@@ -288,17 +303,13 @@ def attestation_application(service: AttestationService, evidence: ServiceEviden
     def own_evidence(call: Call) -> Reply:
         return json_reply(evidence.answer(call.required("nonce")))
 
-    def unsupported(call: Call) -> Reply:
-        raise NotFoundError(f"evidence of type {call.path['type']} is not supported", action="use SgxEnclave")
-
     azure, ours = _azure_error, strongroom_error
     routes = [
-        endpoint("/attest/SgxEnclave", service.attest, methods=["POST"], errors=azure),
-        endpoint("/attest/{type}", unsupported, methods=["POST"], errors=azure),
+        endpoint("/attest/{type}", service.attest, methods=["POST"], errors=azure),
         endpoint("/certs", service.certificates, errors=azure),
         endpoint("/.well-known/openid-configuration", service.metadata, errors=azure),
-        endpoint("/policies/SgxEnclave", service.get_policy, errors=azure),
-        endpoint("/policies/SgxEnclave", service.put_policy, methods=["PUT"], errors=_policy_error),
+        endpoint("/policies/{type}", service.get_policy, errors=azure),
+        endpoint("/policies/{type}", service.put_policy, methods=["PUT"], errors=_policy_error),
         endpoint("/strongroom/v1/endorsements", service.endorsements, errors=ours),
         endpoint("/strongroom/v1/evidence", own_evidence, errors=ours),
         endpoint("/healthz", health, errors=ours),
@@ -362,25 +373,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(1) from None
 
 
-def _attest_request(call: Call) -> tuple[bytes, bytes, Literal["JSON", "Binary"], str | None]:
-    body: dict[str, Any] = call.json_object()
-    unknown = sorted(set(body) - {"quote", "runtimeData", "nonce"})
-    if unknown:
-        raise FormatError(f"{unknown[0]} is not supported in this request")
-    match body:
-        case {"quote": str(quote), "runtimeData": {"data": str(data), "dataType": str(kind)}}:
-            pass
-        case _:
-            raise FormatError("the request needs quote and runtimeData (data, dataType)")
-    if kind.upper() not in {"JSON", "BINARY"}:
-        raise FormatError("dataType is JSON or Binary")
-    nonce = body.get("nonce")
-    if nonce is not None and not isinstance(nonce, str):
-        raise FormatError("nonce is text")
-    evidence, runtime_data = from_any_b64(quote), from_any_b64(data)
-    if len(evidence) > LIMITS.evidence_bytes or len(runtime_data) > LIMITS.runtime_data_bytes:
-        raise LimitError("the evidence or its runtime data are too large")
-    return evidence, runtime_data, "JSON" if kind.upper() == "JSON" else "Binary", nonce
+def _kind(call: Call) -> tuple[str, EvidenceKind]:
+    name = call.path["type"]
+    kind = EVIDENCE_KINDS.get(name)
+    if kind is None:
+        raise NotFoundError(
+            f"evidence of type {name[:40]} is not supported", action=f"use one of {', '.join(EVIDENCE_KINDS)}"
+        )
+    return name, kind
 
 
 def _policy_text(token: str) -> str:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Final
 
 from strongroom.attestation.attester import QuoteDevice, SimulatedSgxDevice, collect_evidence
-from strongroom.attestation.endorsements.sgx import DirectoryEndorsements, EndorsementSource
+from strongroom.attestation.endorsements.dcap import DirectoryEndorsements, EndorsementSource
+from strongroom.attestation.evidence.dcap_quote import parse_sgx_quote
 from strongroom.attestation.evidence.pck import platform_kind
-from strongroom.attestation.evidence.sgx_quote import parse_sgx_quote
 from strongroom.base.encoding import Json, canonical_json, to_b64url
 from strongroom.base.errors import FormatError
 from strongroom.services.identity import ServiceIdentity

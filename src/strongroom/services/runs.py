@@ -8,7 +8,7 @@ from typing import Final
 from starlette.routing import BaseRoute
 
 from strongroom.application.description import ApplicationDescription, parse_description
-from strongroom.attestation.evidence.sgx_quote import parse_sgx_quote
+from strongroom.attestation.evidence.dcap_quote import parse_sgx_quote
 from strongroom.base.clock import to_rfc3339
 from strongroom.base.encoding import Json, from_b64url, to_b64url
 from strongroom.base.errors import ConflictError, Mismatch, RefusedError, StrongroomError, VerificationError

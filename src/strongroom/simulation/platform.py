@@ -1,7 +1,7 @@
-"""A simulated SGX platform: vendor, processor and quoting enclave in one.
+"""A simulated SGX and TDX platform: vendor, processor, TDX module and quoting enclaves in one.
 
-It makes the vendors' bytes: DCAP quotes (version 3), the PCK chain, TCB info, QE identity and revocation lists, under a
-root that is made per installation and carries the critical extension of simulated hardware.
+It makes the vendors' bytes: DCAP quotes (versions 3 to 5), the PCK chain, TCB info, QE identity and revocation lists,
+under a root that is made per installation and carries the critical extension of simulated hardware.
 
 Source: Intel SGX ECDSA Quote Library Reference, appendix A; Intel SGX PCK Certificate Profile; PCS API version 4.
 """
@@ -10,30 +10,27 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from strongroom.attestation.endorsements.sgx import SgxEndorsements
+from strongroom.attestation.endorsements.dcap import DcapEndorsements, Tee
 from strongroom.attestation.endorsements.tcb import TcbStatus
-from strongroom.attestation.evidence.pck import SGX_EXTENSION, TCB_COMPONENTS
-from strongroom.attestation.evidence.sgx_quote import (
+from strongroom.attestation.evidence.dcap_quote import (
     ECDSA_P256,
-    FLAG_INIT,
-    FLAG_KSS,
-    FLAG_MODE64BIT,
     INTEL_QE_VENDOR_ID,
-    QUOTE_VERSION,
     TEE_TYPE_SGX,
+    TEE_TYPE_TDX,
+    DcapQuote,
     QuoteHeader,
     QuoteSignature,
-    SgxAttributes,
-    SgxQuote,
-    SgxReportBody,
 )
+from strongroom.attestation.evidence.pck import SGX_EXTENSION, TCB_COMPONENTS
+from strongroom.attestation.evidence.sgx_report import FLAG_INIT, FLAG_KSS, FLAG_MODE64BIT, SgxAttributes, SgxReportBody
 from strongroom.attestation.evidence.simulated import SIMULATED_HARDWARE, SIMULATED_HARDWARE_TEXT
+from strongroom.attestation.evidence.td_report import TdAttributes, TdReportBody
 from strongroom.base.clock import to_rfc3339
 from strongroom.base.encoding import from_hex, parse_json_object
 from strongroom.base.errors import ConfigurationError
@@ -43,11 +40,18 @@ from strongroom.crypto.ecdsa import point_of_key
 from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.random import random_bytes
 
+SGX_QUOTE_VERSION: Final = 3
+TDX_QUOTE_VERSION: Final = 4
+TDX_1_5_QUOTE_VERSION: Final = 5
 CPUSVN: Final = bytes([2, 2, 2, 2, 3, 1, 0, 5]) + bytes(8)
 PCESVN: Final = 13
 PCEID: Final = bytes(2)
 QE_SVN: Final = 8
 QE_PRODUCT: Final = 1
+TD_QE_PRODUCT: Final = 2
+TEE_TCB_SVN: Final = bytes([5, 1, 2]) + bytes(13)
+MRSEAM: Final = hashlib.sha384(b"the simulated TDX module").digest()
+XFAM: Final = 0x600E7
 TCB_DATE: Final = "2024-03-13T00:00:00Z"
 TCB_EVALUATION_DATA_NUMBER: Final = 17
 
@@ -77,6 +81,8 @@ class PlatformCondition:
         advisory_ids: Advisories of that level.
         qe_status: Status of the quoting enclave's level.
         least_qe_svn: The lowest quoting enclave that the vendor still lists.
+        tdx_module_status: Status of the TDX module's level.
+        least_tdx_module_svn: The lowest TDX module that the vendor still lists.
         pck_revoked: Whether the PCK certificate stands on the revocation list.
         tcb_info_lifetime: From issue to next update; likewise for the other three.
     """
@@ -85,6 +91,8 @@ class PlatformCondition:
     advisory_ids: tuple[str, ...] = ()
     qe_status: TcbStatus = "UpToDate"
     least_qe_svn: int = QE_SVN
+    tdx_module_status: TcbStatus = "UpToDate"
+    least_tdx_module_svn: int = TEE_TCB_SVN[0]
     pck_revoked: bool = False
     tcb_info_lifetime: timedelta = timedelta(days=30)
     qe_identity_lifetime: timedelta = timedelta(days=30)
@@ -188,37 +196,63 @@ class SimulatedPlatform:
             report_data=report_data,
         )
 
-    def quote(self, report: SgxReportBody, *, qe_report: SgxReportBody | None = None) -> bytes:
+    def td_report(self, *, mrtd: bytes, mrconfigid: bytes = bytes(48), report_data: bytes) -> TdReportBody:
+        """Return the report of a trust domain in good order (TDX 1.0)."""
+        return TdReportBody(
+            tee_tcb_svn=TEE_TCB_SVN,
+            mrseam=MRSEAM,
+            td_attributes=TdAttributes(sept_ve_disable=True),
+            xfam=XFAM,
+            mrtd=mrtd,
+            mrconfigid=mrconfigid,
+            rtmr=(bytes(48), bytes(48), bytes(48), bytes(48)),
+            report_data=report_data,
+        )
+
+    def quote(
+        self,
+        report: SgxReportBody | TdReportBody,
+        *,
+        version: int | None = None,
+        qe_report: SgxReportBody | None = None,
+    ) -> bytes:
         """Sign a report, as the quoting enclave does.
 
         Args:
-            report: The enclave's report.
+            report: The enclave's or the trust domain's report.
+            version: The quote's version; without one 3 for SGX, 4 for TDX 1.0, 5 for TDX 1.5.
             qe_report: The quoting enclave's own report where it shall differ from the genuine one.
 
         Returns:
-            A DCAP quote, version 3.
+            A DCAP quote.
         """
+        is_enclave = isinstance(report, SgxReportBody)
+        version = version or _quote_version(report)
+        is_reserved = version > SGX_QUOTE_VERSION
         header = QuoteHeader(
-            version=QUOTE_VERSION,
+            version=version,
             att_key_type=ECDSA_P256,
-            tee_type=TEE_TYPE_SGX,
-            qe_svn=QE_SVN,
-            pce_svn=PCESVN,
+            tee_type=TEE_TYPE_SGX if is_enclave else TEE_TYPE_TDX,
+            qe_svn=0 if is_reserved else QE_SVN,
+            pce_svn=0 if is_reserved else PCESVN,
             qe_vendor_id=INTEL_QE_VENDOR_ID,
             user_data=self.ppid.ljust(20, b"\x00"),
         )
-        qe_report, qe_signature = self._genuine_qe if qe_report is None else self._signed_by_pck(qe_report)
+        if qe_report is None:
+            qe_report = self.qe_report(product=QE_PRODUCT if is_enclave else TD_QE_PRODUCT)
         signature = QuoteSignature(
-            isv_signature=self.keys["attestation"].sign(header.to_bytes() + report.to_bytes()),
+            isv_signature=bytes(64),
             attestation_key=self._attestation_point,
             qe_report=qe_report,
-            qe_report_signature=qe_signature,
+            qe_report_signature=self.keys["pck"].sign(qe_report.to_bytes()),
             qe_auth_data=QE_AUTH_DATA,
             certification_data=self._certification_data,
         )
-        return SgxQuote(header=header, report=report, signature=signature).to_bytes()
+        quote: DcapQuote[Any] = DcapQuote(header=header, report=report, signature=signature)
+        signed = replace(signature, isv_signature=self.keys["attestation"].sign(quote.signed_bytes()))
+        return replace(quote, signature=signed).to_bytes()
 
-    def qe_report(self) -> SgxReportBody:
+    def qe_report(self, *, product: int = QE_PRODUCT) -> SgxReportBody:
         """Return the quoting enclave's own report, which names the attestation key."""
         digest = hashlib.sha256(self._attestation_point + QE_AUTH_DATA).digest()
         return SgxReportBody(
@@ -226,14 +260,10 @@ class SimulatedPlatform:
             attributes=SgxAttributes(flags=_QE_FLAGS, xfrm=XFRM),
             mrenclave=QE_MRENCLAVE,
             mrsigner=QE_MRSIGNER,
-            isv_prod_id=QE_PRODUCT,
+            isv_prod_id=product,
             isv_svn=QE_SVN,
             report_data=digest.ljust(64, b"\x00"),
         )
-
-    @cached_property
-    def _genuine_qe(self) -> tuple[SgxReportBody, bytes]:
-        return self._signed_by_pck(self.qe_report())
 
     @cached_property
     def _attestation_point(self) -> bytes:
@@ -243,19 +273,16 @@ class SimulatedPlatform:
     def _certification_data(self) -> bytes:
         return self._pem("pck", "pck-ca", "root").encode("ascii") + b"\x00"
 
-    def _signed_by_pck(self, qe_report: SgxReportBody) -> tuple[SgxReportBody, bytes]:
-        return qe_report, self.keys["pck"].sign(qe_report.to_bytes())
-
     def _pem(self, *roles: str) -> str:
         return "".join(x509.to_pem(self.certificates[role]) for role in roles)
 
     # --- the vendor ---------------------------------------------------------------------------------------------------
 
-    def endorsements(self, *, now: datetime) -> SgxEndorsements:
-        """Return the vendor's documents, issued an hour before `now` (revocation lists a day)."""
-        tcb_info, qe_identity = json.dumps(self._tcb_info(now)), json.dumps(self._qe_identity(now))
+    def endorsements(self, *, now: datetime, tee: Tee = "SGX") -> DcapEndorsements:
+        """Return the vendor's documents for a kind of TEE, issued an hour before `now` (revocation lists a day)."""
+        tcb_info, qe_identity = json.dumps(self._tcb_info(now, tee)), json.dumps(self._qe_identity(now, tee))
         signer = self.keys["tcb-signing"]
-        return SgxEndorsements(
+        return DcapEndorsements(
             pck_crl_issuer_chain=self._pem("pck-ca", "root"),
             root_ca_crl=self._crl("root", (), now, self.condition.root_ca_crl_lifetime).hex(),
             pck_crl=self._crl("pck-ca", self._revoked(), now, self.condition.pck_crl_lifetime).hex(),
@@ -267,32 +294,46 @@ class SimulatedPlatform:
             qe_identity_signature=signer.sign(qe_identity.encode()).hex(),
         )
 
-    def _tcb_info(self, now: datetime) -> dict[str, Any]:
+    def _tcb_info(self, now: datetime, tee: Tee) -> dict[str, Any]:
+        tcb: dict[str, Any] = {"sgxtcbcomponents": [{"svn": svn} for svn in CPUSVN], "pcesvn": PCESVN}
+        if tee == "TDX":
+            tcb["tdxtcbcomponents"] = [{"svn": svn} for svn in TEE_TCB_SVN]
         level = {
-            "tcb": {"sgxtcbcomponents": [{"svn": svn} for svn in CPUSVN], "pcesvn": PCESVN},
+            "tcb": tcb,
             "tcbDate": TCB_DATE,
             "tcbStatus": self.condition.tcb_status,
             "advisoryIDs": list(self.condition.advisory_ids),
         }
         return {
-            "id": "SGX",
+            "id": tee,
             "version": 3,
             **_validity(now, self.condition.tcb_info_lifetime),
             "fmspc": self.fmspc.hex().upper(),
             "pceId": PCEID.hex().upper(),
             "tcbType": 0,
             "tcbEvaluationDataNumber": TCB_EVALUATION_DATA_NUMBER,
+            **(self._tdx_modules() if tee == "TDX" else {}),
             "tcbLevels": [level],
         }
 
-    def _qe_identity(self, now: datetime) -> dict[str, Any]:
+    def _tdx_modules(self) -> dict[str, Any]:
+        looks = {"mrsigner": "00" * 48, "attributes": "00" * 8, "attributesMask": "FF" * 8}
+        level = {
+            "tcb": {"isvsvn": self.condition.least_tdx_module_svn},
+            "tcbDate": TCB_DATE,
+            "tcbStatus": self.condition.tdx_module_status,
+        }
+        identity = {"id": f"TDX_{TEE_TCB_SVN[1]:02X}", **looks, "tcbLevels": [level]}
+        return {"tdxModule": looks, "tdxModuleIdentities": [identity]}
+
+    def _qe_identity(self, now: datetime, tee: Tee) -> dict[str, Any]:
         level = {
             "tcb": {"isvsvn": self.condition.least_qe_svn},
             "tcbDate": TCB_DATE,
             "tcbStatus": self.condition.qe_status,
         }
         return {
-            "id": "QE",
+            "id": "QE" if tee == "SGX" else "TD_QE",
             "version": 2,
             **_validity(now, self.condition.qe_identity_lifetime),
             "tcbEvaluationDataNumber": TCB_EVALUATION_DATA_NUMBER,
@@ -301,7 +342,7 @@ class SimulatedPlatform:
             "attributes": "11" + "00" * 15,
             "attributesMask": "FBFFFFFFFFFFFFFF" + "00" * 8,
             "mrsigner": QE_MRSIGNER.hex().upper(),
-            "isvprodid": QE_PRODUCT,
+            "isvprodid": QE_PRODUCT if tee == "SGX" else TD_QE_PRODUCT,
             "tcbLevels": [level],
         }
 
@@ -317,6 +358,12 @@ class SimulatedPlatform:
             last_update=now - _BACKDATE,
             next_update=now - _BACKDATE + lifetime,
         )
+
+
+def _quote_version(report: SgxReportBody | TdReportBody) -> int:
+    if isinstance(report, SgxReportBody):
+        return SGX_QUOTE_VERSION
+    return TDX_QUOTE_VERSION if report.tee_tcb_svn2 is None else TDX_1_5_QUOTE_VERSION
 
 
 def _validity(now: datetime, lifetime: timedelta) -> dict[str, str]:

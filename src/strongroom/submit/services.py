@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from strongroom.attestation.endorsements.sgx import parse_endorsements
+from strongroom.attestation.endorsements.dcap import parse_endorsements
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
 from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, verify_sgx
 from strongroom.base.clock import Clock

@@ -6,13 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.amd import amd_bench
+from tests.support.platform import RUNTIME_DATA as RUNTIME_DATA_OF_BENCH
+from tests.support.platform import Bench
 
-from strongroom.attestation.claims import incoming_claims, sgx_claims
-from strongroom.attestation.endorsements.sgx import parse_endorsements
-from strongroom.attestation.evidence.sgx_quote import FLAG_DEBUG, FLAG_KSS, SgxAttributes, parse_sgx_quote
-from strongroom.attestation.verifier.verified import VERIFIER, VerifiedSgx
+from strongroom.attestation.claims import incoming_claims, sgx_claims, snp_claims, tdx_claims
+from strongroom.attestation.endorsements.dcap import parse_endorsements
+from strongroom.attestation.evidence.amd_certificate import EndorsementKey
+from strongroom.attestation.evidence.dcap_quote import parse_sgx_quote
+from strongroom.attestation.evidence.sgx_report import FLAG_DEBUG, FLAG_KSS, SgxAttributes
+from strongroom.attestation.evidence.snp_report import Product, tcb_version_bytes
+from strongroom.attestation.verifier.verified import VERIFIER, VerifiedDcap, VerifiedSgx
 from strongroom.base.errors import FormatError
 from strongroom.policy.evidence_policy import parse_evidence_policy
+from strongroom.simulation.amd import CSP_ID
 
 RUNTIME_DATA = b'{"application": "ab"}'
 
@@ -21,7 +28,7 @@ RUNTIME_DATA = b'{"application": "ab"}'
 def evidence(shared: Path) -> VerifiedSgx:
     """Claims of a real quote; that it verifies is another test's matter."""
     sgx = shared / "vectors" / "sgx"
-    return VerifiedSgx(
+    return VerifiedDcap(
         quote=parse_sgx_quote((sgx / "sgx_quote").read_bytes()),
         runtime_data=RUNTIME_DATA,
         tcb_status="ConfigurationAndSWHardeningNeeded",
@@ -139,3 +146,93 @@ def test_policies_read_scalars_arrays_and_deprecated_names(evidence: VerifiedSgx
     )
     issued = policy.evaluate(incoming_claims(claims)).issued
     assert [claim.value for claim in issued] == ["INTEL-SA-00289", "INTEL-SA-00615"]
+
+
+def test_claims_of_a_trust_domain_stand_for_its_report() -> None:
+    bench = Bench.new()
+    rtmr = (b"0" * 48, b"1" * 48, b"2" * 48, b"3" * 48)
+    claims = tdx_claims(bench.verify_td(bench.td_quote(rtmr=rtmr, mrowner=b"o" * 48)), runtime_data_type="JSON")
+    body = bench.td_report(rtmr=rtmr, mrowner=b"o" * 48).to_bytes()
+    at = {
+        "tdx_tee_tcb_svn": (0, 16),
+        "tdx_mrseam": (16, 64),
+        "tdx_mrsignerseam": (64, 112),
+        "tdx_seam_attributes": (112, 120),
+        "tdx_td_attributes": (120, 128),
+        "tdx_xfam": (128, 136),
+        "tdx_mrtd": (136, 184),
+        "tdx_mrconfigid": (184, 232),
+        "tdx_mrowner": (232, 280),
+        "tdx_mrownerconfig": (280, 328),
+        "tdx_rtmr0": (328, 376),
+        "tdx_rtmr3": (472, 520),
+        "tdx_report_data": (520, 584),
+    }
+    assert {name: claims[name] for name in at} == {name: body[start:end].hex() for name, (start, end) in at.items()}
+    assert (claims["x-ms-attestation-type"], claims["dbgstat"], claims["attester_tcb_status"]) == (
+        "tdxvm",
+        "disabled",
+        "UpToDate",
+    )
+    assert claims["tdx_td_attributes_septve_disable"] is True
+    assert claims["x-ms-runtime"] == json.loads(RUNTIME_DATA_OF_BENCH)
+    assert claims["x-ms-strongroom-platform-instance-id"]
+    assert "x-ms-compliance-status" not in claims
+
+
+def test_binary_runtime_data_of_a_virtual_machine_stands_in_its_report_only() -> None:
+    td = tdx_claims(Bench.new().verify_td(), runtime_data_type="Binary")
+    snp = snp_claims(amd_bench().verify(), runtime_data_type="Binary")
+    digest = hashlib.sha256(RUNTIME_DATA_OF_BENCH).hexdigest()
+    assert "x-ms-runtime" not in {*td, *snp}
+    assert str(td["tdx_report_data"]).startswith(digest)
+    assert str(snp["x-ms-sevsnpvm-reportdata"]).startswith(digest)
+
+
+@pytest.mark.parametrize("kind", ["VCEK", "VLEK"])
+@pytest.mark.parametrize("product", ["Milan", "Turin"])
+def test_claims_of_a_guest_stand_for_its_report(product: Product, kind: EndorsementKey) -> None:
+    bench = amd_bench(product, kind)
+    report = bench.report(
+        vmpl=1, guest_svn=4, family_id=b"f" * 16, image_id=b"i" * 16, host_data=b"h" * 32, id_key_digest=b"k" * 48
+    )
+    claims = snp_claims(bench.verify(report), runtime_data_type="JSON")
+    tcb = bench.amd.tcb
+    assert {
+        "x-ms-attestation-type": "sevsnpvm",
+        "x-ms-sevsnpvm-vmpl": 1,
+        "x-ms-sevsnpvm-guestsvn": 4,
+        "x-ms-sevsnpvm-familyId": (b"f" * 16).hex(),
+        "x-ms-sevsnpvm-imageId": (b"i" * 16).hex(),
+        "x-ms-sevsnpvm-hostdata": (b"h" * 32).hex(),
+        "x-ms-sevsnpvm-idkeydigest": (b"k" * 48).hex(),
+        "x-ms-sevsnpvm-authorkeydigest": "00" * 48,
+        "x-ms-sevsnpvm-launchmeasurement": bytes(range(48)).hex(),
+        "x-ms-sevsnpvm-reportid": bytes(range(32)).hex(),
+        "x-ms-sevsnpvm-reportdata": report.report_data.hex(),
+        "x-ms-sevsnpvm-bootloader-svn": tcb.boot_loader,
+        "x-ms-sevsnpvm-tee-svn": tcb.tee,
+        "x-ms-sevsnpvm-snpfw-svn": tcb.snp,
+        "x-ms-sevsnpvm-microcode-svn": tcb.microcode,
+        "x-ms-sevsnpvm-is-debuggable": False,
+        "x-ms-sevsnpvm-migration-allowed": False,
+        "x-ms-sevsnpvm-smt-allowed": True,
+        "x-ms-runtime": json.loads(RUNTIME_DATA_OF_BENCH),
+        "x-ms-strongroom-hardware": "simulated",
+        "x-ms-strongroom-product": product,
+        "x-ms-strongroom-signing-key": kind,
+        "x-ms-strongroom-chip-id": bench.amd.chip_id.hex(),
+        "x-ms-strongroom-firmware-is-provisional": False,
+        "x-ms-strongroom-alias-check-complete": True,
+        "x-ms-strongroom-single-socket": False,
+        **({"x-ms-strongroom-fmc-svn": tcb.fmc} if product == "Turin" else {}),
+        **({"x-ms-strongroom-csp-id": CSP_ID} if kind == "VLEK" else {}),
+        "x-ms-ver": "1.0",
+    } == claims
+
+
+def test_firmware_that_can_go_back_is_provisional() -> None:
+    bench = amd_bench()
+    older = tcb_version_bytes(replace(bench.amd.tcb, microcode=1))
+    claims = snp_claims(bench.verify(bench.report(committed_tcb=older)), runtime_data_type="JSON")
+    assert claims["x-ms-strongroom-firmware-is-provisional"] is True

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.platform import Bench
 
-from strongroom.attestation.endorsements.sgx import DirectoryEndorsements, parse_endorsements
+from strongroom.attestation.endorsements.dcap import DirectoryEndorsements, parse_endorsements
 from strongroom.attestation.endorsements.tcb import parse_qe_identity, parse_tcb_info
 from strongroom.base.errors import FormatError, NotFoundError
 
@@ -45,7 +45,7 @@ def test_refuses_missing_and_unknown_documents() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("version", 2), ("id", "TDX"), ("tcbLevels", []), ("fmspc", "zz"), ("unknown", 1), ("nextUpdate", "soon")],
+    [("version", 2), ("id", "SEV"), ("tcbLevels", []), ("fmspc", "zz"), ("unknown", 1), ("nextUpdate", "soon")],
 )
 def test_refuses_tcb_infos_that_are_not_understood(name: str, value: object) -> None:
     document = json.loads(BENCH.endorsements.tcb_info)

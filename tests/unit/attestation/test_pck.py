@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from tests.support.platform import Bench
 
+from strongroom.attestation.evidence.dcap_quote import parse_sgx_quote
 from strongroom.attestation.evidence.pck import (
     PlatformKind,
     authority_kind,
@@ -10,7 +11,6 @@ from strongroom.attestation.evidence.pck import (
     pck_chain,
     platform_kind,
 )
-from strongroom.attestation.evidence.sgx_quote import parse_sgx_quote
 from strongroom.base.errors import FormatError
 from strongroom.simulation.platform import CPUSVN, PCESVN
 

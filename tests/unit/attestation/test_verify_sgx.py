@@ -8,12 +8,13 @@ import pytest
 from tests.support.platform import MRENCLAVE, NOW, RUNTIME_DATA, Bench
 
 from strongroom.attestation.attester import collect_evidence
-from strongroom.attestation.endorsements.sgx import SgxEndorsements, parse_endorsements
+from strongroom.attestation.endorsements.dcap import DcapEndorsements, parse_endorsements
+from strongroom.attestation.evidence.dcap_quote import parse_sgx_quote
 from strongroom.attestation.evidence.pck import pck_chain
-from strongroom.attestation.evidence.sgx_quote import parse_sgx_quote
-from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, VerifiedSgx
+from strongroom.attestation.verifier import TrustedRoot, TrustedRoots
 from strongroom.attestation.verifier.second_opinion import require_agreement
-from strongroom.attestation.verifier.sgx import verify_quote
+from strongroom.attestation.verifier.sgx import verify_sgx_quote
+from strongroom.attestation.verifier.verified import VerifiedDcap
 from strongroom.base.errors import LimitError, StrongroomError, VerificationError
 from strongroom.base.limits import LIMITS
 
@@ -66,9 +67,9 @@ def test_evidence_collected_from_a_device_verifies() -> None:
 
 def test_only_the_verifier_makes_verified_evidence() -> None:
     verified = BENCH.verify()
-    fields = {name: getattr(verified, name) for name in VerifiedSgx.__dataclass_fields__ if name != "made_by"}
+    fields = {name: getattr(verified, name) for name in VerifiedDcap.__dataclass_fields__ if name != "made_by"}
     with pytest.raises(VerificationError, match="only the verifier"):
-        VerifiedSgx(**fields, made_by=None)
+        VerifiedDcap(**fields, made_by=None)
     with pytest.raises((TypeError, ValueError)):
         replace(verified, hardware="real")
 
@@ -94,18 +95,18 @@ def real(shared: Path) -> Real:
 
 
 def test_verifies_a_real_quote(real: Real) -> None:
-    verified = verify_quote(real.quote, trusted_roots=real.roots, endorsements=real.endorsements, now=real.now)
-    assert verified.root.hardware == "real"
+    verified = verify_sgx_quote(real.quote, trusted_roots=real.roots, endorsements=real.endorsements, now=real.now)
+    assert verified.platform.root.hardware == "real"
     assert verified.tcb.status == "ConfigurationAndSWHardeningNeeded"
     assert verified.tcb.advisory_ids == ("INTEL-SA-00289", "INTEL-SA-00615")
-    assert verified.pck.fmspc == "00a067110000"
+    assert verified.platform.pck.fmspc == "00a067110000"
     assert verified.quote.report.mrenclave.hex() == "33d8736db756ed4997e04ba358d27833188f1932ff7b1d156904d3f560452fbb"
 
 
 @pytest.mark.parametrize("days", [-10, 40])
 def test_refuses_a_real_quote_when_its_endorsements_do_not_hold(real: Real, days: int) -> None:
     with pytest.raises(VerificationError, match=r"not valid|not hold"):
-        verify_quote(
+        verify_sgx_quote(
             real.quote,
             trusted_roots=real.roots,
             endorsements=real.endorsements,
@@ -116,13 +117,13 @@ def test_refuses_a_real_quote_when_its_endorsements_do_not_hold(real: Real, days
 def test_refuses_the_occlum_quote_because_it_is_a_debug_one(shared: Path, real: Real) -> None:
     quote = (shared / "vectors" / "sgx" / "occlum_quote.dat").read_bytes()
     with pytest.raises(VerificationError, match="debug"):
-        verify_quote(quote, trusted_roots=real.roots, endorsements=real.endorsements, now=real.now)
+        verify_sgx_quote(quote, trusted_roots=real.roots, endorsements=real.endorsements, now=real.now)
 
 
 # --- the two verifiers against each other ----------------------------------------------------------------------------
 
 
-def dcap_qvl_accepts(quote: bytes, endorsements: SgxEndorsements, root: TrustedRoot, now: datetime) -> bool:
+def dcap_qvl_accepts(quote: bytes, endorsements: DcapEndorsements, root: TrustedRoot, now: datetime) -> bool:
     collateral = dcap_qvl.QuoteCollateralV3.from_json(endorsements.model_dump_json())
     try:
         dcap_qvl.verify_with_root_ca(quote, collateral, root.anchor_der, int(now.timestamp()))
@@ -132,7 +133,7 @@ def dcap_qvl_accepts(quote: bytes, endorsements: SgxEndorsements, root: TrustedR
 
 
 def differences(
-    quote: bytes, endorsements: SgxEndorsements, roots: TrustedRoots, now: datetime, *, step: int
+    quote: bytes, endorsements: DcapEndorsements, roots: TrustedRoots, now: datetime, *, step: int
 ) -> tuple[set[str], set[str]]:
     """Edit one byte at a time; return where only dcap-qvl accepts, and what ours says when only ours does."""
     embedded_root = quote.rfind(b"-----BEGIN CERTIFICATE-----")
@@ -142,7 +143,7 @@ def differences(
         edited[position] ^= 1 << position % 8
         theirs = dcap_qvl_accepts(bytes(edited), endorsements, roots.roots[0], now)
         try:
-            verify_quote(bytes(edited), trusted_roots=roots, endorsements=endorsements, now=now)
+            verify_sgx_quote(bytes(edited), trusted_roots=roots, endorsements=endorsements, now=now)
         except StrongroomError as error:
             if "disagree" in error.message:
                 only_ours.add(f"{position}: {error.message}")

@@ -12,7 +12,7 @@ from tests.support.amd import AmdBench, amd_bench
 from tests.support.platform import NOW, RUNTIME_DATA
 
 from strongroom.attestation.evidence.amd_certificate import EndorsementKey, parse_amd_certificate
-from strongroom.attestation.evidence.snp_report import Product, TcbVersion, tcb_version_bytes
+from strongroom.attestation.evidence.snp_report import GuestPolicy, Product, TcbVersion, tcb_version_bytes
 from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, VerifiedSnp
 from strongroom.attestation.verifier.snp import verify_report
 from strongroom.base.errors import ConfigurationError, FormatError, UntrustedRootError, VerificationError
@@ -110,6 +110,11 @@ def test_refuses_a_signature_by_another_key(role: str) -> None:
         return
     with pytest.raises(VerificationError, match="signature"):
         BENCH.verify(BENCH.amd.sign(report, role=role))
+
+
+def test_refuses_a_guest_that_may_be_debugged() -> None:
+    with pytest.raises(VerificationError, match="debugged"):
+        BENCH.verify(BENCH.report(policy=GuestPolicy(debug=True)))
 
 
 def test_refuses_other_runtime_data() -> None:

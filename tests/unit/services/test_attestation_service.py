@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.platform import MRENCLAVE, NOW, Bench
+from tests.support.amd import amd_bench
+from tests.support.platform import MRENCLAVE, MRTD, NOW, Bench
 
-from strongroom.attestation.result import verify_result
+from strongroom.attestation.evidence.snp_report import GuestPolicy
+from strongroom.attestation.result import AttestationResult, verify_result
 from strongroom.base.encoding import canonical_json, parse_json_object, to_b64url
 from strongroom.base.errors import (
     AuthenticationError,
@@ -22,7 +24,7 @@ from strongroom.base.errors import (
 )
 from strongroom.crypto.jose import sign_jws, unverified_payload
 from strongroom.crypto.keys import SigningKey, VerifyingKey
-from strongroom.crypto.x509 import new_identity, to_pem
+from strongroom.crypto.x509 import new_identity, spki_sha256, to_pem
 from strongroom.policy.evidence_policy import evidence_policy_hash
 from strongroom.services.attestation_service import AttestationService, AttestationServiceConfig
 from strongroom.services.http import Call
@@ -30,6 +32,8 @@ from strongroom.services.identity import ServiceIdentity, open_identity
 from strongroom.wire.key_service import PERSON_TOKEN_TYP, PersonToken
 from strongroom.wire.trust import TrustedRootEntry
 
+RUNTIME = b'{"hello":"world"}'
+BOUND = hashlib.sha256(RUNTIME).digest() + bytes(32)
 URL = "https://127.0.0.1:8443"
 POLICY = (
     "version= 1.0;\nauthorizationrules\n{\n"
@@ -51,7 +55,13 @@ class Installation:
         self.owner = SigningKey.generate("ES256")
         endorsements = folder / "endorsements"
         endorsements.mkdir()
-        (endorsements / f"{bench.platform.fmspc.hex()}.json").write_bytes(bench.endorsements.to_json())
+        family = bench.platform.fmspc.hex()
+        (endorsements / f"{family}.json").write_bytes(bench.endorsements.to_json())
+        td = bench.platform.endorsements(now=NOW, tee="TDX")
+        (endorsements / f"{family}-tdx.json").write_bytes(td.to_json())
+        self.amd = amd_bench()
+        self.crl = endorsements / f"{spki_sha256(self.amd.amd.root_der)}.crl"
+        self.crl.write_bytes(bytes.fromhex(self.amd.endorsements().crl))
         self.config = AttestationServiceConfig(
             url=URL,
             host="127.0.0.1",
@@ -59,7 +69,10 @@ class Installation:
             state=str(folder / "state"),
             mode="owner-operated",
             owners=(self.owner.verifying_key.to_jwk(),),
-            roots=(TrustedRootEntry(certificate_pem=to_pem(bench.platform.root_der), simulated=True),),
+            roots=tuple(
+                TrustedRootEntry(certificate_pem=to_pem(root), simulated=True)
+                for root in (bench.platform.root_der, self.amd.amd.root_der)
+            ),
             endorsements=str(endorsements),
             platform=None,
         )
@@ -67,6 +80,11 @@ class Installation:
             folder / "state", common_name="test", sans=("127.0.0.1",), now=NOW
         )
         self.service = self.start()
+
+    def snp_report(self, **fields: Any) -> bytes:
+        report = self.amd.amd.sign(self.amd.report(report_data=BOUND, **fields))
+        chain = self.amd.endorsements().certificate_chain.encode()
+        return json.dumps({"SnpReport": to_b64url(report), "VcekCertChain": to_b64url(chain)}).encode()
 
     def start(self) -> AttestationService:
         return AttestationService(self.config, identity=self.identity, clock=FixedClock())
@@ -86,18 +104,42 @@ class Installation:
         body = canonical_json({"AttestationPolicy": to_b64url(text.encode())})
         return sign_jws(body, key=key, header={"x5c": [base64.b64encode(certificate).decode()]})
 
-    def put(self, token: str, *, bearer: str | None = None) -> dict[str, Any]:
-        return parse_json_object(self.service.put_policy(self.call(token.encode(), bearer=bearer or self.token())).body)
+    def put(self, token: str, *, bearer: str | None = None, kind: str = "SgxEnclave") -> dict[str, Any]:
+        call = self.call(token.encode(), bearer=bearer or self.token(), kind=kind)
+        return parse_json_object(self.service.put_policy(call).body)
 
-    def call(self, body: bytes = b"", *, bearer: str = "", **query: str) -> Call:
-        authorization = f"Bearer {bearer}" if bearer else ""
-        return Call(path={}, query={"api-version": "2025-06-01", **query}, authorization=authorization, body=body)
+    def call(
+        self,
+        body: bytes = b"",
+        *,
+        bearer: str = "",
+        kind: str = "SgxEnclave",
+        **query: str,
+    ) -> Call:
+        return Call(
+            path={"type": kind},
+            query={"api-version": "2025-06-01", **query},
+            authorization=f"Bearer {bearer}" if bearer else "",
+            body=body,
+        )
 
-    def attest(self, *, runtime_data: bytes = b'{"hello":"world"}', **changed: Any) -> str:
-        quote = self.bench.quote(report_data=hashlib.sha256(b'{"hello":"world"}').digest() + bytes(32), **changed)
-        body = {"quote": to_b64url(quote), "runtimeData": {"data": to_b64url(runtime_data), "dataType": "JSON"}}
-        answer = parse_json_object(self.service.attest(self.call(json.dumps(body).encode())).body)
+    def attest(self, *, runtime_data: bytes = RUNTIME, **changed: Any) -> str:
+        return self.send("SgxEnclave", {"quote": self.bench.quote(report_data=BOUND, **changed)}, runtime_data)
+
+    def send(
+        self,
+        kind: str,
+        evidence: dict[str, bytes],
+        runtime_data: bytes = RUNTIME,
+        **more: Any,
+    ) -> str:
+        body = {name: to_b64url(value) for name, value in evidence.items()} | more
+        body["runtimeData"] = {"data": to_b64url(runtime_data), "dataType": "JSON"}
+        answer = parse_json_object(self.service.attest(self.call(json.dumps(body).encode(), kind=kind)).body)
         return str(answer["token"])
+
+    def claims(self, token: str) -> AttestationResult:
+        return verify_result(token, issuer=URL, verifying_key=self.identity.signing.key.verifying_key, now=NOW)
 
 
 @pytest.fixture
@@ -107,9 +149,7 @@ def installed(tmp_path: Path) -> Installation:
 
 def test_signs_the_claims_of_verified_evidence_that_the_policy_permits(installed: Installation) -> None:
     installed.put(installed.policy_token())
-    result = verify_result(
-        installed.attest(), issuer=URL, verifying_key=installed.identity.signing.key.verifying_key, now=NOW
-    )
+    result = installed.claims(installed.attest())
     assert result.claims["x-ms-sgx-mrenclave"] == MRENCLAVE.hex()
     assert result.runtime == {"hello": "world"}
     assert result.policy_hash == evidence_policy_hash(POLICY)
@@ -205,6 +245,81 @@ def test_malformed_requests_are_format_errors(installed: Installation, body: byt
     with pytest.raises(StrongroomError) as refused:
         installed.service.attest(installed.call(body))
     assert isinstance(refused.value, FormatError)
+
+
+# --- trust domains and SEV-SNP guests --------------------------------------------------------------------------------
+
+
+def permit(claim: str, value: str) -> str:
+    return (
+        f'version= 1.0;\nauthorizationrules\n{{\n\t[type=="{claim}", value=="{value}"] => permit();\n}};\n'
+        f'issuancerules\n{{\n\tc:[type=="{claim}"] => issue(type="appraised", value=c.value);\n}};\n'
+    )
+
+
+def test_attests_a_trust_domain_under_its_own_policy(installed: Installation) -> None:
+    quote = {"quote": installed.bench.td_quote(report_data=BOUND)}
+    installed.put(installed.policy_token())  # for enclaves: it does not speak for trust domains
+    with pytest.raises(RefusedError):
+        installed.send("TdxVm", quote)
+    installed.put(installed.policy_token(permit("tdx_mrtd", MRTD.hex())), kind="TdxVm")
+    result = installed.claims(installed.send("TdxVm", quote, nonce="12"))
+    assert result.claims["x-ms-attestation-type"] == "tdxvm"
+    assert result.claims["appraised"] == MRTD.hex()
+    assert result.claims["nonce"] == "12"
+    assert result.runtime == {"hello": "world"}
+    with pytest.raises(RefusedError):
+        installed.send("TdxVm", {"quote": installed.bench.td_quote(report_data=BOUND, mrtd=bytes(48))})
+
+
+def test_attests_an_sev_snp_guest_as_azures_clients_send_it(installed: Installation) -> None:
+    with pytest.raises(RefusedError):
+        installed.send("SevSnpVm", {"report": installed.snp_report()})
+    measurement = bytes(range(48)).hex()
+    installed.put(installed.policy_token(permit("x-ms-sevsnpvm-launchmeasurement", measurement)), kind="SevSnpVm")
+    result = installed.claims(installed.send("SevSnpVm", {"report": installed.snp_report()}))
+    assert result.claims["x-ms-attestation-type"] == "sevsnpvm"
+    assert result.claims["appraised"] == measurement
+    with pytest.raises(VerificationError, match="debugged"):
+        installed.send("SevSnpVm", {"report": installed.snp_report(policy=GuestPolicy(debug=True))})
+
+
+def test_launch_time_data_must_be_what_the_host_fixed(installed: Installation) -> None:
+    installed.put(
+        installed.policy_token(permit("x-ms-sevsnpvm-launchmeasurement", bytes(range(48)).hex())), kind="SevSnpVm"
+    )
+    data = b'{"containers":[]}'
+    launched = {"report": installed.snp_report(host_data=hashlib.sha256(data).digest())}
+    told = {"data": to_b64url(data), "dataType": "JSON"}
+    result = installed.claims(installed.send("SevSnpVm", launched, initTimeData=told))
+    assert result.claims["x-ms-inittime"] == {"containers": []}
+    with pytest.raises(VerificationError, match="initTimeData") as refused:
+        installed.send("SevSnpVm", {"report": installed.snp_report()}, initTimeData=told)
+    assert [each.name for each in refused.value.mismatches] == ["host data"]
+    with pytest.raises(FormatError, match="initTimeData"):
+        installed.send("TdxVm", {"quote": installed.bench.td_quote(report_data=BOUND)}, initTimeData=told)
+
+
+def test_refuses_a_guest_whose_roots_revocation_list_is_not_here(installed: Installation) -> None:
+    installed.crl.unlink()
+    with pytest.raises(NotFoundError, match="revocation list"):
+        installed.send("SevSnpVm", {"report": installed.snp_report()})
+
+
+@pytest.mark.parametrize("report", [b"", b"[]", b"{}", b'{"SnpReport":"AA"}', b'{"SnpReport":1,"VcekCertChain":"AA"}'])
+def test_malformed_reports_are_format_errors(installed: Installation, report: bytes) -> None:
+    with pytest.raises(FormatError):
+        installed.send("SevSnpVm", {"report": report})
+    extended = json.loads(installed.snp_report()) | {"Endorsements": "AA"}
+    with pytest.raises(FormatError, match="nothing else"):
+        installed.send("SevSnpVm", {"report": json.dumps(extended).encode()})
+
+
+@pytest.mark.parametrize("kind", ["OpenEnclave", "AzureGuest", "sgxenclave", ""])
+def test_other_kinds_of_evidence_are_not_found(installed: Installation, kind: str) -> None:
+    for ask in (installed.service.attest, installed.service.get_policy, installed.service.put_policy):
+        with pytest.raises(NotFoundError, match="not supported"):
+            ask(installed.call(b"{}", bearer=installed.token(), kind=kind))
 
 
 def test_a_missing_or_unknown_api_version_is_refused(installed: Installation) -> None:

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from tests.support.platform import NOW, Bench
 
-from strongroom.attestation.evidence.sgx_quote import FLAG_KSS, parse_sgx_quote
+from strongroom.attestation.evidence.dcap_quote import parse_sgx_quote
+from strongroom.attestation.evidence.sgx_report import FLAG_KSS
 from strongroom.base.errors import ConfigurationError
 from strongroom.simulation.platform import SimulatedPlatform
 

@@ -16,9 +16,9 @@ import pytest
 import strongroom
 from strongroom.attestation.attester import SimulatedSgxDevice, collect_evidence
 from strongroom.attestation.attester.simulated_sgx import ask_platform, short_address
-from strongroom.attestation.endorsements.sgx import DirectoryEndorsements
+from strongroom.attestation.endorsements.dcap import DirectoryEndorsements
+from strongroom.attestation.evidence.dcap_quote import parse_sgx_quote
 from strongroom.attestation.evidence.pck import platform_kind
-from strongroom.attestation.evidence.sgx_quote import parse_sgx_quote
 from strongroom.attestation.evidence.simulated import entry_command
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
 from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, VerifiedSgx, verify_sgx

@@ -1,5 +1,12 @@
 """Endorsements for SEV-SNP: the signing key's certificate chain, and the root's revocation list."""
 
+from pathlib import Path
+from typing import Protocol
+
+from typing_extensions import override
+
+from strongroom.base.errors import NotFoundError
+from strongroom.crypto.x509 import spki_sha256
 from strongroom.wire.model import Message
 
 
@@ -25,3 +32,32 @@ def parse_snp_endorsements(json_bytes: bytes) -> SnpEndorsements:
         FormatError: Anything else.
     """
     return SnpEndorsements.from_json(json_bytes)
+
+
+class RevocationSource(Protocol):
+    """Where a verifier gets the revocation lists of AMD's roots. They are signed: the source need not be trusted."""
+
+    def crl(self, root_der: bytes) -> bytes:
+        """Return the revocation list of a root, DER.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+
+
+class DirectoryRevocations(RevocationSource):
+    """Revocation lists in a folder: `<SHA-256 of the root's key>.crl`, DER; read anew each time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @override
+    def crl(self, root_der: bytes) -> bytes:
+        """Return the revocation list of a root (see `RevocationSource`)."""
+        try:
+            return (self._path / f"{spki_sha256(root_der)}.crl").read_bytes()
+        except OSError as error:
+            raise NotFoundError(
+                "there is no revocation list of the report's root",
+                action="Put the vendor's list into the endorsements folder, named by the SHA-256 of the root's key.",
+            ) from error

@@ -24,8 +24,10 @@ _Svn = Annotated[int, Field(ge=0, le=0xFFFF)]
 _Hex2 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{4}$")]
 _Hex4 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{8}$")]
 _Hex6 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{12}$")]
+_Hex8 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{16}$")]
 _Hex16 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{32}$")]
 _Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{64}$")]
+_Hex48 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{96}$")]
 
 
 class TcbComponent(Message):
@@ -41,6 +43,7 @@ class PlatformTcb(Message):
 
     sgxtcbcomponents: Annotated[list[TcbComponent], Field(min_length=16, max_length=16)]
     pcesvn: _Svn
+    tdxtcbcomponents: Annotated[list[TcbComponent], Field(min_length=16, max_length=16)] | None = None
 
 
 class QeTcb(Message):
@@ -67,10 +70,29 @@ class QeLevel(Message):
     advisory_ids: list[str] = Field(default_factory=list, alias="advisoryIDs")
 
 
+class TdxModule(Message):
+    """What the first TDX module (version 0) looks like."""
+
+    mrsigner: _Hex48
+    attributes: _Hex8
+    attributes_mask: _Hex8 = Field(alias="attributesMask")
+
+
+class TdxModuleIdentity(TdxModule):
+    """What a TDX module of one version looks like, and its TCB levels.
+
+    Attributes:
+        id: "TDX_" and the module's major version in two hexadecimal digits.
+    """
+
+    id: Annotated[str, StringConstraints(pattern=r"^TDX_[0-9A-Fa-f]{2}$")]
+    tcb_levels: Annotated[list[QeLevel], Field(min_length=1)] = Field(alias="tcbLevels")
+
+
 class TcbInfo(Message):
     """TCB levels of a platform family, best first."""
 
-    id: Literal["SGX"]
+    id: Literal["SGX", "TDX"]
     version: Literal[3]
     issue_date: Timestamp = Field(alias="issueDate")
     next_update: Timestamp = Field(alias="nextUpdate")
@@ -78,13 +100,15 @@ class TcbInfo(Message):
     pce_id: _Hex2 = Field(alias="pceId")
     tcb_type: Literal[0] = Field(alias="tcbType")
     tcb_evaluation_data_number: int = Field(ge=0, alias="tcbEvaluationDataNumber")
+    tdx_module: TdxModule | None = Field(default=None, alias="tdxModule")
+    tdx_module_identities: list[TdxModuleIdentity] = Field(default_factory=list, alias="tdxModuleIdentities")
     tcb_levels: Annotated[list[TcbLevel], Field(min_length=1)] = Field(alias="tcbLevels")
 
 
 class QeIdentity(Message):
-    """What a genuine quoting enclave looks like."""
+    """What a genuine quoting enclave looks like: that of SGX ("QE") or that of TDX ("TD_QE")."""
 
-    id: Literal["QE"]
+    id: Literal["QE", "TD_QE"]
     version: Literal[2]
     issue_date: Timestamp = Field(alias="issueDate")
     next_update: Timestamp = Field(alias="nextUpdate")
@@ -105,7 +129,7 @@ def parse_tcb_info(text: str) -> TcbInfo:
     """Read a TCB info document; its signature is another matter.
 
     Raises:
-        FormatError: Not a TCB info of version 3 for SGX, or with unknown fields.
+        FormatError: Not a TCB info of version 3, or with unknown fields.
     """
     return _parse(TcbInfo, text, "TCB info")
 
@@ -114,7 +138,7 @@ def parse_qe_identity(text: str) -> QeIdentity:
     """Read a QE identity document; its signature is another matter.
 
     Raises:
-        FormatError: Not a QE identity of version 2 for SGX, or with unknown fields.
+        FormatError: Not a QE identity of version 2, or with unknown fields.
     """
     return _parse(QeIdentity, text, "QE identity")
 

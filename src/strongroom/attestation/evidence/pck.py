@@ -6,7 +6,7 @@ Source: Intel SGX PCK Certificate and Certificate Revocation List Profile Specif
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from strongroom.attestation.evidence.sgx_quote import SgxQuote
+from strongroom.attestation.evidence.dcap_quote import SgxQuote, TdxQuote
 from strongroom.base.errors import FormatError
 from strongroom.crypto import der, x509
 
@@ -54,7 +54,7 @@ class PlatformKind:
     ca: Literal["platform", "processor"]
 
 
-def pck_chain(quote: SgxQuote) -> tuple[bytes, ...]:
+def pck_chain(quote: SgxQuote | TdxQuote) -> tuple[bytes, ...]:
     """Return the quote's PCK certificate chain, DER: leaf, CA, root.
 
     Raises:
@@ -66,7 +66,7 @@ def pck_chain(quote: SgxQuote) -> tuple[bytes, ...]:
     return chain
 
 
-def platform_kind(quote: SgxQuote) -> PlatformKind:
+def platform_kind(quote: SgxQuote | TdxQuote) -> PlatformKind:
     """Return which endorsements this quote needs. Unverified: good for a look-up, nothing else.
 
     Raises:

@@ -12,7 +12,7 @@ class UnverifiedEvidence:
     """What an attester sent.
 
     Attributes:
-        kind: The evidence format: "sgx" is a DCAP quote, version 3; "snp" an SEV-SNP report.
+        kind: The evidence format: "sgx" and "tdx" are DCAP quotes, "snp" an SEV-SNP report.
         quote: The bytes of the quote, or of the report.
         runtime_data: The exact bytes whose SHA-256 should stand in the report data.
 
@@ -20,7 +20,7 @@ class UnverifiedEvidence:
         LimitError: One of the two is larger than `LIMITS` allows.
     """
 
-    kind: Literal["sgx", "snp"]
+    kind: Literal["sgx", "tdx", "snp"]
     quote: bytes
     runtime_data: bytes
 

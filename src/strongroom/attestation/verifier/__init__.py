@@ -3,6 +3,16 @@
 from strongroom.attestation.verifier.roots import TrustedRoot, TrustedRoots
 from strongroom.attestation.verifier.sgx import verify_sgx
 from strongroom.attestation.verifier.snp import verify_snp
-from strongroom.attestation.verifier.verified import VerifiedSgx, VerifiedSnp
+from strongroom.attestation.verifier.tdx import verify_tdx
+from strongroom.attestation.verifier.verified import VerifiedSgx, VerifiedSnp, VerifiedTdx
 
-__all__ = ["TrustedRoot", "TrustedRoots", "VerifiedSgx", "VerifiedSnp", "verify_sgx", "verify_snp"]
+__all__ = [
+    "TrustedRoot",
+    "TrustedRoots",
+    "VerifiedSgx",
+    "VerifiedSnp",
+    "VerifiedTdx",
+    "verify_sgx",
+    "verify_snp",
+    "verify_tdx",
+]

@@ -10,14 +10,38 @@ from typing import Any, Final
 
 import dcap_qvl
 
-from strongroom.attestation.endorsements.sgx import SgxEndorsements
+from strongroom.attestation.endorsements.dcap import DcapEndorsements
 from strongroom.base.errors import Mismatch, VerificationError
 
+_SGX: Final = {
+    "mrenclave": "mr_enclave",
+    "mrsigner": "mr_signer",
+    "isv_prod_id": "isv_prod_id",
+    "isv_svn": "isv_svn",
+    "attributes": "attributes",
+    "report_data": "report_data",
+}
+"""Our names of a report's fields, and dcap-qvl's."""
+_TDX: Final = {
+    "tee_tcb_svn": "tee_tcb_svn",
+    "mrseam": "mr_seam",
+    "td_attributes": "td_attributes",
+    "xfam": "xfam",
+    "mrtd": "mr_td",
+    "mrconfigid": "mr_config_id",
+    "mrowner": "mr_owner",
+    "mrownerconfig": "mr_owner_config",
+    "rtmr0": "rt_mr0",
+    "rtmr1": "rt_mr1",
+    "rtmr2": "rt_mr2",
+    "rtmr3": "rt_mr3",
+    "report_data": "report_data",
+}
 _ACTION: Final = "Do not use this platform. Keep the evidence and report it: one of the two verifiers is wrong."
 
 
 def require_agreement(
-    ours: Mapping[str, str], *, quote: bytes, endorsements: SgxEndorsements, anchor_der: bytes, now: datetime
+    ours: Mapping[str, str], *, quote: bytes, endorsements: DcapEndorsements, anchor_der: bytes, now: datetime
 ) -> None:
     """Verify the evidence with dcap-qvl and compare what it found with what our verifier found.
 
@@ -51,7 +75,7 @@ def require_agreement(
 
 
 def _claims(document: Mapping[str, Any]) -> dict[str, str]:
-    report, pck = document["report"]["SgxEnclave"], document["platform"]["pck"]
+    pck = document["platform"]["pck"]
     return {
         "tcb status": document["tcb"]["status"],
         "advisories": " ".join(sorted(set(document["tcb"]["advisory_ids"]))),
@@ -59,14 +83,17 @@ def _claims(document: Mapping[str, Any]) -> dict[str, str]:
         "tcb date": document["platform"]["tcb_level"]["tcbDate"],
         "fmspc": bytes(pck["fmspc"]).hex(),
         "ppid": bytes(pck["ppid"]).hex(),
-        "mrenclave": report["mr_enclave"],
-        "mrsigner": report["mr_signer"],
-        "isv_prod_id": str(report["isv_prod_id"]),
-        "isv_svn": str(report["isv_svn"]),
-        "attributes": report["attributes"],
-        "report_data": report["report_data"],
         "earliest expiration": str(document["earliest_expiration_date"]),
+        **_report(document["report"]),
     }
+
+
+def _report(found: Mapping[str, Any]) -> dict[str, str]:
+    ((kind, report),) = found.items()
+    if kind == "SgxEnclave":
+        return {name: str(report[theirs]) for name, theirs in _SGX.items()}
+    report = report.get("base", report)
+    return {name: report[theirs] for name, theirs in _TDX.items()}
 
 
 def _last_cause(error: ValueError) -> str:

@@ -3,7 +3,6 @@
 Source: AMD, SEV-SNP Firmware ABI (document 56860), "Attestation"; AMD, VCEK certificate and KDS specification (57230).
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,13 +14,12 @@ from strongroom.attestation.evidence.simulated import SIMULATED_HARDWARE
 from strongroom.attestation.evidence.snp_report import Product, SnpReport, parse_snp_report, parse_tcb_version
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
 from strongroom.attestation.verifier.roots import TrustedRoot, TrustedRoots
-from strongroom.attestation.verifier.verified import VERIFIER, VerifiedSnp
+from strongroom.attestation.verifier.verified import VERIFIER, VerifiedSnp, demand_bound
 from strongroom.base.encoding import from_hex
 from strongroom.base.errors import Mismatch, VerificationError
 from strongroom.crypto import x509
 
 _CHAIN_LENGTH: Final = 3
-_DIGEST_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +42,11 @@ def verify_snp(
     3. Check that the certificate is of the key, the product, the chip and the TCB version that the report names.
     4. Check the key's signature over the report.
     5. Check that no TCB version in the report is newer than the one that runs.
-    6. Check that the report data is SHA-256 of the runtime data, followed by 32 zero bytes.
+    6. Refuse guests that may be debugged.
+    7. Check that the report data is SHA-256 of the runtime data, followed by 32 zero bytes.
 
-    The caller MUST still appraise the claims (debug, migration, VMPL, measurement, host data, TCB, chip) against an
-    evidence policy, and check the nonce in the runtime data.
+    The caller MUST still appraise the claims (migration, VMPL, measurement, host data, TCB, chip) against an evidence
+    policy, and check the nonce in the runtime data.
 
     Args:
         evidence: Report and runtime data as they arrived.
@@ -73,8 +72,13 @@ def verify_snp(
     )
     # 6.
     report, certificate = verified.report, verified.certificate
-    if report.report_data != hashlib.sha256(evidence.runtime_data).digest() + bytes(_DIGEST_BYTES):
-        raise VerificationError("the evidence does not bind this runtime data")
+    if report.policy.debug:
+        raise VerificationError(
+            "the evidence is of a guest that may be debugged, whose memory the host can read",
+            action="Launch it without debug.",
+        )
+    # 7.
+    demand_bound(report.report_data, runtime_data=evidence.runtime_data)
     return VerifiedSnp(
         report=report,
         runtime_data=evidence.runtime_data,

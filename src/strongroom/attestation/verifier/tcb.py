@@ -3,12 +3,21 @@
 Source: Intel SGX Provisioning Certification Service API, version 4, "TCB levels: how to find the status".
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from strongroom.attestation.endorsements.tcb import QeIdentity, QeLevel, TcbInfo, TcbLevel, TcbStatus
+from strongroom.attestation.endorsements.tcb import (
+    QeIdentity,
+    QeLevel,
+    TcbComponent,
+    TcbInfo,
+    TcbLevel,
+    TcbStatus,
+)
 from strongroom.attestation.evidence.pck import PckExtension
-from strongroom.attestation.evidence.sgx_quote import SgxReportBody
+from strongroom.attestation.evidence.sgx_report import SgxReportBody
+from strongroom.attestation.evidence.td_report import TdReportBody
 from strongroom.base.errors import Mismatch, VerificationError
 
 _FROM_BEST_TO_WORST: Final[tuple[TcbStatus, ...]] = (
@@ -20,12 +29,15 @@ _FROM_BEST_TO_WORST: Final[tuple[TcbStatus, ...]] = (
     "OutOfDateConfigurationNeeded",
     "Revoked",
 )
+_MODULE_SVN: Final = 0
+_MODULE_VERSION: Final = 1
+_MODULE_SVN_BYTES: Final = 2
 _NEEDS_CONFIGURATION: Final = ("ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TcbResult:
-    """Status and advisories of platform and quoting enclave together."""
+    """Status and advisories of platform, quoting enclave and TDX module together."""
 
     status: TcbStatus
     advisory_ids: tuple[str, ...]
@@ -66,7 +78,14 @@ def check_qe_identity(report: SgxReportBody, identity: QeIdentity) -> None:
         raise VerificationError("the quote was made by another quoting enclave", mismatches=mismatches)
 
 
-def find_tcb(pck: PckExtension, tcb_info: TcbInfo, *, qe_svn: int, qe_identity: QeIdentity) -> TcbResult:
+def find_tcb(
+    pck: PckExtension,
+    tcb_info: TcbInfo,
+    *,
+    qe_svn: int,
+    qe_identity: QeIdentity,
+    td_report: TdReportBody | None = None,
+) -> TcbResult:
     """Find the TCB status.
 
     Args:
@@ -74,44 +93,89 @@ def find_tcb(pck: PckExtension, tcb_info: TcbInfo, *, qe_svn: int, qe_identity: 
         tcb_info: The vendor's levels for this platform family, best first.
         qe_svn: The quoting enclave's version.
         qe_identity: The vendor's levels for the quoting enclave.
+        td_report: The trust domain's report, which names the TDX module and its versions; None for an enclave.
 
     Returns:
-        The worse of both, and all advisories.
+        The worst of platform, quoting enclave and TDX module, and all advisories.
 
     Raises:
-        VerificationError: Another platform family, no level is reached, or the level is revoked.
+        VerificationError: Another platform family, an unknown TDX module, no level is reached, or one is revoked.
     """
     if (pck.fmspc, pck.pceid) != (tcb_info.fmspc.lower(), tcb_info.pce_id.lower()):
         raise VerificationError("the TCB info is of another platform family")
-    platform = _platform_level(pck, tcb_info)
-    qe = _qe_level(qe_svn, qe_identity)
-    status = _converge(platform.tcb_status, qe.tcb_status)
+    platform = _platform_level(pck, tcb_info, td_report)
+    parts = [_level(qe_svn, qe_identity.tcb_levels, what="quoting enclave")]
+    if td_report is not None and (module := _module_level(td_report, tcb_info)) is not None:
+        parts.append(module)
+    status = platform.tcb_status
+    for part in parts:
+        status = _converge(status, part.tcb_status)
     if status == "Revoked":
         raise VerificationError("the vendor has revoked this platform's TCB level", action="Update the platform.")
-    advisories = {*platform.advisory_ids, *qe.advisory_ids}
+    advisories = {*platform.advisory_ids, *(advisory for part in parts for advisory in part.advisory_ids)}
     return TcbResult(status=status, advisory_ids=tuple(sorted(advisories)), tcb_date=platform.tcb_date)
 
 
-def _platform_level(pck: PckExtension, tcb_info: TcbInfo) -> TcbLevel:
+def _platform_level(pck: PckExtension, tcb_info: TcbInfo, td_report: TdReportBody | None) -> TcbLevel:
     for level in tcb_info.tcb_levels:
-        required = (component.svn for component in level.tcb.sgxtcbcomponents)
-        reached = all(have >= need for have, need in zip(pck.tcb_components, required, strict=True))
-        if reached and pck.pce_svn >= level.tcb.pcesvn:
+        if (
+            _reaches(pck.tcb_components, level.tcb.sgxtcbcomponents)
+            and pck.pce_svn >= level.tcb.pcesvn
+            and (td_report is None or _reaches_tdx(td_report.tee_tcb_svn, level))
+        ):
             return level
     raise VerificationError("the platform reaches none of the vendor's TCB levels", action="Update the platform.")
 
 
-def _qe_level(qe_svn: int, identity: QeIdentity) -> QeLevel:
-    for level in sorted(identity.tcb_levels, key=lambda level: level.tcb.isvsvn, reverse=True):
-        if qe_svn >= level.tcb.isvsvn:
+def _reaches(have: Sequence[int], need: Sequence[TcbComponent]) -> bool:
+    return all(svn >= component.svn for svn, component in zip(have, need, strict=True))
+
+
+def _reaches_tdx(tee_tcb_svn: bytes, level: TcbLevel) -> bool:
+    if level.tcb.tdxtcbcomponents is None:
+        return False
+    # A module with a version of its own is judged by its own levels: its two bytes are not the platform's.
+    start = _MODULE_SVN_BYTES if tee_tcb_svn[_MODULE_VERSION] else 0
+    return _reaches(tee_tcb_svn[start:], level.tcb.tdxtcbcomponents[start:])
+
+
+def _module_level(report: TdReportBody, tcb_info: TcbInfo) -> QeLevel | None:
+    """Return the TCB level of the trust domain's TDX module; None for the first one, which has none of its own."""
+    svn, version = report.tee_tcb_svn[_MODULE_SVN], report.tee_tcb_svn[_MODULE_VERSION]
+    name = f"TDX_{version:02X}"
+    identity = next((each for each in tcb_info.tdx_module_identities if each.id.upper() == name), None)
+    module = identity if version else tcb_info.tdx_module
+    if module is None:
+        raise VerificationError(f"the vendor does not know the TDX module of version {version}")
+    mask = bytes.fromhex(module.attributes_mask)
+    found = {
+        "tdx module mrsigner": (module.mrsigner.lower(), report.mrsignerseam.hex()),
+        "tdx module attributes": (
+            _masked(bytes.fromhex(module.attributes), mask).hex(),
+            _masked(report.seam_attributes, mask).hex(),
+        ),
+    }
+    mismatches = tuple(
+        Mismatch(name=what, expected=expected, actual=actual)
+        for what, (expected, actual) in found.items()
+        if expected != actual
+    )
+    if mismatches:
+        raise VerificationError("the trust domain runs on another TDX module", mismatches=mismatches)
+    return _level(svn, identity.tcb_levels, what="TDX module") if version and identity is not None else None
+
+
+def _level(svn: int, levels: Sequence[QeLevel], *, what: str) -> QeLevel:
+    for level in sorted(levels, key=lambda level: level.tcb.isvsvn, reverse=True):
+        if svn >= level.tcb.isvsvn:
             return level
-    raise VerificationError("the quoting enclave reaches none of the vendor's TCB levels", action="Update it.")
+    raise VerificationError(f"the {what} reaches none of the vendor's TCB levels", action="Update it.")
 
 
-def _converge(platform: TcbStatus, qe: TcbStatus) -> TcbStatus:
-    if qe == "OutOfDate" and platform in _NEEDS_CONFIGURATION:
+def _converge(platform: TcbStatus, part: TcbStatus) -> TcbStatus:
+    if part == "OutOfDate" and platform in _NEEDS_CONFIGURATION:
         return "OutOfDateConfigurationNeeded"
-    return max(platform, qe, key=_FROM_BEST_TO_WORST.index)
+    return max(platform, part, key=_FROM_BEST_TO_WORST.index)
 
 
 def _masked(value: bytes, mask: bytes) -> bytes:

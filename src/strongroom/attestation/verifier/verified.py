@@ -1,28 +1,32 @@
 """What the verifier found to be true."""
 
+import hashlib
 from dataclasses import InitVar, dataclass
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Generic, Literal, TypeAlias
 
-from strongroom.attestation.endorsements.sgx import SgxEndorsements
+from strongroom.attestation.endorsements.dcap import DcapEndorsements
 from strongroom.attestation.endorsements.snp import SnpEndorsements
 from strongroom.attestation.endorsements.tcb import TcbStatus
-from strongroom.attestation.evidence.sgx_quote import SgxQuote
+from strongroom.attestation.evidence.dcap_quote import Body, DcapQuote
+from strongroom.attestation.evidence.sgx_report import SgxReportBody
 from strongroom.attestation.evidence.snp_report import Product, SnpReport, TcbVersion
+from strongroom.attestation.evidence.td_report import TdReportBody
 from strongroom.base.errors import VerificationError
 
+_DIGEST_BYTES: Final = 32
 VERIFIER: Final = object()
 """Proof that the verifier makes verified evidence; only the modules of this package use it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VerifiedSgx:
-    """An SGX quote whose every signature holds. Its claims MUST still be appraised against an evidence policy.
+class VerifiedDcap(Generic[Body]):
+    """A DCAP quote whose every signature holds. Its claims MUST still be appraised against an evidence policy.
 
     Attributes:
-        quote: The parsed quote.
+        quote: The parsed quote: an enclave's (`VerifiedSgx`) or a trust domain's (`VerifiedTdx`).
         runtime_data: The exact bytes that the quote's report data binds.
-        tcb_status: The vendor's word on platform and quoting enclave together.
+        tcb_status: The vendor's word on platform, quoting enclave and TDX module together.
         advisory_ids: The vendor's advisories that apply, sorted.
         tcb_evaluation_data_number: Of the TCB info; grows with the vendor's knowledge.
         tcb_date: Date of the platform's TCB level (RFC 3339).
@@ -34,7 +38,7 @@ class VerifiedSgx:
         endorsements: What it was verified with.
     """
 
-    quote: SgxQuote
+    quote: DcapQuote[Body]
     runtime_data: bytes
     tcb_status: TcbStatus
     advisory_ids: tuple[str, ...]
@@ -45,11 +49,15 @@ class VerifiedSgx:
     platform_instance_id: bytes | None
     hardware: Literal["simulated", "real"]
     earliest_expiration: datetime
-    endorsements: SgxEndorsements
+    endorsements: DcapEndorsements
     made_by: InitVar[object]
 
     def __post_init__(self, made_by: object) -> None:
         _demand_verifier(made_by)
+
+
+VerifiedSgx: TypeAlias = VerifiedDcap[SgxReportBody]
+VerifiedTdx: TypeAlias = VerifiedDcap[TdReportBody]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +87,18 @@ class VerifiedSnp:
 
     def __post_init__(self, made_by: object) -> None:
         _demand_verifier(made_by)
+
+
+def demand_bound(report_data: bytes, *, runtime_data: bytes) -> None:
+    """Refuse evidence whose report data is not SHA-256 of the runtime data, followed by 32 zero bytes.
+
+    Raises:
+        VerificationError: It is not.
+
+    Source: Azure Attestation, runtime data of enclaves and confidential VMs.
+    """
+    if report_data != hashlib.sha256(runtime_data).digest() + bytes(_DIGEST_BYTES):
+        raise VerificationError("the evidence does not bind this runtime data")
 
 
 def _demand_verifier(made_by: object) -> None:

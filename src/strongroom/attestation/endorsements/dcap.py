@@ -1,8 +1,8 @@
-"""Endorsements for SGX: the vendor's nine documents, and where they come from."""
+"""Endorsements for SGX and TDX: the vendor's nine documents, and where they come from."""
 
 import re
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol, TypeAlias
 
 from typing_extensions import override
 
@@ -11,10 +11,11 @@ from strongroom.base.errors import FormatError, NotFoundError
 from strongroom.crypto import x509
 from strongroom.wire.model import Message
 
+Tee: TypeAlias = Literal["SGX", "TDX"]
 _FMSPC: Final = re.compile(r"[0-9a-f]{12}")
 
 
-class SgxEndorsements(Message):
+class DcapEndorsements(Message):
     """The collateral of one platform family, as dcap-qvl's `QuoteCollateralV3` writes it.
 
     Attributes:
@@ -42,24 +43,25 @@ class SgxEndorsements(Message):
     qe_identity_signature: str
 
 
-def parse_endorsements(json_bytes: bytes) -> SgxEndorsements:
+def parse_endorsements(json_bytes: bytes) -> DcapEndorsements:
     """Read endorsements from JSON: an object with exactly the nine strings.
 
     Raises:
         FormatError: Anything else.
     """
-    return SgxEndorsements.from_json(json_bytes)
+    return DcapEndorsements.from_json(json_bytes)
 
 
 class EndorsementSource(Protocol):
     """Where a verifier gets endorsements. They are signed: the source need not be trusted."""
 
-    def get(self, *, fmspc: str, ca: str) -> SgxEndorsements:
+    def get(self, *, fmspc: str, ca: str, tee: Tee = "SGX") -> DcapEndorsements:
         """Return the endorsements of a platform family.
 
         Args:
             fmspc: 12 lower-case hexadecimal digits.
             ca: "platform" or "processor".
+            tee: TCB levels and quoting enclave of which kind of TEE.
 
         Raises:
             NotFoundError: There are none.
@@ -68,34 +70,37 @@ class EndorsementSource(Protocol):
 
 
 class DirectoryEndorsements(EndorsementSource):
-    """Endorsements in a folder, one file `<fmspc>.json` a platform family; read anew when the file changes."""
+    """Endorsements in a folder, read anew when a file changes.
+
+    One file a platform family and kind of TEE: `<fmspc>.json` for SGX, `<fmspc>-tdx.json` for TDX.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: dict[str, tuple[tuple[int, int, int], SgxEndorsements]] = {}
+        self._known: dict[str, tuple[tuple[int, int, int], DcapEndorsements]] = {}
 
     @override
-    def get(self, *, fmspc: str, ca: str) -> SgxEndorsements:
+    def get(self, *, fmspc: str, ca: str, tee: Tee = "SGX") -> DcapEndorsements:
         """Return the endorsements of a platform family (see `EndorsementSource`)."""
         if not _FMSPC.fullmatch(fmspc):
             raise FormatError("a platform family (FMSPC) is 12 lower-case hexadecimal digits")
-        found = self._read(fmspc)
+        found = self._read(fmspc if tee == "SGX" else f"{fmspc}-tdx")
         if authority_kind(x509.parse_pem_chain(found.pck_crl_issuer_chain.encode())[0]) != ca:
             raise _not_found(fmspc, ca)
         return found
 
-    def _read(self, fmspc: str) -> SgxEndorsements:
-        file = self._path / f"{fmspc}.json"
+    def _read(self, name: str) -> DcapEndorsements:
+        file = self._path / f"{name}.json"
         try:
             status = file.stat()
             version = (status.st_ino, status.st_size, status.st_mtime_ns)
-            known = self._known.get(fmspc)
+            known = self._known.get(name)
             if known is not None and known[0] == version:
                 return known[1]
             endorsements = parse_endorsements(file.read_bytes())
         except OSError as error:
-            raise _not_found(fmspc, "any") from error
-        self._known[fmspc] = (version, endorsements)
+            raise _not_found(name, "any") from error
+        self._known[name] = (version, endorsements)
         return endorsements
 
 

@@ -1,0 +1,186 @@
+"""The kinds of evidence that the attestation service takes: how each arrives, is verified, and what it claims.
+
+Source: Azure Attestation REST API 2025-06-01, `POST /attest/{SgxEnclave,TdxVm,SevSnpVm}`.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, TypeAlias
+
+from strongroom.attestation.claims import RuntimeDataType, sgx_claims, snp_claims, tdx_claims
+from strongroom.attestation.endorsements.dcap import DcapEndorsements, EndorsementSource, Tee
+from strongroom.attestation.endorsements.snp import RevocationSource, SnpEndorsements
+from strongroom.attestation.evidence.dcap_quote import SgxQuote, TdxQuote, parse_sgx_quote, parse_tdx_quote
+from strongroom.attestation.evidence.pck import platform_kind
+from strongroom.attestation.evidence.unverified import UnverifiedEvidence
+from strongroom.attestation.verifier import TrustedRoots, verify_sgx, verify_snp, verify_tdx
+from strongroom.base.encoding import Json, from_any_b64, parse_json, parse_json_object
+from strongroom.base.errors import FormatError, LimitError, Mismatch, VerificationError
+from strongroom.base.limits import LIMITS
+from strongroom.crypto.x509 import parse_pem_chain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttestedData:
+    """Data that stands behind a hash in the evidence: what the TEE made, or what was fixed at its launch."""
+
+    data: bytes
+    kind: RuntimeDataType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttestRequest:
+    """What a client sends.
+
+    Attributes:
+        evidence: The quote; for SEV-SNP the JSON object around the report.
+        runtime: The runtime data.
+        init_time: The data whose hash was fixed at launch, or None.
+        nonce: What the client wants to see in the result, or None.
+    """
+
+    evidence: bytes
+    runtime: AttestedData
+    init_time: AttestedData | None
+    nonce: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchors:
+    """What evidence is verified with.
+
+    Attributes:
+        roots: The trusted hardware roots.
+        endorsements: Where SGX's and TDX's endorsements come from.
+        revocations: Where the revocation lists of SEV-SNP's roots come from.
+        now: The time.
+    """
+
+    roots: TrustedRoots
+    endorsements: EndorsementSource
+    revocations: RevocationSource
+    now: datetime
+
+
+Verify: TypeAlias = Callable[[AttestRequest, Anchors], dict[str, Json]]
+"""Verifies evidence and returns its claims, not yet appraised; raises what the verifier raises."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceKind:
+    """One kind of evidence.
+
+    Attributes:
+        field: The request's member that holds the evidence.
+        verify: Verifies it.
+    """
+
+    field: str
+    verify: Verify
+
+
+def read_attest_request(body: Mapping[str, Any], kind: EvidenceKind) -> AttestRequest:
+    """Read the body of an attest call.
+
+    Raises:
+        FormatError: A member is missing, unknown or malformed.
+        LimitError: Evidence or data are too large.
+    """
+    unknown = sorted(set(body) - {kind.field, "runtimeData", "initTimeData", "nonce"})
+    if unknown:
+        raise FormatError(f"{unknown[0]} is not supported in this request")
+    evidence, nonce = body.get(kind.field), body.get("nonce")
+    if not isinstance(evidence, str):
+        raise FormatError(f"the request needs {kind.field}")
+    if nonce is not None and not isinstance(nonce, str):
+        raise FormatError("nonce is text")
+    runtime = _data(body, "runtimeData")
+    if runtime is None:
+        raise FormatError(f"the request needs {kind.field} and runtimeData (data, dataType)")
+    decoded = from_any_b64(evidence)
+    if len(decoded) > LIMITS.evidence_bytes:
+        raise LimitError("the evidence is too large")
+    return AttestRequest(evidence=decoded, runtime=runtime, init_time=_data(body, "initTimeData"), nonce=nonce)
+
+
+def _data(body: Mapping[str, Any], name: str) -> AttestedData | None:
+    match body.get(name):
+        case None:
+            return None
+        case {"data": str(data), "dataType": str(kind), **more} if not more and kind.upper() in {"JSON", "BINARY"}:
+            decoded = from_any_b64(data)
+        case _:
+            raise FormatError(f"{name} needs data, and a dataType that is JSON or Binary")
+    if len(decoded) > LIMITS.runtime_data_bytes:
+        raise LimitError(f"{name} is too large")
+    return AttestedData(data=decoded, kind="JSON" if kind.upper() == "JSON" else "Binary")
+
+
+def _sgx(request: AttestRequest, anchors: Anchors) -> dict[str, Json]:
+    _refuse_init_time(request)
+    verified = verify_sgx(
+        UnverifiedEvidence(kind="sgx", quote=request.evidence, runtime_data=request.runtime.data),
+        trusted_roots=anchors.roots,
+        endorsements=_dcap_endorsements(parse_sgx_quote(request.evidence), anchors, tee="SGX"),
+        now=anchors.now,
+    )
+    return sgx_claims(verified, runtime_data_type=request.runtime.kind)
+
+
+def _tdx(request: AttestRequest, anchors: Anchors) -> dict[str, Json]:
+    _refuse_init_time(request)
+    verified = verify_tdx(
+        UnverifiedEvidence(kind="tdx", quote=request.evidence, runtime_data=request.runtime.data),
+        trusted_roots=anchors.roots,
+        endorsements=_dcap_endorsements(parse_tdx_quote(request.evidence), anchors, tee="TDX"),
+        now=anchors.now,
+    )
+    return tdx_claims(verified, runtime_data_type=request.runtime.kind)
+
+
+def _snp(request: AttestRequest, anchors: Anchors) -> dict[str, Json]:
+    match parse_json_object(request.evidence):
+        case {"SnpReport": str(report), "VcekCertChain": str(chain), **more} if not more:
+            chain_pem = from_any_b64(chain)
+        case _:
+            raise FormatError("the report needs SnpReport and VcekCertChain, and nothing else")
+    root = parse_pem_chain(chain_pem)[-1]
+    verified = verify_snp(
+        UnverifiedEvidence(kind="snp", quote=from_any_b64(report), runtime_data=request.runtime.data),
+        trusted_roots=anchors.roots,
+        endorsements=SnpEndorsements(
+            certificate_chain=chain_pem.decode("ascii", errors="replace"), crl=anchors.revocations.crl(root).hex()
+        ),
+        now=anchors.now,
+    )
+    claims = snp_claims(verified, runtime_data_type=request.runtime.kind)
+    if request.init_time is not None:
+        digest = hashlib.sha256(request.init_time.data).hexdigest()
+        if digest != verified.report.host_data.hex():
+            raise VerificationError(
+                "the evidence was not launched with this initTimeData",
+                mismatches=(Mismatch(name="host data", expected=digest, actual=verified.report.host_data.hex()),),
+            )
+        if request.init_time.kind == "JSON":
+            claims["x-ms-inittime"] = parse_json(request.init_time.data)
+    return claims
+
+
+def _dcap_endorsements(quote: SgxQuote | TdxQuote, anchors: Anchors, *, tee: Tee) -> DcapEndorsements:
+    kind = platform_kind(quote)
+    return anchors.endorsements.get(fmspc=kind.fmspc, ca=kind.ca, tee=tee)
+
+
+def _refuse_init_time(request: AttestRequest) -> None:
+    if request.init_time is not None:
+        raise FormatError("initTimeData is not supported for this kind of evidence")
+
+
+EVIDENCE_KINDS: Final[Mapping[str, EvidenceKind]] = {
+    "SgxEnclave": EvidenceKind(field="quote", verify=_sgx),
+    "TdxVm": EvidenceKind(field="quote", verify=_tdx),
+    "SevSnpVm": EvidenceKind(field="report", verify=_snp),
+}
+"""By the name of Azure Attestation's attestation type."""
