@@ -1,7 +1,7 @@
-"""Azure Attestation's policy language, versions 1.0 and 1.1: from text to rules.
+"""Azure Attestation's policy language, versions 1.0, 1.1 and 1.2: from text to rules.
 
-Source: Azure Attestation, "Claim and claim rules", "Policy version 1.0", "Policy version 1.1", "How to author
-an attestation policy"; the documents write `=` for `==` in conditions, leave out a rule's last semicolon and
+Source: Azure Attestation, "Claim and claim rules", "Policy version 1.0", "1.1", "1.2", "Claim rule functions", "How to
+author an attestation policy"; the documents write `=` for `==` in conditions, leave out a rule's last semicolon and
 spell keywords in either case, so all of that is accepted.
 """
 
@@ -18,8 +18,10 @@ from typing_extensions import override
 from strongroom.base.errors import FormatError
 from strongroom.base.limits import LIMITS
 from strongroom.policy.claims import ClaimValue, ValueType, value_type_of
+from strongroom.policy.evidence_functions import ARGUMENTS, Function
 
 MAX_RULES: Final = 500
+MAX_NESTING: Final = 16
 _INTEGER_BITS: Final = 63
 
 _GRAMMAR: Final = r"""
@@ -27,7 +29,7 @@ start: _VERSION _EQUAL VERSION_NUMBER _SEMICOLON section*
 section: SECTION _OPEN_BRACE rule* _CLOSE_BRACE _SEMICOLON
 rule: [conditions] _ARROW action _SEMICOLON?
 conditions: condition (_AND condition)*
-condition: [IDENTIFIER _COLON] _OPEN_BRACKET comparison (_COMMA comparison)* _CLOSE_BRACKET
+condition: [NOT] [IDENTIFIER _COLON] _OPEN_BRACKET comparison (_COMMA comparison)* _CLOSE_BRACKET
 comparison: PROPERTY OPERATOR expression
 action: VERB _OPEN_PARENTHESIS [argument (_COMMA argument)*] _CLOSE_PARENTHESIS
 argument: ARGUMENT _EQUAL expression -> value_argument
@@ -36,6 +38,7 @@ expression: STRING -> string
           | INTEGER -> integer
           | BOOLEAN -> boolean
           | IDENTIFIER _DOT PROPERTY -> reference
+          | FUNCTION _OPEN_PARENTHESIS [expression (_COMMA expression)*] _CLOSE_PARENTHESIS -> call
 
 _VERSION: /version/i
 VERSION_NUMBER: /[0-9]+\.[0-9]+/
@@ -45,6 +48,8 @@ PROPERTY: /(valuetype|type|value|issuer)(?![A-Za-z0-9_])/i
 ARGUMENT: /(type|value)(?![A-Za-z0-9_])/i
 CLAIM: /claim(?![A-Za-z0-9_])/i
 BOOLEAN.2: /(true|false)(?![A-Za-z0-9_])/i
+FUNCTION.3: /(JmesPath|JsonToClaimValue|IsSubsetOf|AppendString|NegateBool|ContainsOnlyValue)(?![A-Za-z0-9_])/
+NOT: "!"
 OPERATOR: /==|!=|<=|>=|<|>|=/
 IDENTIFIER: /[A-Za-z_][A-Za-z0-9_]*/
 INTEGER: /-?[0-9]{1,19}(?![A-Za-z0-9_])/
@@ -75,6 +80,8 @@ _WORDS: Final = {
     "ARGUMENT": "type or value",
     "CLAIM": "claim",
     "BOOLEAN": "true or false",
+    "FUNCTION": "a function",
+    "NOT": "!",
     "OPERATOR": "==, !=, <, <=, > or >=",
     "IDENTIFIER": "an identifier",
     "INTEGER": "an integer",
@@ -97,8 +104,8 @@ _WORDS: Final = {
 _VERSION_FIRST: Final = re.compile(
     r"(?:[ \t\r\n]|//[^\n]*(?:\n|\Z))*version[ \t\r\n]*=[ \t\r\n]*([0-9]+\.[0-9]+)", re.IGNORECASE
 )
-_VERSIONS: Final = ("1.0", "1.1")
-_LATER_VERSIONS: Final = ("1.2",)
+_VERSIONS: Final = ("1.0", "1.1", "1.2")
+_FIRST_WITH_FUNCTIONS: Final = "1.2"
 
 
 class Property(StrEnum):
@@ -158,7 +165,19 @@ class Reference:
         return f"{self.identifier}.{self.property}"
 
 
-Expression: TypeAlias = ClaimValue | Reference
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A function and its arguments (version 1.2)."""
+
+    function: Function
+    arguments: "tuple[Expression, ...]"
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.function}(…)"
+
+
+Expression: TypeAlias = ClaimValue | Reference | Call
 NamedRules: TypeAlias = "tuple[Section, tuple[Rule, ...]]"
 
 
@@ -176,10 +195,12 @@ class Condition:
     """Holds when at least one claim meets every comparison; the identifier then stands for all that do.
 
     Attributes:
+        negated: Holds when no claim does instead (version 1.2).
         identifier: How the rule refers to the claims found.
         comparisons: The value's last, so that it is compared only on claims that the others mean.
     """
 
+    negated: bool = False
     identifier: str | None
     comparisons: tuple[Comparison, ...]
 
@@ -249,16 +270,20 @@ def _version(text: str) -> str:
     if match is None:
         raise FormatError("line 1, column 1: a policy begins with version=1.0;")
     version = match[1]
-    if version in _LATER_VERSIONS:
-        raise FormatError(f"policy version {version} is not supported yet: write the policy in version 1.0 or 1.1")
     if version not in _VERSIONS:
-        raise FormatError(f"policy version {version} does not exist: 1.0 and 1.1 do")
+        raise FormatError(f"policy version {version} does not exist: 1.0, 1.1 and 1.2 do")
     return version
 
 
 def _describe(error: UnexpectedInput) -> str:
     expected: set[str] = set()
     found = "the end of the policy"
+    if isinstance(error, UnexpectedToken) and error.token.type == "_OPEN_PARENTHESIS" and "_DOT" in error.expected:
+        name = error.token_history[-1] if error.token_history else "this"
+        return (
+            f"line {error.line}, column {error.column - len(name)}: {name[:64]} is no function; "
+            f"there are {', '.join(Function)}"
+        )
     if isinstance(error, UnexpectedToken):
         expected = set(error.expected)
         found = repr(str(error.token)) if error.token.type != "$END" else found
@@ -281,6 +306,8 @@ def _checked(version: str, sections: list[NamedRules]) -> Rules:
     for section, each in rules.items():
         for rule in each:
             _check_rule(rule, section)
+            if version != _FIRST_WITH_FUNCTIONS:
+                _demand_old_rule(rule)
     return Rules(
         configuration=rules.get(Section.CONFIGURATION, ()),
         authorization=rules[Section.AUTHORIZATION],
@@ -298,12 +325,40 @@ def _check_rule(rule: Rule, section: Section) -> None:
         for comparison in condition.comparisons:
             _check_comparison(comparison, defined, where)
         if condition.identifier is not None:
+            if condition.negated:
+                raise FormatError(f"{where}: {condition.identifier} would stand for claims that are not there")
             if condition.identifier in defined:
                 raise FormatError(f"{where}: {condition.identifier} is defined twice")
             defined.add(condition.identifier)
-    used = [expression.identifier for expression in (action.type, action.value) if isinstance(expression, Reference)]
-    for identifier in [*used, *([action.claim] if action.claim is not None else [])]:
-        _check_defined(identifier, defined, where)
+    for expression in (action.type, action.value):
+        if expression is not None:
+            _check_expression(expression, defined, where)
+    if action.claim is not None:
+        _check_defined(action.claim, defined, where)
+
+
+def _demand_old_rule(rule: Rule) -> None:
+    where = f"the rule of line {rule.action.line}"
+    expressions = [rule.action.type, rule.action.value]
+    for condition in rule.conditions:
+        if condition.negated:
+            raise FormatError(f"{where}: ! needs policy version 1.2")
+        expressions += [comparison.expected for comparison in condition.comparisons]
+    if any(isinstance(expression, Call) for expression in expressions):
+        raise FormatError(f"{where}: functions need policy version 1.2")
+
+
+def _check_expression(expression: Expression, defined: set[str], where: str, *, depth: int = 0) -> None:
+    if isinstance(expression, Reference):
+        _check_defined(expression.identifier, defined, where)
+    elif isinstance(expression, Call):
+        wanted = ARGUMENTS[expression.function]
+        if len(expression.arguments) != wanted:
+            raise FormatError(f"{where}: {expression.function} takes {wanted} argument{'s' if wanted > 1 else ''}")
+        if depth > MAX_NESTING:
+            raise FormatError(f"{where}: functions are nested too deep")
+        for argument in expression.arguments:
+            _check_expression(argument, defined, where, depth=depth + 1)
 
 
 def _check_arguments(action: Action, where: str) -> None:
@@ -315,20 +370,20 @@ def _check_arguments(action: Action, where: str) -> None:
             raise FormatError(f"{where}: {action.verb} takes no arguments")
     elif not copies and not makes:
         raise FormatError(f"{where}: {action.verb} takes type and value, or claim")
-    if action.type is not None and not isinstance(action.type, str | Reference):
+    if action.type is not None and not isinstance(action.type, str | Reference | Call):
         raise FormatError(f"{where}: a claim's type is a string")
 
 
 def _check_comparison(comparison: Comparison, defined: set[str], where: str) -> None:
     expected = comparison.expected
-    if isinstance(expected, Reference):
-        _check_defined(expected.identifier, defined, where)
+    if isinstance(expected, Reference | Call):
+        _check_expression(expected, defined, where)
     elif comparison.property is not Property.VALUE and not isinstance(expected, str):
         raise FormatError(f"{where}: {comparison.property} is compared with a string")
     ordered = comparison.operator not in {Operator.EQUAL, Operator.NOT_EQUAL}
     if ordered and (
         comparison.property is not Property.VALUE
-        or (not isinstance(expected, Reference) and value_type_of(expected) is not ValueType.INTEGER)
+        or (not isinstance(expected, Reference | Call) and value_type_of(expected) is not ValueType.INTEGER)
     ):
         raise FormatError(f"{where}: only integers are compared with {comparison.operator}")
 
@@ -359,8 +414,9 @@ class _Builder(Transformer[Token, list[NamedRules]]):
     def conditions(self, *conditions: Condition) -> tuple[Condition, ...]:
         return conditions
 
-    def condition(self, identifier: Token | None, *comparisons: Comparison) -> Condition:
+    def condition(self, negation: Token | None, identifier: Token | None, *comparisons: Comparison) -> Condition:
         return Condition(
+            negated=negation is not None,
             identifier=None if identifier is None else str(identifier),
             comparisons=tuple(sorted(comparisons, key=lambda each: each.property is Property.VALUE)),
         )
@@ -399,6 +455,10 @@ class _Builder(Transformer[Token, list[NamedRules]]):
 
     def boolean(self, token: Token) -> bool:
         return token.lower() == "true"
+
+    def call(self, name: Token, *arguments: Expression | None) -> Call:
+        given = tuple(argument for argument in arguments if argument is not None)
+        return Call(function=Function(str(name)), arguments=given)
 
     def reference(self, identifier: Token, name: Token) -> Reference:
         return Reference(identifier=str(identifier), property=_property(name))

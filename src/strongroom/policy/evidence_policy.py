@@ -13,8 +13,10 @@ from strongroom.base.encoding import to_b64url
 from strongroom.base.errors import FormatError, LimitError, Mismatch, RefusedError
 from strongroom.base.workflow import Step
 from strongroom.policy.claims import Claim, ClaimIssuer, ClaimValue, ValueType, show, value_type_of
+from strongroom.policy.evidence_functions import call
 from strongroom.policy.evidence_grammar import (
     Action,
+    Call,
     Comparison,
     Condition,
     Expression,
@@ -97,7 +99,7 @@ class EvidencePolicy:
 
 
 def parse_evidence_policy(text: str) -> EvidencePolicy:
-    """Read a policy of version 1.0 or 1.1.
+    """Read a policy of version 1.0, 1.1 or 1.2.
 
     Args:
         text: The policy.
@@ -108,7 +110,7 @@ def parse_evidence_policy(text: str) -> EvidencePolicy:
     Raises:
         FormatError: Not such a policy; the message names line, column and what was expected.
 
-    Source: Azure Attestation, "Claim and claim rules", "Policy version 1.0", "Policy version 1.1".
+    Source: Azure Attestation, "Claim and claim rules", "Policy version 1.0", "1.1" and "1.2".
     """
     try:
         text.encode("utf-8")
@@ -176,7 +178,7 @@ def _matches(conditions: Sequence[Condition], claims: Iterable[Claim]) -> list[S
     for condition in conditions:
         found = _named(conditions, matches)
         matching = [claim for claim in claims if all(_holds(claim, each, found) for each in condition.comparisons)]
-        if not matching:
+        if bool(matching) is condition.negated:
             return None
         matches.append(matching)
     return matches
@@ -236,6 +238,8 @@ def _made(action: Action, found: _Found) -> list[Claim]:
 def _values(expression: Expression, found: _Found) -> list[ClaimValue]:
     if isinstance(expression, Reference):
         return [_property(claim, expression.property) for claim in found.get(expression.identifier, ())]
+    if isinstance(expression, Call):
+        return call(expression.function, [_values(argument, found) for argument in expression.arguments])
     return [expression]
 
 
@@ -274,6 +278,7 @@ def _denied(rule: Rule, matches: Iterable[Sequence[Claim]]) -> RefusedError:
         mismatches=tuple(
             Mismatch(name=claims[0].type, expected=f"not what line {line} denies", actual=show(claims[0].value))
             for claims in matches
+            if claims
         ),
     )
 
@@ -284,8 +289,15 @@ def _explain(rule: Rule, state: _State) -> tuple[Mismatch, ...]:
     mismatches: list[Mismatch] = []
     for condition in rule.conditions:
         found = _named(rule.conditions, matches)
-        matches.append([claim for claim in state.incoming if not _failing(claim, condition, found)])
-        if not matches[-1]:
+        try:
+            matches.append([claim for claim in state.incoming if not _failing(claim, condition, found)])
+        except RefusedError:  # a function wants values of a condition that found nothing: that one is explained
+            matches.append([])
+            continue
+        if condition.negated and matches[-1]:
+            claim = matches[-1][0]
+            mismatches.append(Mismatch(name=claim.type, expected="no such claim", actual=show(claim.value)))
+        elif not condition.negated and not matches[-1]:
             mismatches += _nearest_claim(condition, state, found)
     return tuple(mismatches)
 
@@ -318,10 +330,10 @@ def _nearest_claim(condition: Condition, state: _State, found: _Found) -> list[M
 
 def _demand(comparison: Comparison, found: _Found) -> str:
     expected = comparison.expected
-    shown = show(expected) if not isinstance(expected, Reference) else _shown_reference(expected, found)
+    shown = _shown_values(expected, found) if isinstance(expected, Reference | Call) else show(expected)
     return f"{comparison.property} {comparison.operator} {shown}"
 
 
-def _shown_reference(reference: Reference, found: _Found) -> str:
-    values = ", ".join(show(value) for value in _values(reference, found))
-    return f"{reference} ({values})" if values else f"{reference} (nothing)"
+def _shown_values(expression: Reference | Call, found: _Found) -> str:
+    values = ", ".join(show(value) for value in _values(expression, found))
+    return f"{expression} ({values})" if values else f"{expression} (nothing)"

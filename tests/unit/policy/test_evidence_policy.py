@@ -307,7 +307,25 @@ def test_claims_do_not_multiply_without_bound() -> None:
     [
         ("", "begins with version"),
         ("authorizationrules{=>permit();};", "begins with version"),
-        ('version=1.2;authorizationrules{![type=="x"] => permit();};', "1.2 is not supported yet"),
+        ("version=1.3;authorizationrules{=> permit();};", "1.3 does not exist: 1.0, 1.1 and 1.2 do"),
+        ('version=1.1;authorizationrules{![type=="x"] => permit();};', "! needs policy version 1.2"),
+        ('version=1.2;authorizationrules{!c:[type=="x"] => permit();};', "claims that are not there"),
+        (
+            "version=1.0;authorizationrules{[value==NegateBool(true)] => permit();};",
+            "functions need policy version",
+        ),
+        (
+            'version=1.1;authorizationrules{=> add(type="x", value=NegateBool(true));};',
+            "functions need policy version",
+        ),
+        ('version=1.2;authorizationrules{=> add(type="x", value=NegateBool());};', "NegateBool takes 1 argument"),
+        (
+            'version=1.2;authorizationrules{=> add(type="x", value=AppendString("a"));};',
+            "AppendString takes 2",
+        ),
+        ('version=1.2;authorizationrules{=> add(type="x", value=AppendString("a", c.value));};', "c is not defined"),
+        ('version=1.2;authorizationrules{=> add(type="x", value=Negate(true));};', "column 55: Negate is no function"),
+        ("version=1.2;authorizationrules{[value==" + "NegateBool(" * 30 + "true" + ")" * 30 + "]=>permit();};", "deep"),
         ("version=9.0;authorizationrules{=>permit();};", "does not exist"),
         ("version=1.0", "expected ;"),
         ("version=1.0;", "no authorizationrules"),
