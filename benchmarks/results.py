@@ -12,7 +12,7 @@ from typing import Final
 
 import matplotlib as mpl
 from joins import Joins
-from sessions import EXECUTOR_CORES, MEASURED_RUNS, MEMORY_MB, BenchmarkError, Session
+from sessions import EXECUTOR_CORES, MEASURED_RUNS, MEMORY_MB, WARM_UPS, BenchmarkError, Session
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -238,12 +238,15 @@ def _judged(name: str, value: float, limit: float, unit: str) -> tuple[str, str,
 
 def _method(measured: Measured) -> str:
     rounds = max(session.round for session in measured.sessions)
-    repeated = " and ".join(f"`{name}` {times} times" for name, times in MEASURED_RUNS.items())
+    warmed_up, repeated = (
+        " and ".join(f"`{name}` {_times(number)}" for name, number in runs.items())
+        for runs in (WARM_UPS, MEASURED_RUNS)
+    )
     return f"""- {measured.rows:,} generated trips (`examples/nyctaxi/trips.py generate`, seed 1), encrypted once. The
   plain side reads what the owner's `dataset decrypt` gives, so files, row groups and compression are the same, on the
   same disk.
 - {rounds} rounds, sides in turn, the order reversed every other round, after a round that does not count. Each session
-  starts a new standalone cluster and runs each application once to warm up, then {repeated}.
+  starts a new standalone cluster and runs {warmed_up} to warm up, then {repeated}.
   Its median counts; the tables show medians over the rounds. `benchmarks/timed.py` runs the unchanged
   applications, the same way on all sides.
 - Execution: plain has the same Java, ahead-of-time cache included, the same cores, memory and memory file system.
@@ -264,6 +267,10 @@ def _busy(sessions: Sequence[Session]) -> str:
 
 def _predecessor() -> str:
     return " and ".join(f"{ratio:.2f} with {_executors(number)}" for number, ratio in PREDECESSOR.items())
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
 
 
 def _executors(number: int) -> str:

@@ -12,7 +12,9 @@ TIMED = HERE / "timed.py"
 EXAMPLES = HERE.parent / "examples" / "nyctaxi"
 APPLICATIONS = {"count": EXAMPLES / "count.py", "report": EXAMPLES / "report.py"}
 MEASURED_RUNS = {"count": 15, "report": 1}
-"""How often each application is measured in a session, after one run to warm up."""
+"""How often each application is measured in a session, after `WARM_UPS`."""
+WARM_UPS = {"count": 10, "report": 1}
+"""How often it runs before that: a run of `count` is so short that Java still compiles in its first ten."""
 
 EXECUTOR_CORES = 1
 MEMORY_MB = 1024
@@ -53,7 +55,9 @@ class Session:
 
 def repetitions(measured: Mapping[str, int]) -> tuple[str, ...]:
     """Return the arguments by which `timed.py` is told what to run."""
-    return tuple(f"{application}={times}" for application, times in measured.items())
+    return tuple(
+        f"{application}={WARM_UPS[application] if times else 1}+{times}" for application, times in measured.items()
+    )
 
 
 def now() -> float:

@@ -1,9 +1,10 @@
 """Runs applications inside one Spark session and prints when things happened: the same script on both sides.
 
-    spark-submit --py-files count.py,report.py timed.py INPUT OUTPUT count=3 report=1
+    spark-submit --py-files count.py,report.py timed.py INPUT OUTPUT count=10+15 report=1+1
 
-The applications are not changed: each is run as `__main__`, once to warm up and then as often as asked, and gets the
-session that is already there. What they print stays as it is; lines of this script start with `timed `.
+The applications are not changed: each is run as `__main__`, as often as asked to warm up (numbers up to 0) and then to
+be measured (from 1 on), and gets the session that is already there. What they print stays as it is; lines of this
+script start with `timed `.
 """
 
 import json
@@ -32,8 +33,9 @@ def main() -> None:
     stop = SparkSession.stop
     SparkSession.stop = _stay  # an application ends; the session waits for the next
     for item in wanted:
-        application, _, measured = item.partition("=")
-        for number in range(int(measured) + 1):
+        application, _, times = item.partition("=")
+        warm_ups, _, measured = times.partition("+")
+        for number in range(1 - int(warm_ups), int(measured) + 1):
             _run(application, number, source=source, target=f"{target}/{application}-{number}")
     stop(session)
 
