@@ -27,3 +27,32 @@ class UnverifiedEvidence:
     def __post_init__(self) -> None:
         if len(self.quote) > LIMITS.evidence_bytes or len(self.runtime_data) > LIMITS.runtime_data_bytes:
             raise LimitError("the evidence is larger than allowed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnverifiedAzureVm:
+    """What a guest of an Azure confidential VM sends.
+
+    Attributes:
+        hcl_report: The vTPM's NV index 0x01400001.
+        td_quote: On TDX the quote of the hardware report; None on SEV-SNP.
+        tpm_quote: TPMS_ATTEST.
+        tpm_signature: The AK's signature over it, RSASSA-PKCS1-v1_5 with SHA-256.
+        pcr_values: The quoted registers' values, SHA-256 bank, ascending.
+        runtime_data: The exact bytes whose SHA-256 the quote's nonce should be.
+
+    Raises:
+        LimitError: A part is larger than `LIMITS` allows.
+    """
+
+    hcl_report: bytes
+    td_quote: bytes | None
+    tpm_quote: bytes
+    tpm_signature: bytes
+    pcr_values: tuple[bytes, ...]
+    runtime_data: bytes
+
+    def __post_init__(self) -> None:
+        parts = (self.hcl_report, self.td_quote or b"", self.tpm_quote, self.tpm_signature)
+        if max(map(len, parts)) > LIMITS.evidence_bytes or len(self.runtime_data) > LIMITS.runtime_data_bytes:
+            raise LimitError("the evidence is larger than allowed")

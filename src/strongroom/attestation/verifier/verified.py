@@ -53,7 +53,7 @@ class VerifiedDcap(Generic[Body]):
     made_by: InitVar[object]
 
     def __post_init__(self, made_by: object) -> None:
-        _demand_verifier(made_by)
+        demand_verifier(made_by)
 
 
 VerifiedSgx: TypeAlias = VerifiedDcap[SgxReportBody]
@@ -86,7 +86,7 @@ class VerifiedSnp:
     made_by: InitVar[object]
 
     def __post_init__(self, made_by: object) -> None:
-        _demand_verifier(made_by)
+        demand_verifier(made_by)
 
 
 def demand_bound(report_data: bytes, *, runtime_data: bytes) -> None:
@@ -101,6 +101,11 @@ def demand_bound(report_data: bytes, *, runtime_data: bytes) -> None:
         raise VerificationError("the evidence does not bind this runtime data")
 
 
-def _demand_verifier(made_by: object) -> None:
+def demand_verifier(made_by: object) -> None:
+    """Refuse verified evidence that something else made.
+
+    Raises:
+        VerificationError: It was not made by the verifier.
+    """
     if made_by is not VERIFIER:
         raise VerificationError("only the verifier makes verified evidence")

@@ -1,0 +1,215 @@
+"""Evidence of an Azure confidential VM: the HCL report that its vTPM keeps, and a quote of that vTPM.
+
+On these VMs the paravisor ("HCL") asks the hardware for the report, before the guest starts. It binds the vTPM's
+attestation key (AK), the VM's configuration and 64 bytes of the guest's choice, all in one JSON document whose hash
+stands in the report data. The guest then signs what is fresh, a nonce and its PCRs, with that key.
+
+Source: Azure confidential VM guest attestation (`IsolationInfo.cpp`, `TpmInfo.cpp`); kinvolk azure-cvm-tooling
+(`az-cvm-vtpm`, HCL report); TCG, TPM 2.0 Library, Part 2: Structures, 10.12 (TPMS_ATTEST).
+"""
+
+import hashlib
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+from strongroom.attestation.evidence.snp_report import REPORT_BYTES as SNP_REPORT_BYTES
+from strongroom.base.encoding import from_hex, parse_json_object
+from strongroom.base.errors import FormatError
+from strongroom.crypto.keys import VerifyingKey
+
+HclKind: TypeAlias = Literal["snp", "tdx"]
+
+AK_KID: Final = "HCLAkPub"
+TDREPORT_BYTES: Final = 1024
+USER_DATA_BYTES: Final = 64
+
+_HEADER: Final = struct.Struct("<4sIIII12x")
+_REQUEST: Final = struct.Struct("<IIIII")
+_HARDWARE_AREA_BYTES: Final = SNP_REPORT_BYTES
+_MAGIC: Final = b"HCLA"
+_REQUEST_TYPE: Final = 2
+_VERSIONS: Final = (1, 2)
+_KINDS: Final[Mapping[int, HclKind]] = {2: "snp", 4: "tdx"}
+_HASHES: Final = {1: hashlib.sha256, 2: hashlib.sha384, 3: hashlib.sha512}
+_HARDWARE_BYTES: Final[Mapping[HclKind, int]] = {"snp": SNP_REPORT_BYTES, "tdx": TDREPORT_BYTES}
+_REPORT_DATA_BYTES: Final = 64
+
+_TPM_MAGIC: Final = b"\xffTCG"
+_TPM_ST_ATTEST_QUOTE: Final = 0x8018
+_TPM_ALG_SHA256: Final = 0x000B
+_SHA256_BYTES: Final = 32
+_CLOCK: Final = struct.Struct(">QIIB")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HclReport:
+    """What the vTPM's NV index 0x01400001 holds.
+
+    Attributes:
+        kind: Of which hardware the report is.
+        hardware_report: The SEV-SNP report (1184 bytes) or the TDREPORT (1024 bytes).
+        runtime_data: The exact bytes of the paravisor's JSON document.
+        report_data: 64 bytes; what the hardware's report data must be to stand for this document.
+        attestation_key: The vTPM's AK, RSA.
+        vm_configuration: What the paravisor says about the VM, such as `secure-boot`.
+        user_data: 64 bytes that the guest chose; zero if it chose none.
+    """
+
+    kind: HclKind
+    hardware_report: bytes
+    runtime_data: bytes
+    report_data: bytes
+    attestation_key: VerifyingKey
+    vm_configuration: Mapping[str, Any]
+    user_data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TpmQuote:
+    """TPMS_ATTEST of a quote.
+
+    Attributes:
+        qualified_signer: Name of the key that signed.
+        extra_data: What the caller gave: the nonce.
+        clock: Milliseconds since the TPM was cleared.
+        reset_count: How often it was reset.
+        restart_count: How often it was suspended since.
+        safe: Whether the clock never went back.
+        firmware_version: As the TPM's maker writes it.
+        pcrs: The quoted registers of the SHA-256 bank, ascending.
+        pcr_digest: SHA-256 over their values.
+    """
+
+    qualified_signer: bytes
+    extra_data: bytes
+    clock: int
+    reset_count: int
+    restart_count: int
+    safe: bool
+    firmware_version: int
+    pcrs: tuple[int, ...]
+    pcr_digest: bytes
+
+
+def parse_hcl_report(report_bytes: bytes) -> HclReport:
+    """Read an HCL report.
+
+    Args:
+        report_bytes: The NV index, with the zeros that fill it up.
+
+    Returns:
+        The report; its values are claims until `verify_azure_vm` has verified them.
+
+    Raises:
+        FormatError: Another format, version, kind of hardware or hash; bytes that should be zero and are not; runtime
+            data without an attestation key.
+    """
+    start = _HEADER.size + _HARDWARE_AREA_BYTES
+    if len(report_bytes) < start + _REQUEST.size:
+        raise FormatError("the HCL report is truncated")
+    magic, version, _size, request_type, _status = _HEADER.unpack_from(report_bytes)
+    if magic != _MAGIC or version not in _VERSIONS or request_type != _REQUEST_TYPE:
+        raise FormatError("not an HCL report of version 1 or 2")
+    _data_size, _data_version, report_type, hash_type, length = _REQUEST.unpack_from(report_bytes, start)
+    kind, hash_function = _KINDS.get(report_type), _HASHES.get(hash_type)
+    if kind is None or hash_function is None:
+        raise FormatError("the HCL report is of unknown hardware, or uses an unknown hash")
+    runtime_data = report_bytes[start + _REQUEST.size :][:length]
+    if len(runtime_data) != length:
+        raise FormatError("the HCL report is truncated")
+    area = report_bytes[_HEADER.size : start]
+    hardware_report = area[: _HARDWARE_BYTES[kind]]
+    if any(area[len(hardware_report) :]) or any(report_bytes[start + _REQUEST.size + length :]):
+        raise FormatError("a byte of the HCL report that should be zero is not")
+    report_data = hash_function(runtime_data).digest().ljust(_REPORT_DATA_BYTES, b"\0")
+    return _with_runtime(kind, hardware_report, runtime_data, report_data=report_data)
+
+
+def _with_runtime(kind: HclKind, hardware_report: bytes, runtime_data: bytes, *, report_data: bytes) -> HclReport:
+    runtime = parse_json_object(runtime_data)
+    match runtime:
+        case {"keys": [*keys], "vm-configuration": dict(configuration)}:
+            pass
+        case _:
+            raise FormatError("the HCL report's runtime data names no keys or no configuration")
+    named = [key for key in keys if isinstance(key, dict) and key.get("kid") == AK_KID]
+    if len(named) != 1 or named[0].get("key_ops") != ["sign"]:
+        raise FormatError("the HCL report names no attestation key, or several")
+    user_data = runtime.get("user-data", "00" * USER_DATA_BYTES)
+    if not isinstance(user_data, str):
+        raise FormatError("the HCL report's user data is not text")
+    return HclReport(
+        kind=kind,
+        hardware_report=hardware_report,
+        runtime_data=runtime_data,
+        report_data=report_data,
+        attestation_key=VerifyingKey.from_jwk(named[0]),
+        vm_configuration=configuration,
+        user_data=from_hex(user_data.lower(), size_bytes=USER_DATA_BYTES),
+    )
+
+
+def parse_tpm_quote(attest_bytes: bytes) -> TpmQuote:
+    """Read a TPM's quote.
+
+    Args:
+        attest_bytes: TPMS_ATTEST, as the TPM signed it; nothing behind it.
+
+    Raises:
+        FormatError: Not a quote over registers of the SHA-256 bank alone, truncated, or with bytes behind it.
+
+    Source: TCG TPM 2.0 Library, Part 2, 10.12.8 (TPMS_ATTEST), 10.12.1 (TPMS_QUOTE_INFO), 10.6.2 (TPMS_PCR_SELECTION).
+    """
+    reader = _BigEndian(attest_bytes)
+    if reader.take(4) != _TPM_MAGIC or reader.number(2) != _TPM_ST_ATTEST_QUOTE:
+        raise FormatError("not a TPM's quote")
+    qualified_signer, extra_data = reader.sized(), reader.sized()
+    clock, reset_count, restart_count, safe = _CLOCK.unpack(reader.take(_CLOCK.size))
+    firmware_version = reader.number(8)
+    if safe > 1:
+        raise FormatError("the TPM's quote says neither yes nor no whether its clock is safe")
+    if reader.number(4) != 1 or reader.number(2) != _TPM_ALG_SHA256:
+        raise FormatError("the TPM's quote is not over the SHA-256 bank alone")
+    bits = int.from_bytes(reader.take(reader.number(1)), "little")
+    pcr_digest = reader.sized()
+    reader.finish()
+    if len(pcr_digest) != _SHA256_BYTES:
+        raise FormatError("the TPM's quote has no SHA-256 digest")
+    return TpmQuote(
+        qualified_signer=qualified_signer,
+        extra_data=extra_data,
+        clock=clock,
+        reset_count=reset_count,
+        restart_count=restart_count,
+        safe=bool(safe),
+        firmware_version=firmware_version,
+        pcrs=tuple(number for number in range(bits.bit_length()) if bits >> number & 1),
+        pcr_digest=pcr_digest,
+    )
+
+
+class _BigEndian:
+    """Bytes taken from the front, in the TPM's order, never more than there are."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._offset = 0
+
+    def take(self, size_bytes: int) -> bytes:
+        part = self._data[self._offset : self._offset + size_bytes]
+        if len(part) != size_bytes:
+            raise FormatError("the TPM's quote is truncated")
+        self._offset += size_bytes
+        return part
+
+    def number(self, size_bytes: int) -> int:
+        return int.from_bytes(self.take(size_bytes), "big")
+
+    def sized(self) -> bytes:
+        return self.take(self.number(2))
+
+    def finish(self) -> None:
+        if self._offset != len(self._data):
+            raise FormatError("bytes follow the end of the TPM's quote")
