@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from tests.support.platform import Bench
-from tests.support.service_processes import installation
+from tests.support.service_processes import CLOCK, installation
 from tests.support.tee import Runner
 
-from strongroom.base.encoding import canonical_json, from_b64url, to_b64url
+from strongroom.base.encoding import canonical_json
 from strongroom.base.errors import (
     ConfigurationError,
     ConflictError,
@@ -19,27 +19,58 @@ from strongroom.base.errors import (
     StrongroomError,
     VerificationError,
 )
-from strongroom.crypto.jose import open_as_recipient
+from strongroom.base.secret import SecretBytes
+from strongroom.crypto.jose import open_as_recipient, sign_jws, unverified_header, unverified_payload
+from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.x509 import to_pem
+from strongroom.receipts.build import sign_receipt
 from strongroom.receipts.verify import verify_receipt
+from strongroom.wire.key_service import RunRecord
+from strongroom.wire.receipt import ReceiptBody
 from strongroom.wire.trust import Trust, TrustedRootEntry
 
 EDITS = 400
 
 
 class Finished:
-    """A run with one executor, its receipt, and the auditor's trust file; the services are stopped."""
+    """A run with one executor, its receipt, and the auditor's trust file; the services are stopped.
 
-    def __init__(self, runner: Runner, receipt: bytes, other: bytes) -> None:
+    Attributes:
+        driver: The key with which the driver's TEE signed.
+        service: The key with which the key service signs its statements.
+    """
+
+    def __init__(self, runner: Runner, receipts: list[bytes], driver: SigningKey) -> None:
         self.trust = runner.trust()
-        self.receipt = receipt
-        self.other = other
-        self.parsed: dict[str, Any] = json.loads(receipt)
+        self.receipt, self.other = receipts
+        self.parsed: dict[str, Any] = json.loads(self.receipt)
+        self.driver = driver
+        statement_key = runner.services.folder / "keys" / "statement.key"
+        self.service = SigningKey.from_pem(SecretBytes(statement_key.read_bytes()))
 
     def edited(self, edit: Callable[[dict[str, Any]], None]) -> bytes:
         copy = json.loads(self.receipt)
         edit(copy)
         return canonical_json(copy)
+
+    def signed_again(self, edit: Callable[[dict[str, Any]], None]) -> bytes:
+        """The receipt with another body, signed by the driver's own TEE."""
+        copy = json.loads(self.receipt)
+        edit(copy)
+        body = ReceiptBody.from_object(copy["body"])
+        return sign_receipt(body, key=self.driver, closings=copy["closings"])
+
+    def closed_again(self, edit: Callable[[dict[str, Any]], None]) -> bytes:
+        """The receipt with another closing statement, signed by the key service itself."""
+
+        def close(receipt: dict[str, Any]) -> None:
+            ((identity, token),) = receipt["closings"].items()
+            statement = json.loads(unverified_payload(token))
+            edit(statement)
+            header = {name: value for name, value in unverified_header(token).items() if name != "alg"}
+            receipt["closings"][identity] = sign_jws(canonical_json(statement), key=self.service, header=header)
+
+        return self.edited(close)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +80,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         runner = Runner(services, folder)
         for name, access in (("trips", "read"), ("report", "write")):
             runner.approve(name, access)
-        receipts = []
+        receipts: list[bytes] = []
+        keys: list[SigningKey] = []
         for _ in range(2):
             descriptor = runner.descriptor(runner.ticket())
             driver = runner.join(descriptor)
@@ -57,11 +89,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
             runner.write(driver)
             kept = runner.finish(driver, descriptor)
             receipts.append((folder / "out" / kept.receipt).read_bytes())
+            keys.append(driver.signing_key)
             assert kept.output is not None
             sealed = (folder / "out" / kept.output).read_bytes()
             assert open_as_recipient(sealed, key=runner.recipient) == b"hello\nauditor\n"
             assert b"auditor" not in sealed
-    return Finished(runner, *receipts)
+        return Finished(runner, receipts, keys[0])
 
 
 def test_holds_with_everything_stopped_and_names_what_ran(finished: Finished) -> None:
@@ -134,15 +167,47 @@ def test_parts_of_two_runs_do_not_mix(finished: Finished) -> None:
             verify_receipt(finished.edited(edit), trust=finished.trust)
 
 
-def test_a_driver_that_signs_another_story_is_caught_by_the_log(finished: Finished) -> None:
-    """Even with a body that its own signature covers, the key service logged another one."""
+def _tell_another_status(receipt: dict[str, Any]) -> None:
+    receipt["body"]["exit_status"] = 1
 
-    def tell(receipt: dict[str, Any]) -> None:
-        receipt["body"]["exit_status"] = 1
-        receipt["signature"] = to_b64url(from_b64url(receipt["signature"]))
 
+def _tell_another_time(receipt: dict[str, Any]) -> None:
+    receipt["body"]["started_at"] = "2020-01-01T00:00:00Z"
+
+
+def _tell_of_other_output(receipt: dict[str, Any]) -> None:
+    receipt["body"]["log_digest"] = "0" * 64
+
+
+@pytest.mark.parametrize("tell", [_tell_another_status, _tell_another_time, _tell_of_other_output, _drop_executor])
+def test_a_driver_that_signs_another_story_later_is_caught_by_the_log(
+    finished: Finished, tell: Callable[[dict[str, Any]], None]
+) -> None:
+    """With a body that the driver's own signature covers: the key service logged the digest of another one."""
+    assert verify_receipt(finished.signed_again(lambda _: None), trust=finished.trust)
+    with pytest.raises(VerificationError, match="receipt digest"):
+        verify_receipt(finished.signed_again(tell), trust=finished.trust)
+
+
+def _forge_proof(closing: dict[str, Any]) -> None:
+    closing["member_proofs"][0]["path"] = ["0" * 64, *closing["member_proofs"][0]["path"][1:]]
+
+
+def _forge_leaf(closing: dict[str, Any]) -> None:
+    closing["proof"]["leaf"] = closing["proof"]["leaf"].replace("run-closed", "run-closes")
+
+
+def _leave_a_proof_out(closing: dict[str, Any]) -> None:
+    closing["member_proofs"].pop()
+
+
+@pytest.mark.parametrize("edit", [_forge_proof, _forge_leaf, _leave_a_proof_out])
+def test_a_key_service_that_signs_what_its_log_does_not_hold_is_caught(
+    finished: Finished, edit: Callable[[dict[str, Any]], None]
+) -> None:
+    assert verify_receipt(finished.closed_again(lambda _: None), trust=finished.trust)
     with pytest.raises(VerificationError):
-        verify_receipt(finished.edited(tell), trust=finished.trust)
+        verify_receipt(finished.closed_again(edit), trust=finished.trust)
 
 
 def _other_root(trust: Trust) -> Trust:
@@ -181,6 +246,48 @@ def test_anchors_come_from_the_auditor_never_from_the_receipt(
     with pytest.raises(StrongroomError) as refused:
         verify_receipt(finished.receipt, trust=change(finished.trust))
     assert isinstance(refused.value, VerificationError | RefusedError | ConfigurationError)
+
+
+def _without_member(record: RunRecord) -> RunRecord:
+    return record.model_copy(update={"members": record.members[:-1]})
+
+
+def _without_member_and_leaf(record: RunRecord) -> RunRecord:
+    leaves = tuple(proof for proof in record.leaves if json.loads(proof.leaf)["event"] != "member-joined")
+    return record.model_copy(update={"members": record.members[:-1], "leaves": leaves})
+
+
+@pytest.mark.parametrize(
+    ("hide", "outcome", "says"),
+    [
+        (_without_member, "succeeded", "members in the log"),
+        (_without_member_and_leaf, "succeeded", "leaves"),
+        (lambda record: record, "failed", "outcome"),
+    ],
+    ids=["an executor", "an executor and its leaf", "a failure"],
+)
+def test_a_driver_that_lies_before_it_closes_is_caught_by_the_log(
+    tmp_path: Path, hide: Callable[[RunRecord], RunRecord], outcome: str, says: str
+) -> None:
+    """The driver's agent itself builds and closes a false receipt: its digest is the logged one, its story is not."""
+    with installation(tmp_path) as services:
+        runner = Runner(services, tmp_path)
+        for name, access in (("trips", "read"), ("report", "write")):
+            runner.approve(name, access)
+        descriptor = runner.descriptor(runner.ticket())
+        driver = runner.join(descriptor)
+        runner.join(runner.descriptor(descriptor.ticket, driver=driver))
+        service = next(iter(driver.services.values()))
+        record, close = service.record, service.close
+        true_count = len(record(now=CLOCK.now()).leaves)
+        service.record = lambda **at: hide(record(**at))  # type: ignore[method-assign]
+        service.close = lambda asked: close(  # type: ignore[method-assign]
+            asked.model_copy(update={"leaves": true_count, "outcome": outcome})
+        )
+        kept = runner.finish(driver, descriptor)
+        receipt = (tmp_path / "out" / kept.receipt).read_bytes()
+        with pytest.raises(VerificationError, match=says):
+            verify_receipt(receipt, trust=runner.trust())
 
 
 def test_a_late_executor_cannot_hide_from_the_receipt(tmp_path: Path) -> None:
