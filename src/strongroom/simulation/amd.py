@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final, get_args
 
 from strongroom.attestation.endorsements.snp import SnpEndorsements
-from strongroom.attestation.evidence.amd_certificate import AMD_ARC, IA5_STRING, EndorsementKey
+from strongroom.attestation.evidence.amd_certificate import AMD_ARC, IA5_STRING, TURIN_HWID_BYTES, EndorsementKey
 from strongroom.attestation.evidence.simulated import SIMULATED_HARDWARE, SIMULATED_HARDWARE_TEXT
 from strongroom.attestation.evidence.snp_report import (
     CpuId,
@@ -46,7 +46,6 @@ _CERTIFICATE_LIFETIME: Final = timedelta(days=3650)
 _CRL_LIFETIME: Final = timedelta(days=365)
 _BACKDATE: Final = timedelta(days=1)
 _CHIP_ID_BYTES: Final = 64
-_TURIN_HWID_BYTES: Final = 8
 _ISSUERS: Final[Mapping[str, str]] = {"ark": "ark", "ask": "ark", "asvk": "ark", "VCEK": "ask", "VLEK": "asvk"}
 _PATH_LENGTHS: Final[Mapping[str, int]] = {"ark": 1, "ask": 0, "asvk": 0}
 
@@ -166,7 +165,7 @@ class SimulatedAmd:
     ) -> bytes:
         """Issue a VCEK's or VLEK's certificate, genuine or about another TCB version, chip or product."""
         tcb, product = tcb or self.tcb, product or self.product
-        chip = chip_id or (self.chip_id[:_TURIN_HWID_BYTES] if product == "Turin" else self.chip_id)
+        chip = chip_id or (self.chip_id[:TURIN_HWID_BYTES] if product == "Turin" else self.chip_id)
         values = {
             "1": der.encode_unsigned(1),
             "2": der.encode(IA5_STRING, (f"{product}-B1" if kind == "VCEK" else product).encode()),

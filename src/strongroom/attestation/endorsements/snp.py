@@ -25,15 +25,6 @@ class SnpEndorsements(Message):
     crl: str
 
 
-def parse_snp_endorsements(json_bytes: bytes) -> SnpEndorsements:
-    """Read endorsements from JSON: an object with exactly the two strings.
-
-    Raises:
-        FormatError: Anything else.
-    """
-    return SnpEndorsements.from_json(json_bytes)
-
-
 class RevocationSource(Protocol):
     """Where a verifier gets the revocation lists of AMD's roots. They are signed: the source need not be trusted."""
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
+from strongroom.attestation.evidence.reader import ByteReader
 from strongroom.attestation.evidence.snp_report import REPORT_BYTES as SNP_REPORT_BYTES
 from strongroom.base.encoding import from_hex, parse_json_object
 from strongroom.base.errors import FormatError
@@ -162,18 +163,18 @@ def parse_tpm_quote(attest_bytes: bytes) -> TpmQuote:
 
     Source: TCG TPM 2.0 Library, Part 2, 10.12.8 (TPMS_ATTEST), 10.12.1 (TPMS_QUOTE_INFO), 10.6.2 (TPMS_PCR_SELECTION).
     """
-    reader = _BigEndian(attest_bytes)
-    if reader.take(4) != _TPM_MAGIC or reader.number(2) != _TPM_ST_ATTEST_QUOTE:
+    reader = ByteReader(attest_bytes, what="the TPM's quote")
+    if reader.take(4) != _TPM_MAGIC or reader.big_endian(2) != _TPM_ST_ATTEST_QUOTE:
         raise FormatError("not a TPM's quote")
-    qualified_signer, extra_data = reader.sized(), reader.sized()
+    qualified_signer, extra_data = _sized(reader), _sized(reader)
     clock, reset_count, restart_count, safe = _CLOCK.unpack(reader.take(_CLOCK.size))
-    firmware_version = reader.number(8)
+    firmware_version = reader.big_endian(8)
     if safe > 1:
         raise FormatError("the TPM's quote says neither yes nor no whether its clock is safe")
-    if reader.number(4) != 1 or reader.number(2) != _TPM_ALG_SHA256:
+    if reader.big_endian(4) != 1 or reader.big_endian(2) != _TPM_ALG_SHA256:
         raise FormatError("the TPM's quote is not over the SHA-256 bank alone")
-    bits = int.from_bytes(reader.take(reader.number(1)), "little")
-    pcr_digest = reader.sized()
+    bits = int.from_bytes(reader.take(reader.big_endian(1)), "little")
+    pcr_digest = _sized(reader)
     reader.finish()
     if len(pcr_digest) != _SHA256_BYTES:
         raise FormatError("the TPM's quote has no SHA-256 digest")
@@ -190,26 +191,6 @@ def parse_tpm_quote(attest_bytes: bytes) -> TpmQuote:
     )
 
 
-class _BigEndian:
-    """Bytes taken from the front, in the TPM's order, never more than there are."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._offset = 0
-
-    def take(self, size_bytes: int) -> bytes:
-        part = self._data[self._offset : self._offset + size_bytes]
-        if len(part) != size_bytes:
-            raise FormatError("the TPM's quote is truncated")
-        self._offset += size_bytes
-        return part
-
-    def number(self, size_bytes: int) -> int:
-        return int.from_bytes(self.take(size_bytes), "big")
-
-    def sized(self) -> bytes:
-        return self.take(self.number(2))
-
-    def finish(self) -> None:
-        if self._offset != len(self._data):
-            raise FormatError("bytes follow the end of the TPM's quote")
+def _sized(reader: ByteReader) -> bytes:
+    """Return a TPM2B: bytes behind their length."""
+    return reader.take(reader.big_endian(2))

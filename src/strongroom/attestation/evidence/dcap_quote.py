@@ -11,6 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final, Generic, TypeAlias, TypeVar
 
+from strongroom.attestation.evidence.reader import ByteReader
 from strongroom.attestation.evidence.sgx_report import REPORT_BODY_BYTES, SgxReportBody, parse_report_body
 from strongroom.attestation.evidence.td_report import (
     TD_REPORT_1_5_BYTES,
@@ -44,6 +45,7 @@ _QE_AUTH_LENGTH: Final = struct.Struct("<H")
 _CERTIFICATION: Final = struct.Struct("<HI")
 _SIGNATURE_BYTES: Final = 64
 _KEY_BYTES: Final = 64
+_WHAT: Final = "the quote"
 
 Body = TypeVar("Body", SgxReportBody, TdReportBody)
 
@@ -232,17 +234,17 @@ def parse_header(header_bytes: bytes) -> QuoteHeader:
     )
 
 
-def _open(quote_bytes: bytes) -> tuple["_Reader", QuoteHeader]:
+def _open(quote_bytes: bytes) -> tuple[ByteReader, QuoteHeader]:
     if len(quote_bytes) > LIMITS.evidence_bytes:
         raise LimitError("the quote is larger than allowed")
-    reader = _Reader(quote_bytes)
+    reader = ByteReader(quote_bytes, what=_WHAT)
     return reader, parse_header(reader.take(HEADER_BYTES))
 
 
-def _close(reader: "_Reader", header: QuoteHeader) -> QuoteSignature:
+def _close(reader: ByteReader, header: QuoteHeader) -> QuoteSignature:
     """Read what stands behind the report, to the quote's end."""
     (size,) = _LENGTH.unpack(reader.take(_LENGTH.size))
-    signed = _Reader(reader.take(size))
+    signed = ByteReader(reader.take(size), what=_WHAT)
     if header.tee_type != TEE_TYPE_TDX or any(reader.rest()):
         reader.finish()
     isv_signature = signed.take(_SIGNATURE_BYTES)
@@ -252,7 +254,7 @@ def _close(reader: "_Reader", header: QuoteHeader) -> QuoteSignature:
         kind, size = _CERTIFICATION.unpack(signed.take(_CERTIFICATION.size))
         if kind != QE_REPORT_CERTIFICATION_DATA:
             raise FormatError("the quote does not carry its quoting enclave's report")
-        certification = _Reader(signed.take(size))
+        certification = ByteReader(signed.take(size), what=_WHAT)
         signed.finish()
     qe_report = parse_report_body(certification.take(REPORT_BODY_BYTES))
     qe_report_signature = certification.take(_SIGNATURE_BYTES)
@@ -271,25 +273,3 @@ def _close(reader: "_Reader", header: QuoteHeader) -> QuoteSignature:
         qe_auth_data=qe_auth_data,
         certification_data=certification_data,
     )
-
-
-class _Reader:
-    """Bytes taken from the front, never more than there are."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._offset = 0
-
-    def take(self, size_bytes: int) -> bytes:
-        part = self._data[self._offset : self._offset + size_bytes]
-        if len(part) != size_bytes:
-            raise FormatError("the quote is truncated")
-        self._offset += size_bytes
-        return part
-
-    def rest(self) -> bytes:
-        return self._data[self._offset :]
-
-    def finish(self) -> None:
-        if self._offset != len(self._data):
-            raise FormatError("bytes follow the end of the quote")
