@@ -18,6 +18,7 @@ Each error has a stable code, a sentence that is safe to show a peer, the step i
 known) and what the person should do next.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,6 +38,15 @@ class Mismatch:
     @override
     def __str__(self) -> str:
         return f"{self.name}: expected {self.expected}, found {self.actual}"
+
+
+def differences(values: Mapping[str, tuple[str, str]]) -> tuple[Mismatch, ...]:
+    """Return a mismatch for every name whose two values, the expected and the actual one, differ."""
+    return tuple(
+        Mismatch(name=name, expected=expected, actual=actual)
+        for name, (expected, actual) in values.items()
+        if expected != actual
+    )
 
 
 class StrongroomError(Exception):

@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute
 from strongroom.application.description import ApplicationDescription, parse_description
 from strongroom.base.clock import to_rfc3339
 from strongroom.base.encoding import Json, to_b64url
-from strongroom.base.errors import FormatError, Mismatch, NotFoundError, RefusedError
+from strongroom.base.errors import FormatError, Mismatch, NotFoundError, RefusedError, differences
 from strongroom.base.secret import SecretBytes
 from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.jose import seal
@@ -336,10 +336,6 @@ def _demand_agreement(approval: Approval, description: ApplicationDescription) -
         "key_service": (approval.key_service, binding.key_service if binding else "no binding of the dataset"),
         "access": (approval.access, binding.access if binding else "no binding of the dataset"),
     }
-    mismatches = tuple(
-        Mismatch(name=name, expected=approved, actual=described)
-        for name, (approved, described) in found.items()
-        if approved != described
-    )
+    mismatches = differences(found)
     if mismatches:
         raise RefusedError("the approval and the application's description differ", mismatches=mismatches)

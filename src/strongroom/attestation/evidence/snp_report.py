@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeAlias
 
 from typing_extensions import override
 
+from strongroom.attestation.evidence.bits import read_bits, write_bits
 from strongroom.base.errors import FormatError
 
 REPORT_BYTES: Final = 0x4A0
@@ -81,13 +82,11 @@ class GuestPolicy:
         """
         if value & _POLICY_RESERVED or not value & _POLICY_ALWAYS_ONE:
             raise FormatError("a reserved bit of the guest policy has the wrong value")
-        bits = {name: bool(value >> position & 1) for name, position in _POLICY_BITS.items()}
-        return cls(abi_minor=value & 0xFF, abi_major=value >> 8 & 0xFF, **bits)
+        return cls(abi_minor=value & 0xFF, abi_major=value >> 8 & 0xFF, **read_bits(value, _POLICY_BITS))
 
     def to_int(self) -> int:
         """Return the 64 bits."""
-        bits = sum(1 << position for name, position in _POLICY_BITS.items() if getattr(self, name))
-        return self.abi_minor | self.abi_major << 8 | _POLICY_ALWAYS_ONE | bits
+        return self.abi_minor | self.abi_major << 8 | _POLICY_ALWAYS_ONE | write_bits(self, _POLICY_BITS)
 
 
 _POLICY_BITS: Final = {
@@ -134,11 +133,11 @@ class PlatformInfo:
         """
         if value & _PLATFORM_INFO_RESERVED:
             raise FormatError("a reserved bit of the platform info is set")
-        return cls(**{name: bool(value >> position & 1) for name, position in _PLATFORM_INFO_BITS.items()})
+        return cls(**read_bits(value, _PLATFORM_INFO_BITS))
 
     def to_int(self) -> int:
         """Return the 64 bits."""
-        return sum(1 << position for name, position in _PLATFORM_INFO_BITS.items() if getattr(self, name))
+        return write_bits(self, _PLATFORM_INFO_BITS)
 
 
 _PLATFORM_INFO_BITS: Final = {

@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from strongroom.attestation.evidence.bits import read_bits, write_bits
 from strongroom.base.errors import FormatError
 
 TD_REPORT_BYTES: Final = 584
@@ -73,11 +74,11 @@ class TdAttributes:
         """
         if value & _RESERVED:
             raise FormatError("a reserved bit of the trust domain's attributes is set")
-        return cls(**{name: bool(value >> position & 1) for name, position in _ATTRIBUTE_BITS.items()})
+        return cls(**read_bits(value, _ATTRIBUTE_BITS))
 
     def to_int(self) -> int:
         """Return the 64 bits."""
-        return sum(1 << position for name, position in _ATTRIBUTE_BITS.items() if getattr(self, name))
+        return write_bits(self, _ATTRIBUTE_BITS)
 
     @property
     def under_debug(self) -> bool:

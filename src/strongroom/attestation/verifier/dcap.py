@@ -20,7 +20,7 @@ from strongroom.attestation.verifier.tcb import TcbResult, check_qe_identity
 from strongroom.attestation.verifier.verified import VERIFIER, VerifiedDcap, demand_bound
 from strongroom.base.clock import to_rfc3339
 from strongroom.base.encoding import from_hex
-from strongroom.base.errors import Mismatch, VerificationError
+from strongroom.base.errors import VerificationError, differences
 from strongroom.crypto import x509
 from strongroom.crypto.ecdsa import key_from_point
 
@@ -162,14 +162,8 @@ def bind(
 
 
 def _demand_kind(quote: SgxQuote | TdxQuote, tcb_info: TcbInfo, qe_identity: QeIdentity) -> None:
-    expected = ("SGX", "QE") if quote.header.tee_type == TEE_TYPE_SGX else ("TDX", "TD_QE")
-    mismatches = tuple(
-        Mismatch(name=name, expected=wanted, actual=found)
-        for name, wanted, found in zip(
-            ("TCB info", "QE identity"), expected, (tcb_info.id, qe_identity.id), strict=True
-        )
-        if wanted != found
-    )
+    info_id, identity_id = ("SGX", "QE") if quote.header.tee_type == TEE_TYPE_SGX else ("TDX", "TD_QE")
+    mismatches = differences({"TCB info": (info_id, tcb_info.id), "QE identity": (identity_id, qe_identity.id)})
     if mismatches:
         raise VerificationError("the endorsements are for another kind of TEE", mismatches=mismatches)
 

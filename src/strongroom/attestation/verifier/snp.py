@@ -16,7 +16,7 @@ from strongroom.attestation.evidence.unverified import UnverifiedEvidence
 from strongroom.attestation.verifier.roots import TrustedRoot, TrustedRoots
 from strongroom.attestation.verifier.verified import VERIFIER, VerifiedSnp, demand_bound
 from strongroom.base.encoding import from_hex
-from strongroom.base.errors import Mismatch, VerificationError
+from strongroom.base.errors import Mismatch, VerificationError, differences
 from strongroom.crypto import x509
 
 _CHAIN_LENGTH: Final = 3
@@ -161,11 +161,7 @@ def _check_certificate(report: SnpReport, certificate: AmdCertificate, *, author
         # A masked chip id is zero; then the certificate alone names the chip, and it must not be compared.
         hwid = bytes(len(certificate.hwid)) if report.mask_chip_key else certificate.hwid
         found["chip id"] = (report.chip_id[: len(hwid)].hex(), hwid.hex())
-    mismatches = tuple(
-        Mismatch(name=name, expected=expected, actual=actual)
-        for name, (expected, actual) in found.items()
-        if expected != actual
-    )
+    mismatches = differences(found)
     if mismatches:
         raise VerificationError("the certificate is not of the key that signed the report", mismatches=mismatches)
 

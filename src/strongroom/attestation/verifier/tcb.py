@@ -18,7 +18,7 @@ from strongroom.attestation.endorsements.tcb import (
 from strongroom.attestation.evidence.pck import PckExtension
 from strongroom.attestation.evidence.sgx_report import SgxReportBody
 from strongroom.attestation.evidence.td_report import TdReportBody
-from strongroom.base.errors import Mismatch, VerificationError
+from strongroom.base.errors import VerificationError, differences
 
 _FROM_BEST_TO_WORST: Final[tuple[TcbStatus, ...]] = (
     "UpToDate",
@@ -69,11 +69,7 @@ def check_qe_identity(report: SgxReportBody, identity: QeIdentity) -> None:
         ),
         "qe debug": ("False", str(report.attributes.debug)),
     }
-    mismatches = tuple(
-        Mismatch(name=name, expected=expected, actual=actual)
-        for name, (expected, actual) in found.items()
-        if expected != actual
-    )
+    mismatches = differences(found)
     if mismatches:
         raise VerificationError("the quote was made by another quoting enclave", mismatches=mismatches)
 
@@ -155,11 +151,7 @@ def _module_level(report: TdReportBody, tcb_info: TcbInfo) -> QeLevel | None:
             _masked(report.seam_attributes, mask).hex(),
         ),
     }
-    mismatches = tuple(
-        Mismatch(name=what, expected=expected, actual=actual)
-        for what, (expected, actual) in found.items()
-        if expected != actual
-    )
+    mismatches = differences(found)
     if mismatches:
         raise VerificationError("the trust domain runs on another TDX module", mismatches=mismatches)
     return _level(svn, identity.tcb_levels, what="TDX module") if version and identity is not None else None
