@@ -78,8 +78,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("receipt")
     with installation(folder) as services:
         runner = Runner(services, folder)
-        for name, access in (("trips", "read"), ("report", "write")):
-            runner.approve(name, access)
+        runner.approve_all()
         receipts: list[bytes] = []
         keys: list[SigningKey] = []
         for _ in range(2):
@@ -272,8 +271,7 @@ def test_a_driver_that_lies_before_it_closes_is_caught_by_the_log(
     """The driver's agent itself builds and closes a false receipt: its digest is the logged one, its story is not."""
     with installation(tmp_path) as services:
         runner = Runner(services, tmp_path)
-        for name, access in (("trips", "read"), ("report", "write")):
-            runner.approve(name, access)
+        runner.approve_all()
         descriptor = runner.descriptor(runner.ticket())
         driver = runner.join(descriptor)
         runner.join(runner.descriptor(descriptor.ticket, driver=driver))
@@ -294,8 +292,7 @@ def test_a_late_executor_cannot_hide_from_the_receipt(tmp_path: Path) -> None:
     """A member that joins while the driver closes is counted: the closing waits for it, and the receipt names it."""
     with installation(tmp_path) as services:
         runner = Runner(services, tmp_path)
-        for name, access in (("trips", "read"), ("report", "write")):
-            runner.approve(name, access)
+        runner.approve_all()
         descriptor = runner.descriptor(runner.ticket())
         driver = runner.join(descriptor)
         service = next(iter(driver.services.values()))

@@ -108,6 +108,11 @@ class Runner:
         }
         return self.owner.approve(Approval(**fields), application=self.description.to_json().decode())
 
+    def approve_all(self) -> None:
+        """Approve both datasets for what the application does with them."""
+        for name, access in (("trips", "read"), ("report", "write")):
+            self.approve(name, access)
+
     def ticket(self, *, submitter: SigningKey | None = None, **changed: Any) -> str:
         key = submitter or self.services.submitter
         identity = self.services.keys.identity

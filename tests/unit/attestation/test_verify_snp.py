@@ -100,16 +100,14 @@ def test_refuses_a_report_that_nobody_signed() -> None:
         BENCH.verify(BENCH.amd.sign(BENCH.report(signing_key="none"), role="VCEK"))
 
 
-@pytest.mark.parametrize("role", ["VLEK", "ask"])
-def test_refuses_a_signature_by_another_key(role: str) -> None:
-    report = BENCH.report()
-    if role == "ask":
-        report = replace(report, signature=bytes(96))
-        with pytest.raises(VerificationError):
-            BENCH.verify(report.to_bytes())
-        return
+def test_refuses_a_signature_by_another_key() -> None:
     with pytest.raises(VerificationError, match="signature"):
-        BENCH.verify(BENCH.amd.sign(report, role=role))
+        BENCH.verify(BENCH.amd.sign(BENCH.report(), role="VLEK"))
+
+
+def test_refuses_a_signature_of_zeros() -> None:
+    with pytest.raises(VerificationError, match="signature"):
+        BENCH.verify(replace(BENCH.report(), signature=bytes(96)).to_bytes())
 
 
 def test_refuses_a_guest_that_may_be_debugged() -> None:
