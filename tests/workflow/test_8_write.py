@@ -59,8 +59,9 @@ def test_a_script_that_fails_after_writing_leaves_its_output_and_no_version(
 
 def test_refuses_a_dataset_that_was_not_made(installation: Installation, write_all: Submission) -> None:
     submission = replace(write_all, arguments=("strongroom://trips", "strongroom://nowhere"), writes=("nowhere",))
-    installation.pack(submission)
+    digest = installation.pack(submission)
+    installation.done("approve", digest, "--dataset", "trips", "--read", "--max-runs", "1")
 
     ended = installation.submit(submission)
 
-    installation.assert_clear_end(ended, step=None, says=["nowhere"])
+    installation.assert_clear_end(ended, step=None, says=["no approval lets this application write dataset nowhere"])
