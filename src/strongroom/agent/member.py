@@ -226,7 +226,9 @@ def _join(
     request = JoinRequest(
         ticket=descriptor.ticket,
         result=result,
-        evidence=Evidence(kind="sgx", quote=to_b64url(evidence.quote), runtime_data=to_b64url(evidence.runtime_data)),
+        evidence=Evidence(
+            kind="sgx", quote=to_b64url(evidence.quote), runtime_data=to_b64url(evidence.runtime_data or b"")
+        ),
     )
     releases: dict[str, Release] = {}
     shares: dict[str, SecretBytes] = {}

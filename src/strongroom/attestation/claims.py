@@ -8,15 +8,37 @@ Source: Azure Attestation, "Claim sets"; azure-rest-api-specs, `AttestSgxEnclave
 """
 
 import hashlib
-from collections.abc import Mapping
-from typing import Final, Literal, TypeAlias
+from collections.abc import Collection, Mapping
+from typing import Final, Literal, TypeAlias, cast
 
 from strongroom.attestation.endorsements.dcap import DcapEndorsements
 from strongroom.attestation.verifier.verified import VerifiedSgx, VerifiedSnp, VerifiedTdx
 from strongroom.base.encoding import Json, from_hex, parse_json_object, to_b64url
-from strongroom.policy.claims import Claim, ClaimIssuer, claims_from_json
+from strongroom.base.errors import Mismatch, RefusedError
+from strongroom.base.workflow import Step
+from strongroom.policy.claims import Claim, ClaimIssuer, ClaimValue, claims_from_json, show, value_type_of
 
 RuntimeDataType: TypeAlias = Literal["JSON", "Binary"]
+
+_SAFE: Final[Mapping[str, Mapping[str, ClaimValue]]] = {
+    "sgx": {
+        "x-ms-sgx-is-debuggable": False,
+        "x-ms-strongroom-provision-key": False,
+        "x-ms-strongroom-quote-version": 3,
+    },
+    "tdxvm": {
+        "dbgstat": "disabled",
+        "tdx_td_attributes_septve_disable": True,
+        "x-ms-strongroom-migratable": False,
+        "x-ms-strongroom-tpa": False,
+    },
+    "sevsnpvm": {
+        "x-ms-sevsnpvm-is-debuggable": False,
+        "x-ms-sevsnpvm-migration-allowed": False,
+        "x-ms-sevsnpvm-vmpl": 0,
+    },
+}
+"""What claims say of safe evidence, by attestation type. dcap-qvl reads SGX quotes of version 3 only."""
 
 _ALIASES: Final[Mapping[str, str]] = {
     "$is-debuggable": "x-ms-sgx-is-debuggable",
@@ -50,10 +72,12 @@ def sgx_claims(evidence: VerifiedSgx, *, runtime_data_type: RuntimeDataType) -> 
         "x-ms-sgx-mrsigner": report.mrsigner.hex(),
         "x-ms-sgx-product-id": report.isv_prod_id,
         "x-ms-sgx-svn": report.isv_svn,
+        "x-ms-sgx-report-data": report.report_data.hex(),
         **_key_separation_claims(evidence),
         "x-ms-sgx-collateral": _collateral(evidence),
         **_runtime_claims(evidence.runtime_data, runtime_data_type),
         **_platform_claims(evidence),
+        "x-ms-strongroom-provision-key": report.attributes.provision_key,
     }
 
 
@@ -100,6 +124,7 @@ def tdx_claims(evidence: VerifiedTdx, *, runtime_data_type: RuntimeDataType) -> 
         **_json_runtime(evidence.runtime_data, runtime_data_type),
         **_platform_claims(evidence),
         "x-ms-strongroom-migratable": attributes.migratable,
+        "x-ms-strongroom-tpa": attributes.tpa,
         **({} if report.mrservicetd is None else {"x-ms-strongroom-mrservicetd": report.mrservicetd.hex()}),
     }
 
@@ -142,7 +167,8 @@ def snp_claims(evidence: VerifiedSnp, *, runtime_data_type: RuntimeDataType) -> 
         "x-ms-strongroom-hardware": evidence.hardware,
         "x-ms-strongroom-product": evidence.product,
         "x-ms-strongroom-signing-key": report.signing_key,
-        "x-ms-strongroom-chip-id": report.chip_id.hex(),
+        "x-ms-strongroom-machines": [f"chip-id:{report.chip_id.hex()}"] if any(report.chip_id) else [],
+        **_crl_numbers(evidence.crl_number, None),
         **({} if evidence.csp_id is None else {"x-ms-strongroom-csp-id": evidence.csp_id}),
         **({} if tcb.fmc is None else {"x-ms-strongroom-fmc-svn": tcb.fmc}),
         "x-ms-strongroom-firmware-is-provisional": report.committed_tcb != report.current_tcb
@@ -161,6 +187,34 @@ def incoming_claims(claims: Mapping[str, Json]) -> tuple[Claim, ...]:
     return claims_from_json({**claims, **aliases}, issuer=ClaimIssuer.SERVICE)
 
 
+def demand_named(claims: Mapping[str, Json], *, named: Collection[Claim]) -> None:
+    """Refuse what is not safe, unless the policy that permits it named that very claim with that value.
+
+    Debug, and what only one verifier could read, must be meant: no policy lets them pass by saying nothing of them.
+
+    Args:
+        claims: What verified evidence says (`sgx_claims`, `tdx_claims`, `snp_claims`).
+        named: The claims that the policy's permit() rules asked for (`Evaluation.named`).
+
+    Raises:
+        RefusedError: A claim is not safe and was not named; the mismatches are all of them.
+    """
+    asked = {(_ALIASES.get(claim.type, claim.type), claim.value_type, claim.value) for claim in named}
+    safe = _SAFE[str(claims["x-ms-attestation-type"])]
+    unsafe = tuple(
+        Mismatch(name=name, expected=show(value), actual=show(found))
+        for name, value in safe.items()
+        if (found := cast("ClaimValue", claims[name])) != value and (name, value_type_of(found), found) not in asked
+    )
+    if unsafe:
+        raise RefusedError(
+            "the evidence is not safe, and the evidence policy does not ask for it as it is",
+            action="Launch it safely, or name each of these claims with its value in a permit() rule.",
+            step=Step.ATTEST,
+            mismatches=unsafe,
+        )
+
+
 def _key_separation_claims(evidence: VerifiedSgx) -> dict[str, Json]:
     """Return the claims that mean something only where key separation and sharing is on."""
     report = evidence.quote.report
@@ -174,27 +228,49 @@ def _key_separation_claims(evidence: VerifiedSgx) -> dict[str, Json]:
     }
 
 
-def _runtime_claims(runtime_data: bytes, runtime_data_type: RuntimeDataType) -> dict[str, Json]:
+def _runtime_claims(runtime_data: bytes | None, runtime_data_type: RuntimeDataType) -> dict[str, Json]:
+    if runtime_data is None:
+        return {}
     if runtime_data_type == "JSON":
         return _json_runtime(runtime_data, runtime_data_type)
     held = to_b64url(runtime_data)
     return {"x-ms-sgx-ehd": held, "aas-ehd": held, "maa-ehd": held}
 
 
-def _json_runtime(runtime_data: bytes, runtime_data_type: RuntimeDataType) -> dict[str, Json]:
-    return {"x-ms-runtime": parse_json_object(runtime_data)} if runtime_data_type == "JSON" else {}
+def _json_runtime(runtime_data: bytes | None, runtime_data_type: RuntimeDataType) -> dict[str, Json]:
+    if runtime_data is None or runtime_data_type != "JSON":
+        return {}
+    return {"x-ms-runtime": parse_json_object(runtime_data)}
 
 
 def _platform_claims(evidence: VerifiedSgx | VerifiedTdx) -> dict[str, Json]:
-    instance = evidence.platform_instance_id
+    pck = evidence.pck
+    machines = [f"ppid:{pck.ppid.hex()}"]
+    if pck.platform_instance_id is not None:
+        machines.append(f"platform-instance:{pck.platform_instance_id.hex()}")
+    configuration = {
+        "x-ms-strongroom-dynamic-platform": pck.dynamic_platform,
+        "x-ms-strongroom-cached-keys": pck.cached_keys,
+        "x-ms-strongroom-smt-enabled": pck.smt_enabled,
+    }
     return {
         "x-ms-strongroom-hardware": evidence.hardware,
         "x-ms-strongroom-tcb-status": evidence.tcb_status,
         "x-ms-strongroom-advisory-ids": list(evidence.advisory_ids),
         "x-ms-strongroom-tcb-evaluation-data-number": evidence.tcb_evaluation_data_number,
-        "x-ms-strongroom-ppid": evidence.ppid.hex(),
-        **({} if instance is None else {"x-ms-strongroom-platform-instance-id": instance.hex()}),
+        **_crl_numbers(evidence.crl_number, evidence.root_crl_number),
+        "x-ms-strongroom-fmspc": pck.fmspc,
+        "x-ms-strongroom-machines": list(machines),
+        "x-ms-strongroom-quote-version": evidence.quote.header.version,
+        "x-ms-strongroom-sgx-type": pck.sgx_type,
+        "x-ms-strongroom-verifiers": list(evidence.verifiers),
+        **{name: value for name, value in configuration.items() if value is not None},
     }
+
+
+def _crl_numbers(crl_number: int | None, root_crl_number: int | None) -> dict[str, Json]:
+    numbers = {"x-ms-strongroom-crl-number": crl_number, "x-ms-strongroom-root-crl-number": root_crl_number}
+    return {name: number for name, number in numbers.items() if number is not None}
 
 
 def _collateral(evidence: VerifiedSgx) -> dict[str, Json]:

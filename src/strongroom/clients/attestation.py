@@ -31,10 +31,9 @@ class AttestationClient:
 
         Source: Azure Attestation REST API 2025-06-01, `POST /attest/SgxEnclave`.
         """
-        body: Json = {
-            "quote": to_b64url(evidence.quote),
-            "runtimeData": {"data": to_b64url(evidence.runtime_data), "dataType": "JSON"},
-        }
+        body: dict[str, Json] = {"quote": to_b64url(evidence.quote)}
+        if evidence.runtime_data is not None:
+            body["runtimeData"] = {"data": to_b64url(evidence.runtime_data), "dataType": "JSON"}
         reply = self._http.request(
             "POST",
             f"/attest/SgxEnclave?api-version={API_VERSION}",

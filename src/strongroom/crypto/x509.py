@@ -114,10 +114,30 @@ class VerifiedChain:
         leaf_der: The first certificate.
         root_der: The root it ends at.
         not_after: When the first of the certificates and revocation lists runs out.
+        crl_numbers: Of the revocation lists that the certificates were looked up in, the leaf's issuer's first; None
+            for a list that carries no number.
+        newest_signed: The latest time from which one of the certificates and lists holds: now is no earlier.
     """
 
     leaf_der: bytes
     root_der: bytes
+    not_after: datetime
+    crl_numbers: tuple[int | None, ...]
+    newest_signed: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevocationList:
+    """A revocation list whose signature holds.
+
+    Attributes:
+        number: Grows with each list (RFC 5280, section 5.2.3); None where it has none.
+        issued_at: From when it holds.
+        not_after: Until when it holds.
+    """
+
+    number: int | None
+    issued_at: datetime
     not_after: datetime
 
 
@@ -214,13 +234,13 @@ class RevocationLists:
 
     def __init__(self, crls_der: Sequence[bytes]) -> None:
         self._crls = [_load_crl(crl_der) for crl_der in crls_der]
-        self._checked: dict[tuple[int, bytes], datetime] = {}
+        self._checked: dict[tuple[int, bytes], RevocationList] = {}
 
-    def check(self, certificate: x509.Certificate, issuer: x509.Certificate, now: datetime) -> datetime:
+    def check(self, certificate: x509.Certificate, issuer: x509.Certificate, now: datetime) -> RevocationList:
         """Check that the issuer's list holds at `now` and does not name the certificate.
 
         Returns:
-            Until when the list holds.
+            The list.
 
         Raises:
             VerificationError: No list of this issuer, a bad signature, out of date, or the certificate is revoked.
@@ -229,12 +249,12 @@ class RevocationLists:
         if number is None:
             raise VerificationError("there is no revocation list for a certificate")
         key = (number, issuer.fingerprint(hashes.SHA256()))
-        end = self._checked.get(key) or _check_crl(self._crls[number], issuer)
-        self._checked[key] = end
-        _check_validity(self._crls[number].last_update_utc, end, now, "a revocation list")
+        found = self._checked.get(key) or _check_crl(self._crls[number], issuer)
+        self._checked[key] = found
+        _check_validity(found.issued_at, found.not_after, now, "a revocation list")
         if self._crls[number].get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
             raise VerificationError("a certificate is revoked", action="Do not use this platform; ask its vendor.")
-        return end
+        return found
 
 
 # --- making ----------------------------------------------------------------------------------------------------------
@@ -435,7 +455,7 @@ def verify_chain(
         leaf_is_listed: False says that the leaf's issuer keeps no list: only the CAs are looked up.
 
     Returns:
-        The leaf, the root and the earliest end of validity.
+        The leaf, the root, the earliest end of validity, and which lists were used.
 
     Raises:
         FormatError: A certificate or list is malformed.
@@ -452,17 +472,24 @@ def verify_chain(
             "the certificate chain ends at a root that is not trusted here",
             action="If this root is meant to be trusted, add it to the trusted roots.",
         )
-    ends = []
+    starts, ends, lists = [], [], []
     for position, certificate in enumerate(certificates):
         is_root = position == len(certificates) - 1
         issuer = certificates[position if is_root else position + 1]
         _check_issued_by(certificate, issuer)
         _check_validity(certificate.not_valid_before_utc, certificate.not_valid_after_utc, now, "a certificate")
         _check_extensions(certificate, position, understood=understood_in_root if is_root else None)
+        starts.append(certificate.not_valid_before_utc)
         ends.append(certificate.not_valid_after_utc)
         if revocation is not None and (position > 0 or leaf_is_listed):
-            ends.append(revocation.check(certificate, issuer, now))
-    return VerifiedChain(leaf_der=chain_der[0], root_der=chain_der[-1], not_after=min(ends))
+            lists.append(revocation.check(certificate, issuer, now))
+    return VerifiedChain(
+        leaf_der=chain_der[0],
+        root_der=chain_der[-1],
+        not_after=min([*ends, *(found.not_after for found in lists)]),
+        crl_numbers=tuple(found.number for found in lists),
+        newest_signed=max([*starts, *(found.issued_at for found in lists)]),
+    )
 
 
 def verify_leaf(chain_der: list[bytes], *, identity: str, usage: LeafUsage, now: datetime) -> LeafCertificate:
@@ -530,19 +557,20 @@ def _check_extensions(certificate: x509.Certificate, position: int, *, understoo
             raise VerificationError("a certificate chain is longer than one of its CAs allows")
 
 
-def _check_crl(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> datetime:
-    """Check a list's signature and extensions; return until when it holds."""
+def _check_crl(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> RevocationList:
+    """Check a list's signature and extensions."""
     try:
         signed = crl.is_signature_valid(_public_key(issuer))
         critical = any(found.critical for found in crl.extensions)
         for revoked in crl:
             critical = critical or any(found.critical for found in revoked.extensions)
         end = crl.next_update_utc
+        numbers = [found.value.crl_number for found in crl.extensions if isinstance(found.value, x509.CRLNumber)]
     except _MALFORMED as error:
         raise FormatError("a revocation list is malformed") from error
     if not signed or critical or end is None:
         raise VerificationError("a revocation list was not signed by its issuer, or cannot be understood")
-    return end
+    return RevocationList(number=numbers[0] if numbers else None, issued_at=crl.last_update_utc, not_after=end)
 
 
 # --- the library's objects -------------------------------------------------------------------------------------------

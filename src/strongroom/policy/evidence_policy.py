@@ -5,7 +5,7 @@ The rules of the language are in `evidence_grammar`; here they are evaluated and
 
 import hashlib
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -46,9 +46,11 @@ class Evaluation:
     Attributes:
         issued: The claims for the attestation result. The issuer MUST let the names that it sets itself win.
         properties: How the result is to be made; the issuer MUST refuse a property that it does not honour.
+        named: The claims that a permit() rule asked for by name and value: what it means, not what it lets pass.
     """
 
     issued: tuple[Claim, ...]
+    named: frozenset[Claim]
     properties: Mapping[str, ClaimValue]
 
 
@@ -92,10 +94,10 @@ class EvidencePolicy:
         state = _State(claims)
         for rule in self.rules.configuration:
             state.run(rule)
-        _authorize(self.rules.authorization, state)
+        named = _authorize(self.rules.authorization, state)
         for rule in self.rules.issuance:
             state.run(rule)
-        return Evaluation(issued=tuple(state.issued), properties=state.properties)
+        return Evaluation(issued=tuple(state.issued), named=named, properties=state.properties)
 
 
 def parse_evidence_policy(text: str) -> EvidencePolicy:
@@ -156,21 +158,33 @@ class _State:
                 raise RefusedError(f"the evidence policy gives {claim.type} two values", step=Step.ATTEST)
 
 
-def _authorize(rules: Sequence[Rule], state: _State) -> None:
+def _authorize(rules: Sequence[Rule], state: _State) -> frozenset[Claim]:
+    """Run the authorization rules; return the claims that a permit() rule asked for by name and value."""
     permitted = False
+    named: set[Claim] = set()
     nearest: tuple[Rule, tuple[Mismatch, ...]] | None = None
     for rule in rules:
         matches = state.run(rule)
         if matches is not None:
             if rule.action.verb is Verb.DENY:
                 raise _denied(rule, matches)
-            permitted = permitted or rule.action.verb is Verb.PERMIT
+            if rule.action.verb is Verb.PERMIT:
+                permitted = True
+                named.update(_asked_for(rule, matches))
         elif rule.action.verb is Verb.PERMIT:
             mismatches = _explain(rule, state)
             if nearest is None or len(mismatches) < len(nearest[1]):
                 nearest = rule, mismatches
     if not permitted:
         raise _not_permitted(nearest)
+    return frozenset(named)
+
+
+def _asked_for(rule: Rule, matches: Sequence[Sequence[Claim]]) -> Iterator[Claim]:
+    for condition, claims in zip(rule.conditions, matches, strict=True):
+        asked = {each.property for each in condition.comparisons if each.operator is Operator.EQUAL}
+        if {Property.TYPE, Property.VALUE} <= asked:
+            yield from claims
 
 
 def _matches(conditions: Sequence[Condition], claims: Iterable[Claim]) -> list[Sequence[Claim]] | None:

@@ -18,7 +18,7 @@ from typing import Final, Literal
 from pydantic import Field
 from starlette.applications import Starlette
 
-from strongroom.attestation.claims import incoming_claims
+from strongroom.attestation.claims import demand_named, incoming_claims
 from strongroom.attestation.endorsements.dcap import DirectoryEndorsements
 from strongroom.attestation.endorsements.snp import DirectoryRevocations
 from strongroom.attestation.verifier import TrustedRoot, TrustedRoots
@@ -155,7 +155,7 @@ class AttestationService:
 
         1. Read evidence and runtime data; the runtime data's exact bytes are what the evidence binds.
         2. Verify the evidence; SGX's and TDX's with both verifiers.
-        3. Appraise the claims with the registered policy.
+        3. Appraise the claims with the registered policy; what is not safe it must name.
         4. Sign the result; names that the service sets itself win over the policy's.
         """
         _demand_version(call)
@@ -170,6 +170,7 @@ class AttestationService:
         claims = kind.verify(request, anchors)  # 2
         policy = self._current(name).policy
         evaluation = policy.evaluate(incoming_claims(claims))  # 3
+        demand_named(claims, named=evaluation.named)
         issued: dict[str, Json] = {}
         for claim in evaluation.issued:
             before = issued.get(claim.type)

@@ -36,15 +36,25 @@ class AttestRequest:
 
     Attributes:
         evidence: The quote; for SEV-SNP the JSON object around the report.
-        runtime: The runtime data.
+        runtime: The runtime data, or None.
         init_time: The data whose hash was fixed at launch, or None.
         nonce: What the client wants to see in the result, or None.
     """
 
     evidence: bytes
-    runtime: AttestedData
+    runtime: AttestedData | None
     init_time: AttestedData | None
     nonce: str | None
+
+    @property
+    def runtime_data(self) -> bytes | None:
+        """The runtime data's exact bytes."""
+        return None if self.runtime is None else self.runtime.data
+
+    @property
+    def runtime_kind(self) -> RuntimeDataType:
+        """How the runtime data stand in the claims."""
+        return "Binary" if self.runtime is None else self.runtime.kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +75,10 @@ class Anchors:
 
 
 Verify: TypeAlias = Callable[[AttestRequest, Anchors], dict[str, Json]]
-"""Verifies evidence and returns its claims, not yet appraised; raises what the verifier raises."""
+"""Verifies evidence and returns its claims; raises what the verifier raises.
+
+They are not yet appraised, and may be of unsafe evidence: a policy must permit them, and `demand_named` must hold.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +109,15 @@ def read_attest_request(body: Mapping[str, Any], kind: EvidenceKind) -> AttestRe
         raise FormatError(f"the request needs {kind.field}")
     if nonce is not None and not isinstance(nonce, str):
         raise FormatError("nonce is text")
-    runtime = _data(body, "runtimeData")
-    if runtime is None:
-        raise FormatError(f"the request needs {kind.field} and runtimeData (data, dataType)")
     decoded = from_any_b64(evidence)
     if len(decoded) > LIMITS.evidence_bytes:
         raise LimitError("the evidence is too large")
-    return AttestRequest(evidence=decoded, runtime=runtime, init_time=_data(body, "initTimeData"), nonce=nonce)
+    return AttestRequest(
+        evidence=decoded,
+        runtime=_data(body, "runtimeData"),
+        init_time=_data(body, "initTimeData"),
+        nonce=nonce,
+    )
 
 
 def _data(body: Mapping[str, Any], name: str) -> AttestedData | None:
@@ -121,23 +136,25 @@ def _data(body: Mapping[str, Any], name: str) -> AttestedData | None:
 def _sgx(request: AttestRequest, anchors: Anchors) -> dict[str, Json]:
     _refuse_init_time(request)
     verified = verify_sgx(
-        UnverifiedEvidence(kind="sgx", quote=request.evidence, runtime_data=request.runtime.data),
+        UnverifiedEvidence(kind="sgx", quote=request.evidence, runtime_data=request.runtime_data),
         trusted_roots=anchors.roots,
         endorsements=_dcap_endorsements(parse_sgx_quote(request.evidence), anchors, tee="SGX"),
         now=anchors.now,
+        refuse_unsafe=False,
     )
-    return sgx_claims(verified, runtime_data_type=request.runtime.kind)
+    return sgx_claims(verified, runtime_data_type=request.runtime_kind)
 
 
 def _tdx(request: AttestRequest, anchors: Anchors) -> dict[str, Json]:
     _refuse_init_time(request)
     verified = verify_tdx(
-        UnverifiedEvidence(kind="tdx", quote=request.evidence, runtime_data=request.runtime.data),
+        UnverifiedEvidence(kind="tdx", quote=request.evidence, runtime_data=request.runtime_data),
         trusted_roots=anchors.roots,
         endorsements=_dcap_endorsements(parse_tdx_quote(request.evidence), anchors, tee="TDX"),
         now=anchors.now,
+        refuse_unsafe=False,
     )
-    return tdx_claims(verified, runtime_data_type=request.runtime.kind)
+    return tdx_claims(verified, runtime_data_type=request.runtime_kind)
 
 
 def _snp(request: AttestRequest, anchors: Anchors) -> dict[str, Json]:
@@ -148,14 +165,15 @@ def _snp(request: AttestRequest, anchors: Anchors) -> dict[str, Json]:
             raise FormatError("the report needs SnpReport and VcekCertChain, and nothing else")
     root = parse_pem_chain(chain_pem)[-1]
     verified = verify_snp(
-        UnverifiedEvidence(kind="snp", quote=from_any_b64(report), runtime_data=request.runtime.data),
+        UnverifiedEvidence(kind="snp", quote=from_any_b64(report), runtime_data=request.runtime_data),
         trusted_roots=anchors.roots,
         endorsements=SnpEndorsements(
             certificate_chain=chain_pem.decode("ascii", errors="replace"), crl=anchors.revocations.crl(root).hex()
         ),
         now=anchors.now,
+        refuse_unsafe=False,
     )
-    claims = snp_claims(verified, runtime_data_type=request.runtime.kind)
+    claims = snp_claims(verified, runtime_data_type=request.runtime_kind)
     if request.init_time is not None:
         digest = hashlib.sha256(request.init_time.data).hexdigest()
         if digest != verified.report.host_data.hex():

@@ -10,14 +10,17 @@ from tests.support.amd import amd_bench
 from tests.support.platform import RUNTIME_DATA as RUNTIME_DATA_OF_BENCH
 from tests.support.platform import Bench
 
-from strongroom.attestation.claims import incoming_claims, sgx_claims, snp_claims, tdx_claims
+from strongroom.attestation.claims import demand_named, incoming_claims, sgx_claims, snp_claims, tdx_claims
 from strongroom.attestation.endorsements.dcap import parse_endorsements
 from strongroom.attestation.evidence.amd_certificate import EndorsementKey
 from strongroom.attestation.evidence.dcap_quote import parse_sgx_quote
+from strongroom.attestation.evidence.pck import parse_pck_extension, pck_chain
 from strongroom.attestation.evidence.sgx_report import FLAG_DEBUG, FLAG_KSS, SgxAttributes
 from strongroom.attestation.evidence.snp_report import Product, tcb_version_bytes
+from strongroom.attestation.verifier.dcap import BOTH_VERIFIERS
 from strongroom.attestation.verifier.verified import VERIFIER, VerifiedDcap, VerifiedSgx
-from strongroom.base.errors import FormatError
+from strongroom.base.encoding import Json
+from strongroom.base.errors import FormatError, RefusedError
 from strongroom.policy.evidence_policy import parse_evidence_policy
 from strongroom.simulation.amd import CSP_ID
 
@@ -31,13 +34,15 @@ def evidence(shared: Path) -> VerifiedSgx:
     return VerifiedDcap(
         quote=parse_sgx_quote((sgx / "sgx_quote").read_bytes()),
         runtime_data=RUNTIME_DATA,
+        verifiers=BOTH_VERIFIERS,
         tcb_status="ConfigurationAndSWHardeningNeeded",
         advisory_ids=("INTEL-SA-00289", "INTEL-SA-00615"),
         tcb_evaluation_data_number=17,
         tcb_date="2024-03-13T00:00:00Z",
-        fmspc="00a067110000",
-        ppid=bytes(range(16)),
-        platform_instance_id=None,
+        crl_number=1,
+        root_crl_number=2,
+        newest_signed=datetime(2024, 6, 1, tzinfo=UTC),
+        pck=parse_pck_extension(pck_chain(parse_sgx_quote((sgx / "sgx_quote").read_bytes()))[0]),
         hardware="real",
         earliest_expiration=datetime(2030, 1, 1, tzinfo=UTC),
         endorsements=parse_endorsements((sgx / "sgx_quote_collateral.json").read_bytes()),
@@ -115,7 +120,14 @@ def test_what_azure_has_no_claim_for(evidence: VerifiedSgx) -> None:
         "x-ms-strongroom-tcb-status": "ConfigurationAndSWHardeningNeeded",
         "x-ms-strongroom-advisory-ids": ["INTEL-SA-00289", "INTEL-SA-00615"],
         "x-ms-strongroom-tcb-evaluation-data-number": 17,
-        "x-ms-strongroom-ppid": "000102030405060708090a0b0c0d0e0f",
+        "x-ms-strongroom-crl-number": 1,
+        "x-ms-strongroom-root-crl-number": 2,
+        "x-ms-strongroom-fmspc": "00a067110000",
+        "x-ms-strongroom-machines": [f"ppid:{evidence.pck.ppid.hex()}"],
+        "x-ms-strongroom-provision-key": False,
+        "x-ms-strongroom-quote-version": 3,
+        "x-ms-strongroom-sgx-type": 0,
+        "x-ms-strongroom-verifiers": ["dcap-qvl", "strongroom"],
     }
 
 
@@ -176,7 +188,10 @@ def test_claims_of_a_trust_domain_stand_for_its_report() -> None:
     )
     assert claims["tdx_td_attributes_septve_disable"] is True
     assert claims["x-ms-runtime"] == json.loads(RUNTIME_DATA_OF_BENCH)
-    assert claims["x-ms-strongroom-platform-instance-id"]
+    assert claims["x-ms-strongroom-machines"] == [
+        f"ppid:{bench.platform.ppid.hex()}",
+        f"platform-instance:{hashlib.sha256(bench.platform.ppid).hexdigest()[:32]}",
+    ]
     assert "x-ms-compliance-status" not in claims
 
 
@@ -221,7 +236,8 @@ def test_claims_of_a_guest_stand_for_its_report(product: Product, kind: Endorsem
         "x-ms-strongroom-hardware": "simulated",
         "x-ms-strongroom-product": product,
         "x-ms-strongroom-signing-key": kind,
-        "x-ms-strongroom-chip-id": bench.amd.chip_id.hex(),
+        "x-ms-strongroom-crl-number": 1,
+        "x-ms-strongroom-machines": [f"chip-id:{bench.amd.chip_id.hex()}"],
         "x-ms-strongroom-firmware-is-provisional": False,
         "x-ms-strongroom-alias-check-complete": True,
         "x-ms-strongroom-single-socket": False,
@@ -236,3 +252,74 @@ def test_firmware_that_can_go_back_is_provisional() -> None:
     older = tcb_version_bytes(replace(bench.amd.tcb, microcode=1))
     claims = snp_claims(bench.verify(bench.report(committed_tcb=older)), runtime_data_type="JSON")
     assert claims["x-ms-strongroom-firmware-is-provisional"] is True
+
+
+def permitted(claims: dict[str, Json], rule: str) -> None:
+    policy = parse_evidence_policy(f"version=1.0; authorizationrules {{ {rule} => permit(); }};")
+    demand_named(claims, named=policy.evaluate(incoming_claims(claims)).named)
+
+
+UNSAFE: list[tuple[str, str, Json]] = [
+    ("sgx", "x-ms-sgx-is-debuggable", True),
+    ("sgx", "x-ms-strongroom-provision-key", True),
+    ("sgx", "x-ms-strongroom-quote-version", 4),
+    ("tdxvm", "dbgstat", "enabled"),
+    ("tdxvm", "tdx_td_attributes_septve_disable", False),
+    ("tdxvm", "x-ms-strongroom-migratable", True),
+    ("tdxvm", "x-ms-strongroom-tpa", True),
+    ("sevsnpvm", "x-ms-sevsnpvm-is-debuggable", True),
+    ("sevsnpvm", "x-ms-sevsnpvm-migration-allowed", True),
+    ("sevsnpvm", "x-ms-sevsnpvm-vmpl", 1),
+]
+
+
+def claims_of(kind: str, evidence: VerifiedSgx) -> dict[str, Json]:
+    if kind == "sgx":
+        return sgx_claims(evidence, runtime_data_type="Binary")
+    if kind == "tdxvm":
+        return tdx_claims(Bench.new().verify_td(), runtime_data_type="Binary")
+    return snp_claims(amd_bench().verify(), runtime_data_type="Binary")
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), UNSAFE)
+def test_what_is_not_safe_passes_only_where_the_policy_names_it(
+    kind: str, name: str, value: Json, evidence: VerifiedSgx
+) -> None:
+    safe = claims_of(kind, evidence)
+    permitted(safe, "")
+    unsafe = {**safe, name: value}
+    written = json.dumps(value)
+    permitted(unsafe, f'[type=="x-ms-ver"] && [type=="{name}", value=={written}]')
+    for rule in ("", f'[type=="{name}"]', f'[type=="{name}", value!={json.dumps(safe[name])}]'):
+        with pytest.raises(RefusedError) as refusal:
+            permitted(unsafe, rule)
+        assert [each.name for each in refusal.value.mismatches] == [name]
+
+
+def test_a_deprecated_name_names_its_claim(evidence: VerifiedSgx) -> None:
+    claims = {**claims_of("sgx", evidence), "x-ms-sgx-is-debuggable": True}
+    permitted(claims, '[type=="$is-debuggable", value==true]')
+
+
+def test_everything_that_is_not_safe_is_said_at_once(evidence: VerifiedSgx) -> None:
+    claims = {**claims_of("sgx", evidence), "x-ms-sgx-is-debuggable": True, "x-ms-strongroom-provision-key": True}
+    with pytest.raises(RefusedError) as refusal:
+        permitted(claims, '[type=="x-ms-strongroom-quote-version", value==3]')
+    assert [(each.name, each.expected, each.actual) for each in refusal.value.mismatches] == [
+        ("x-ms-sgx-is-debuggable", "false", "true"),
+        ("x-ms-strongroom-provision-key", "false", "true"),
+    ]
+
+
+def test_without_runtime_data_the_report_data_alone_is_claimed(evidence: VerifiedSgx) -> None:
+    claims = sgx_claims(changed(evidence, runtime_data=None), runtime_data_type="JSON")
+    assert "x-ms-runtime" not in claims
+    assert "x-ms-sgx-ehd" not in claims
+    assert claims["x-ms-sgx-report-data"] == evidence.quote.report.report_data.hex()
+
+
+def test_a_masked_chip_is_no_machine() -> None:
+    bench = amd_bench()
+    verified = bench.verify()
+    masked = replace(verified, report=replace(verified.report, chip_id=bytes(64)), made_by=VERIFIER)
+    assert snp_claims(masked, runtime_data_type="Binary")["x-ms-strongroom-machines"] == []

@@ -27,7 +27,7 @@ def test_verifies_simulated_evidence_and_says_so() -> None:
     assert verified.quote.report.mrenclave == MRENCLAVE
     assert verified.runtime_data == RUNTIME_DATA
     assert (verified.tcb_status, verified.advisory_ids) == ("UpToDate", ())
-    assert (verified.fmspc, verified.ppid) == (BENCH.platform.fmspc.hex(), BENCH.platform.ppid)
+    assert (verified.pck.fmspc, verified.pck.ppid) == (BENCH.platform.fmspc.hex(), BENCH.platform.ppid)
     assert verified.earliest_expiration == NOW + timedelta(days=29)
     assert verified.endorsements == BENCH.endorsements
 

@@ -35,7 +35,7 @@ def test_verifies_every_body_and_version(version: int, fields: Document) -> None
     assert (verified.hardware, verified.tcb_status, verified.advisory_ids) == ("simulated", "UpToDate", ())
     assert verified.quote.report == BENCH.td_report(**fields)
     assert verified.runtime_data == RUNTIME_DATA
-    assert verified.ppid == BENCH.platform.ppid
+    assert verified.pck.ppid == BENCH.platform.ppid
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import pytest
 from tests.support.amd import amd_bench
 from tests.support.platform import MRENCLAVE, MRTD, NOW, Bench
 
+from strongroom.attestation.evidence.sgx_report import FLAG_DEBUG, FLAG_INIT, FLAG_KSS, FLAG_MODE64BIT, SgxAttributes
 from strongroom.attestation.evidence.snp_report import GuestPolicy
 from strongroom.attestation.result import AttestationResult, verify_result
 from strongroom.base.encoding import canonical_json, parse_json_object, to_b64url
@@ -280,8 +281,37 @@ def test_attests_an_sev_snp_guest_as_azures_clients_send_it(installed: Installat
     result = installed.claims(installed.send("SevSnpVm", {"report": installed.snp_report()}))
     assert result.claims["x-ms-attestation-type"] == "sevsnpvm"
     assert result.claims["appraised"] == measurement
-    with pytest.raises(VerificationError, match="debugged"):
+    with pytest.raises(RefusedError, match="not safe"):
         installed.send("SevSnpVm", {"report": installed.snp_report(policy=GuestPolicy(debug=True))})
+
+
+DEBUG = SgxAttributes(flags=FLAG_INIT | FLAG_MODE64BIT | FLAG_KSS | FLAG_DEBUG, xfrm=3)
+
+
+def test_evidence_that_one_verifier_decided_passes_only_where_the_policy_names_why(installed: Installation) -> None:
+    bench, enclave = installed.bench, f'[type=="x-ms-sgx-mrenclave", value=="{MRENCLAVE.hex()}"]'
+    quotes = {
+        "x-ms-sgx-is-debuggable": bench.quote(report_data=BOUND, attributes=DEBUG),
+        "x-ms-strongroom-quote-version": bench.platform.quote(bench.report(report_data=BOUND), version=4),
+    }
+    for name, value in (("x-ms-sgx-is-debuggable", "true"), ("x-ms-strongroom-quote-version", "4")):
+        installed.put(installed.policy_token(f"version=1.0; authorizationrules {{ {enclave} => permit(); }};"))
+        with pytest.raises(RefusedError) as refused:
+            installed.send("SgxEnclave", {"quote": quotes[name]})
+        assert [each.name for each in refused.value.mismatches] == [name]
+        named = f'{enclave} && [type=="{name}", value=={value}]'
+        installed.put(installed.policy_token(f"version=1.0; authorizationrules {{ {named} => permit(); }};"))
+        result = installed.claims(installed.send("SgxEnclave", {"quote": quotes[name]}))
+        assert result.claims["x-ms-strongroom-verifiers"] == ["strongroom"]
+
+
+def test_evidence_without_runtime_data_is_attested_and_binds_nothing(installed: Installation) -> None:
+    installed.put(installed.policy_token())
+    body = json.dumps({"quote": to_b64url(installed.bench.quote(report_data=bytes(64)))}).encode()
+    token = parse_json_object(installed.service.attest(installed.call(body)).body)["token"]
+    assert "x-ms-runtime" not in json.loads(unverified_payload(token))
+    with pytest.raises(FormatError, match="runtime data"):  # nobody releases a key for it
+        installed.claims(token)
 
 
 def test_launch_time_data_must_be_what_the_host_fixed(installed: Installation) -> None:

@@ -30,7 +30,13 @@ class PckExtension:
         pce_svn: Security version of the provisioning certification enclave.
         pceid: 4 lower-case hexadecimal digits.
         fmspc: 12 lower-case hexadecimal digits: family, model, stepping, platform, custom SKU.
-        platform_instance_id: 16 bytes; only from a Platform CA.
+        cpu_svn: 16 bytes; the processor's own form of the components.
+        sgx_type: 0 standard, 1 scalable (memory without integrity against the host's hardware), 2 scalable with
+            integrity.
+        platform_instance_id: 16 bytes; this and what follows only from a Platform CA.
+        dynamic_platform: Packages may be added to the platform.
+        cached_keys: The vendor keeps the platform's root keys.
+        smt_enabled: More than one thread may run on a core.
     """
 
     ppid: bytes
@@ -38,7 +44,12 @@ class PckExtension:
     pce_svn: int
     pceid: str
     fmspc: str
+    cpu_svn: bytes
+    sgx_type: int
     platform_instance_id: bytes | None
+    dynamic_platform: bool | None
+    cached_keys: bool | None
+    smt_enabled: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,13 +118,22 @@ def parse_pck_extension(certificate_der: bytes) -> PckExtension:
     values = _values(der.read_element(found.value_der), prefix=SGX_EXTENSION)
     tcb = _values(_required(values, "2"), prefix=f"{SGX_EXTENSION}.2")
     instance = values.get("6")
+    flags = _values(values["7"], prefix=f"{SGX_EXTENSION}.7") if "7" in values else {}
+    dynamic_platform, cached_keys, smt_enabled = (
+        flags[number].boolean() if number in flags else None for number in ("1", "2", "3")
+    )
     return PckExtension(
         ppid=_octets(_required(values, "1"), _PPID_BYTES),
         tcb_components=tuple(_required(tcb, str(number)).unsigned() for number in range(1, TCB_COMPONENTS + 1)),
         pce_svn=_required(tcb, "17").unsigned(),
         pceid=_octets(_required(values, "3"), _PCEID_BYTES).hex(),
         fmspc=_octets(_required(values, "4"), _FMSPC_BYTES).hex(),
+        cpu_svn=_octets(_required(tcb, "18"), TCB_COMPONENTS),
+        sgx_type=_required(values, "5").unsigned(),
         platform_instance_id=None if instance is None else _octets(instance, _PPID_BYTES),
+        dynamic_platform=dynamic_platform,
+        cached_keys=cached_keys,
+        smt_enabled=smt_enabled,
     )
 
 

@@ -14,7 +14,7 @@ class UnverifiedEvidence:
     Attributes:
         kind: The evidence format: "sgx" and "tdx" are DCAP quotes, "snp" an SEV-SNP report.
         quote: The bytes of the quote, or of the report.
-        runtime_data: The exact bytes whose SHA-256 should stand in the report data.
+        runtime_data: The exact bytes whose SHA-256 should stand in the report data; None where the sender says nothing.
 
     Raises:
         LimitError: One of the two is larger than `LIMITS` allows.
@@ -22,10 +22,10 @@ class UnverifiedEvidence:
 
     kind: Literal["sgx", "tdx", "snp"]
     quote: bytes
-    runtime_data: bytes
+    runtime_data: bytes | None
 
     def __post_init__(self) -> None:
-        if len(self.quote) > LIMITS.evidence_bytes or len(self.runtime_data) > LIMITS.runtime_data_bytes:
+        if len(self.quote) > LIMITS.evidence_bytes or len(self.runtime_data or b"") > LIMITS.runtime_data_bytes:
             raise LimitError("the evidence is larger than allowed")
 
 

@@ -26,6 +26,8 @@ from strongroom.crypto.ecdsa import key_from_point
 
 _ATTESTATION_KEY_PADDING: Final = bytes(32)
 _SIGNER_CHAIN: Final = 2
+OUR_VERIFIER: Final = ("strongroom",)
+BOTH_VERIFIERS: Final = ("dcap-qvl", "strongroom")
 _Document = TypeVar("_Document", TcbInfo, QeIdentity)
 
 
@@ -39,6 +41,9 @@ class VerifiedPlatform:
         tcb_info: The vendor's TCB levels for this platform family.
         qe_identity: The vendor's levels for the quoting enclave.
         earliest_expiration: When the first of the certificates, lists and documents used runs out.
+        newest_signed: The latest time that one of the lists and documents was signed at.
+        crl_number: Of the PCK CA's revocation list.
+        root_crl_number: Of the root's revocation list.
     """
 
     pck: PckExtension
@@ -46,15 +51,26 @@ class VerifiedPlatform:
     tcb_info: TcbInfo
     qe_identity: QeIdentity
     earliest_expiration: datetime
+    newest_signed: datetime
+    crl_number: int | None
+    root_crl_number: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedQuote(Generic[Body]):
-    """A quote whose signatures hold; what its report data stands for is not checked yet."""
+    """A quote whose signatures hold; what its report data stands for is not checked yet.
+
+    Attributes:
+        quote: The parsed quote.
+        platform: Who made it.
+        tcb: What the vendor says of it.
+        verifiers: `BOTH_VERIFIERS`, or `OUR_VERIFIER` where dcap-qvl cannot read such evidence.
+    """
 
     quote: DcapQuote[Body]
     platform: VerifiedPlatform
     tcb: TcbResult
+    verifiers: tuple[str, ...]
 
     def comparable(self) -> dict[str, str]:
         """Return what dcap-qvl must have found as well, without the report."""
@@ -131,6 +147,12 @@ def verify_platform(
         tcb_info=tcb_info,
         qe_identity=qe_identity,
         earliest_expiration=min(pck.not_after, tcb_info_end, qe_identity_end),
+        newest_signed=max(
+            *(datetime.fromisoformat(document.issue_date) for document in (tcb_info, qe_identity)),
+            *(chain.newest_signed for chain in (pck, *signers.values())),
+        ),
+        crl_number=pck.crl_numbers[0],
+        root_crl_number=pck.crl_numbers[1],
     )
 
 
@@ -147,13 +169,15 @@ def bind(
     return VerifiedDcap(
         quote=verified.quote,
         runtime_data=evidence.runtime_data,
+        verifiers=verified.verifiers,
         tcb_status=verified.tcb.status,
         advisory_ids=verified.tcb.advisory_ids,
         tcb_evaluation_data_number=platform.tcb_info.tcb_evaluation_data_number,
         tcb_date=verified.tcb.tcb_date,
-        fmspc=platform.pck.fmspc,
-        ppid=platform.pck.ppid,
-        platform_instance_id=platform.pck.platform_instance_id,
+        crl_number=platform.crl_number,
+        root_crl_number=platform.root_crl_number,
+        newest_signed=platform.newest_signed,
+        pck=platform.pck,
         hardware=platform.root.hardware,
         earliest_expiration=platform.earliest_expiration,
         endorsements=endorsements,

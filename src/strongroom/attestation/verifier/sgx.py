@@ -10,7 +10,7 @@ from strongroom.attestation.endorsements.dcap import DcapEndorsements
 from strongroom.attestation.evidence.dcap_quote import parse_sgx_quote
 from strongroom.attestation.evidence.sgx_report import SgxReportBody
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
-from strongroom.attestation.verifier.dcap import VerifiedQuote, bind, verify_platform
+from strongroom.attestation.verifier.dcap import BOTH_VERIFIERS, OUR_VERIFIER, VerifiedQuote, bind, verify_platform
 from strongroom.attestation.verifier.roots import TrustedRoots
 from strongroom.attestation.verifier.second_opinion import require_agreement
 from strongroom.attestation.verifier.tcb import find_tcb
@@ -21,14 +21,20 @@ _READ_BY_BOTH: Final = 3
 
 
 def verify_sgx(
-    evidence: UnverifiedEvidence, *, trusted_roots: TrustedRoots, endorsements: DcapEndorsements, now: datetime
+    evidence: UnverifiedEvidence,
+    *,
+    trusted_roots: TrustedRoots,
+    endorsements: DcapEndorsements,
+    now: datetime,
+    refuse_unsafe: bool = True,
 ) -> VerifiedSgx:
     """Verify SGX evidence.
 
-    1. Parse the quote; refuse versions and key types we do not know, and debug enclaves.
+    1. Parse the quote; refuse versions and key types we do not know, debug enclaves, and quotes that only one of the
+       two verifiers reads (debug, version 4 and 5).
     2. Check platform and quoting enclave, and their signatures over the quote (`verify_platform`).
     3. Find the TCB level of platform and quoting enclave; refuse unknown and revoked ones.
-    4. Let dcap-qvl verify the same, and demand that it found the same.
+    4. Let dcap-qvl verify the same, where it reads such evidence, and demand that it found the same.
     5. Check that the quote's report data is SHA-256 of the runtime data, followed by 32 zero bytes.
 
     The caller MUST still appraise the claims (TCB status, MRENCLAVE, product, configuration, hardware) against an
@@ -39,6 +45,8 @@ def verify_sgx(
         trusted_roots: The roots trusted here; empty refuses.
         endorsements: The vendor's documents for the quote's platform family.
         now: The time of the check.
+        refuse_unsafe: False leaves the refusals of step 1 to the caller, who MUST demand that a policy names each of
+            these claims (`demand_named`).
 
     Returns:
         The verified evidence.
@@ -49,13 +57,24 @@ def verify_sgx(
         VerificationError: One of the steps does not hold.
     """
     # 1. to 4.
-    verified = verify_sgx_quote(evidence.quote, trusted_roots=trusted_roots, endorsements=endorsements, now=now)
+    verified = verify_sgx_quote(
+        evidence.quote,
+        trusted_roots=trusted_roots,
+        endorsements=endorsements,
+        now=now,
+        refuse_unsafe=refuse_unsafe,
+    )
     # 5.
     return bind(verified, evidence, endorsements=endorsements)
 
 
 def verify_sgx_quote(
-    quote_bytes: bytes, *, trusted_roots: TrustedRoots, endorsements: DcapEndorsements, now: datetime
+    quote_bytes: bytes,
+    *,
+    trusted_roots: TrustedRoots,
+    endorsements: DcapEndorsements,
+    now: datetime,
+    refuse_unsafe: bool = True,
 ) -> VerifiedQuote[SgxReportBody]:
     """Verify a quote alone: steps 1 to 4 of `verify_sgx`. The caller MUST check what the report data stands for.
 
@@ -64,6 +83,8 @@ def verify_sgx_quote(
         trusted_roots: The roots trusted here; empty refuses.
         endorsements: The vendor's documents for the quote's platform family.
         now: The time of the check.
+        refuse_unsafe: False leaves the refusals of step 1 to the caller, who MUST demand that a policy names each of
+            these claims (`demand_named`).
 
     Returns:
         The verified quote.
@@ -76,11 +97,12 @@ def verify_sgx_quote(
     now = now.astimezone(UTC).replace(microsecond=0)
     # 1.
     quote = parse_sgx_quote(quote_bytes)
-    if quote.header.version != _READ_BY_BOTH:
+    read_by_both = quote.header.version == _READ_BY_BOTH and not quote.report.attributes.debug
+    if refuse_unsafe and quote.header.version != _READ_BY_BOTH:
         raise VerificationError(
             "only SGX quotes of version 3 are read by both verifiers", action="Quote with version 3."
         )
-    if quote.report.attributes.debug:
+    if refuse_unsafe and quote.report.attributes.debug:
         raise VerificationError(
             "the evidence is of a debug enclave, whose memory the host can read", action="Launch it without debug."
         )
@@ -93,7 +115,11 @@ def verify_sgx_quote(
         qe_svn=quote.signature.qe_report.isv_svn,
         qe_identity=platform.qe_identity,
     )
-    verified = VerifiedQuote(quote=quote, platform=platform, tcb=tcb)
+    verified = VerifiedQuote(
+        quote=quote, platform=platform, tcb=tcb, verifiers=BOTH_VERIFIERS if read_by_both else OUR_VERIFIER
+    )
+    if not read_by_both:
+        return verified
     # 4.
     report = quote.report
     found = {

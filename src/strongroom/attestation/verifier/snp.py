@@ -24,16 +24,32 @@ _CHAIN_LENGTH: Final = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedReport:
-    """A report whose signature holds; what its report data stands for is not checked yet."""
+    """A report whose signature holds; what its report data stands for is not checked yet.
+
+    Attributes:
+        report: The parsed report.
+        certificate: What the signing key's certificate says.
+        root: The root that the chain ends at.
+        earliest_expiration: When the first of the certificates and lists used runs out.
+        newest_signed: The latest time that one of them was signed at.
+        crl_number: Of the root's revocation list.
+    """
 
     report: SnpReport
     certificate: AmdCertificate
     root: TrustedRoot
     earliest_expiration: datetime
+    newest_signed: datetime
+    crl_number: int | None
 
 
 def verify_snp(
-    evidence: UnverifiedEvidence, *, trusted_roots: TrustedRoots, endorsements: SnpEndorsements, now: datetime
+    evidence: UnverifiedEvidence,
+    *,
+    trusted_roots: TrustedRoots,
+    endorsements: SnpEndorsements,
+    now: datetime,
+    refuse_unsafe: bool = True,
 ) -> VerifiedSnp:
     """Verify an SEV-SNP report.
 
@@ -53,6 +69,8 @@ def verify_snp(
         trusted_roots: The roots trusted here; empty refuses.
         endorsements: The signing key's certificates and the root's revocation list.
         now: The time of the check.
+        refuse_unsafe: False leaves the refusal of step 6 to the caller, who MUST demand that a policy names that claim
+            (`demand_named`).
 
     Returns:
         The verified evidence.
@@ -72,7 +90,7 @@ def verify_snp(
     )
     # 6.
     report, certificate = verified.report, verified.certificate
-    if report.policy.debug:
+    if refuse_unsafe and report.policy.debug:
         raise VerificationError(
             "the evidence is of a guest that may be debugged, whose memory the host can read",
             action="Launch it without debug.",
@@ -82,6 +100,8 @@ def verify_snp(
     return VerifiedSnp(
         report=report,
         runtime_data=evidence.runtime_data,
+        crl_number=verified.crl_number,
+        newest_signed=verified.newest_signed,
         product=certificate.product,
         tcb=certificate.tcb,
         csp_id=certificate.csp_id,
@@ -141,7 +161,14 @@ def verify_report(
     x509.public_key(chain.leaf_der).verify(report.signed_bytes(), report.signature)
     # 5.
     _check_versions(report, certificate.product)
-    return VerifiedReport(report=report, certificate=certificate, root=root, earliest_expiration=chain.not_after)
+    return VerifiedReport(
+        report=report,
+        certificate=certificate,
+        root=root,
+        earliest_expiration=chain.not_after,
+        newest_signed=chain.newest_signed,
+        crl_number=chain.crl_numbers[0] if chain.crl_numbers else None,
+    )
 
 
 def _check_certificate(report: SnpReport, certificate: AmdCertificate, *, authorities: Sequence[bytes]) -> None:

@@ -9,7 +9,7 @@ from strongroom.attestation.endorsements.dcap import DcapEndorsements
 from strongroom.attestation.evidence.dcap_quote import parse_tdx_quote
 from strongroom.attestation.evidence.td_report import TdReportBody
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
-from strongroom.attestation.verifier.dcap import VerifiedQuote, bind, verify_platform
+from strongroom.attestation.verifier.dcap import BOTH_VERIFIERS, OUR_VERIFIER, VerifiedQuote, bind, verify_platform
 from strongroom.attestation.verifier.roots import TrustedRoots
 from strongroom.attestation.verifier.second_opinion import require_agreement
 from strongroom.attestation.verifier.tcb import find_tcb
@@ -18,15 +18,20 @@ from strongroom.base.errors import VerificationError
 
 
 def verify_tdx(
-    evidence: UnverifiedEvidence, *, trusted_roots: TrustedRoots, endorsements: DcapEndorsements, now: datetime
+    evidence: UnverifiedEvidence,
+    *,
+    trusted_roots: TrustedRoots,
+    endorsements: DcapEndorsements,
+    now: datetime,
+    refuse_unsafe: bool = True,
 ) -> VerifiedTdx:
     """Verify TDX evidence.
 
     1. Parse the quote; refuse versions and key types we do not know, trust domains under debug, and those whose pages
-       the host can take away unnoticed (SEPT_VE_DISABLE is off).
+       the host can take away unnoticed (SEPT_VE_DISABLE is off); dcap-qvl reads neither.
     2. Check platform and quoting enclave, and their signatures over the quote (`verify_platform`).
     3. Find the TCB level of platform, quoting enclave and TDX module; refuse unknown and revoked ones.
-    4. Let dcap-qvl verify the same, and demand that it found the same.
+    4. Let dcap-qvl verify the same, where it reads such evidence, and demand that it found the same.
     5. Check that the quote's report data is SHA-256 of the runtime data, followed by 32 zero bytes.
 
     The caller MUST still appraise the claims (TCB status, MRTD, RTMRs, MRCONFIGID, migration, hardware) against an
@@ -37,6 +42,8 @@ def verify_tdx(
         trusted_roots: The roots trusted here; empty refuses.
         endorsements: The vendor's documents for the quote's platform family.
         now: The time of the check.
+        refuse_unsafe: False leaves the refusals of step 1 to the caller, who MUST demand that a policy names each of
+            these claims (`demand_named`).
 
     Returns:
         The verified evidence.
@@ -47,13 +54,24 @@ def verify_tdx(
         VerificationError: One of the steps does not hold.
     """
     # 1. to 4.
-    verified = verify_tdx_quote(evidence.quote, trusted_roots=trusted_roots, endorsements=endorsements, now=now)
+    verified = verify_tdx_quote(
+        evidence.quote,
+        trusted_roots=trusted_roots,
+        endorsements=endorsements,
+        now=now,
+        refuse_unsafe=refuse_unsafe,
+    )
     # 5.
     return bind(verified, evidence, endorsements=endorsements)
 
 
 def verify_tdx_quote(
-    quote_bytes: bytes, *, trusted_roots: TrustedRoots, endorsements: DcapEndorsements, now: datetime
+    quote_bytes: bytes,
+    *,
+    trusted_roots: TrustedRoots,
+    endorsements: DcapEndorsements,
+    now: datetime,
+    refuse_unsafe: bool = True,
 ) -> VerifiedQuote[TdReportBody]:
     """Verify a quote alone: steps 1 to 4 of `verify_tdx`. The caller MUST check what the report data stands for.
 
@@ -62,6 +80,8 @@ def verify_tdx_quote(
         trusted_roots: The roots trusted here; empty refuses.
         endorsements: The vendor's documents for the quote's platform family.
         now: The time of the check.
+        refuse_unsafe: False leaves the refusals of step 1 to the caller, who MUST demand that a policy names each of
+            these claims (`demand_named`).
 
     Returns:
         The verified quote.
@@ -75,12 +95,12 @@ def verify_tdx_quote(
     # 1.
     quote = parse_tdx_quote(quote_bytes)
     report = quote.report
-    if report.td_attributes.under_debug:
+    if refuse_unsafe and report.td_attributes.under_debug:
         raise VerificationError(
             "the evidence is of a trust domain under debug, whose memory the host can read",
             action="Launch it without debug.",
         )
-    if not report.td_attributes.sept_ve_disable:
+    if refuse_unsafe and not report.td_attributes.sept_ve_disable:
         raise VerificationError(
             "the host can take pages of this trust domain away unnoticed", action="Launch it with SEPT_VE_DISABLE."
         )
@@ -94,7 +114,12 @@ def verify_tdx_quote(
         qe_identity=platform.qe_identity,
         td_report=report,
     )
-    verified = VerifiedQuote(quote=quote, platform=platform, tcb=tcb)
+    read_by_both = report.td_attributes.sept_ve_disable and not report.td_attributes.under_debug
+    verified = VerifiedQuote(
+        quote=quote, platform=platform, tcb=tcb, verifiers=BOTH_VERIFIERS if read_by_both else OUR_VERIFIER
+    )
+    if not read_by_both:
+        return verified
     # 4.
     found = {
         **verified.comparable(),

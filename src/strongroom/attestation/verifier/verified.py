@@ -9,6 +9,7 @@ from strongroom.attestation.endorsements.dcap import DcapEndorsements
 from strongroom.attestation.endorsements.snp import SnpEndorsements
 from strongroom.attestation.endorsements.tcb import TcbStatus
 from strongroom.attestation.evidence.dcap_quote import Body, DcapQuote
+from strongroom.attestation.evidence.pck import PckExtension
 from strongroom.attestation.evidence.sgx_report import SgxReportBody
 from strongroom.attestation.evidence.snp_report import Product, SnpReport, TcbVersion
 from strongroom.attestation.evidence.td_report import TdReportBody
@@ -25,28 +26,32 @@ class VerifiedDcap(Generic[Body]):
 
     Attributes:
         quote: The parsed quote: an enclave's (`VerifiedSgx`) or a trust domain's (`VerifiedTdx`).
-        runtime_data: The exact bytes that the quote's report data binds.
+        runtime_data: The exact bytes that the quote's report data binds; None: it binds nothing that is known here.
+        verifiers: Who verified it: both, or only ours where dcap-qvl cannot read such evidence.
         tcb_status: The vendor's word on platform, quoting enclave and TDX module together.
         advisory_ids: The vendor's advisories that apply, sorted.
         tcb_evaluation_data_number: Of the TCB info; grows with the vendor's knowledge.
         tcb_date: Date of the platform's TCB level (RFC 3339).
-        fmspc: Platform family, 12 lower-case hexadecimal digits.
-        ppid: 16 bytes; the processor package.
-        platform_instance_id: 16 bytes; only from a Platform CA.
+        crl_number: Of the PCK CA's revocation list; grows with each list.
+        root_crl_number: Of the root's revocation list.
+        newest_signed: The latest time that one of the vendor's documents was signed at: now is no earlier.
+        pck: The platform, as its certificate says.
         hardware: "simulated" protects nothing.
         earliest_expiration: When the first of the certificates, lists and documents used runs out.
         endorsements: What it was verified with.
     """
 
     quote: DcapQuote[Body]
-    runtime_data: bytes
+    runtime_data: bytes | None
+    verifiers: tuple[str, ...]
     tcb_status: TcbStatus
     advisory_ids: tuple[str, ...]
     tcb_evaluation_data_number: int
     tcb_date: str
-    fmspc: str
-    ppid: bytes
-    platform_instance_id: bytes | None
+    crl_number: int | None
+    root_crl_number: int | None
+    newest_signed: datetime
+    pck: PckExtension
     hardware: Literal["simulated", "real"]
     earliest_expiration: datetime
     endorsements: DcapEndorsements
@@ -66,7 +71,9 @@ class VerifiedSnp:
 
     Attributes:
         report: The parsed report.
-        runtime_data: The exact bytes that the report's report data binds.
+        runtime_data: The exact bytes that the report's report data binds; None: it binds nothing that is known here.
+        crl_number: Of the root's revocation list; grows with each list.
+        newest_signed: When that list was signed: now is no earlier.
         product: The product line, as the certificate says.
         tcb: The TCB version that the signing key was derived for.
         csp_id: The cloud provider whose key signed; None where the chip's did.
@@ -76,7 +83,9 @@ class VerifiedSnp:
     """
 
     report: SnpReport
-    runtime_data: bytes
+    runtime_data: bytes | None
+    crl_number: int | None
+    newest_signed: datetime
     product: Product
     tcb: TcbVersion
     csp_id: str | None
@@ -89,15 +98,17 @@ class VerifiedSnp:
         demand_verifier(made_by)
 
 
-def demand_bound(report_data: bytes, *, runtime_data: bytes) -> None:
+def demand_bound(report_data: bytes, *, runtime_data: bytes | None) -> None:
     """Refuse evidence whose report data is not SHA-256 of the runtime data, followed by 32 zero bytes.
+
+    Without runtime data nothing is claimed to be bound, and nothing is checked.
 
     Raises:
         VerificationError: It is not.
 
     Source: Azure Attestation, runtime data of enclaves and confidential VMs.
     """
-    if report_data != hashlib.sha256(runtime_data).digest() + bytes(_DIGEST_BYTES):
+    if runtime_data is not None and report_data != hashlib.sha256(runtime_data).digest() + bytes(_DIGEST_BYTES):
         raise VerificationError("the evidence does not bind this runtime data")
 
 
