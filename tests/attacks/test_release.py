@@ -29,6 +29,7 @@ from strongroom.crypto.keys import SigningKey
 from strongroom.keys.records import ApprovalRecord
 from strongroom.log.checkpoint import parse_and_verify_checkpoint
 from strongroom.log.merkle import leaf_hash, verify_inclusion
+from strongroom.policy.approval import PlatformDemand
 from strongroom.wire import key_service as wire
 
 
@@ -175,6 +176,38 @@ def test_refuses_a_debuggable_enclave(bench: KeyBench) -> None:
     with pytest.raises(RefusedError) as refusal:
         bench.open(Tee(), bench.ticket(), claims={"x-ms-sgx-is-debuggable": True})
     assert names(refusal) == {"x-ms-sgx-is-debuggable"}
+
+
+OURS = "ppid:" + "0a" * 16
+DEMAND = {"machines": [OURS], "min_tcb_evaluation_data_number": 17, "min_crl_number": 5}
+MACHINE = {
+    "x-ms-strongroom-machines": [OURS],
+    "x-ms-strongroom-tcb-evaluation-data-number": 17,
+    "x-ms-strongroom-crl-number": 5,
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({"x-ms-strongroom-machines": ["ppid:" + "0b" * 16]}, "machine"),
+        ({"x-ms-strongroom-tcb-evaluation-data-number": 16}, "x-ms-strongroom-tcb-evaluation-data-number"),
+        ({"x-ms-strongroom-crl-number": 4}, "x-ms-strongroom-crl-number"),
+    ],
+)
+def test_no_key_for_a_machine_off_the_list_or_old_vendor_data(
+    bench: KeyBench, changed: dict[str, object], name: str
+) -> None:
+    bench.prepare(platform=PlatformDemand.from_object(DEMAND))
+    with pytest.raises(RefusedError) as refusal:
+        bench.open(Tee(), bench.ticket(), claims=MACHINE | changed)
+    assert names(refusal) == {name}
+    driver, ticket = Tee(), bench.ticket()
+    bench.open(driver, ticket, claims=MACHINE)
+    with pytest.raises(RefusedError) as refusal:
+        bench.join(Tee(number=1), driver, ticket, claims=MACHINE | changed)
+    assert names(refusal) == {name}
+    bench.join(Tee(number=2), driver, ticket, claims=MACHINE)
 
 
 def test_refuses_simulated_evidence_where_real_hardware_is_required(tmp_path: Path) -> None:

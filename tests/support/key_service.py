@@ -25,7 +25,7 @@ from strongroom.crypto.keys import ReceivingKey, SigningKey, VerifyingKey
 from strongroom.crypto.random import random_id
 from strongroom.keys.providers.file import open_master_key
 from strongroom.keys.store import LogSigner, Store, open_store
-from strongroom.policy.approval import Approval
+from strongroom.policy.approval import Approval, PlatformDemand
 from strongroom.services.http import Call
 from strongroom.services.identity import ServiceIdentity, open_identity, prepare_folder
 from strongroom.services.issuers import TrustedIssuers
@@ -70,6 +70,9 @@ class MovableClock:
 
     def advance(self, **time: float) -> None:
         self.moment += timedelta(**time)
+
+
+ANY_MACHINE = PlatformDemand(machines="any", min_tcb_evaluation_data_number=0, min_crl_number=0)
 
 
 @dataclass(kw_only=True)
@@ -208,6 +211,7 @@ class KeyBench:
             "evidence_policy_hash": POLICY_HASH,
             "attestation_issuer": ISSUER,
             "hardware": self.hardware,
+            "platform": ANY_MACHINE if self.hardware == "real" else None,
             "shape": "process",
             "max_runs": 1,
             "submitters": (self.submitter.verifying_key.thumbprint,),

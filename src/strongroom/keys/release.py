@@ -18,10 +18,10 @@ from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.jose import unverified_header, verify_jws
 from strongroom.crypto.keys import VerifyingKey
 from strongroom.keys.records import MemberRecord, OpenedRun
-from strongroom.policy.approval import Approval, approval_release_policy, authorize_run
+from strongroom.policy.approval import Approval, appraise_result, authorize_run
 from strongroom.policy.claims import Claims
 from strongroom.wire.key_service import CloseRequest, DatasetVersion, JoinRequest, KeysRequest
-from strongroom.wire.runtime_data import Role, RuntimeData
+from strongroom.wire.runtime_data import RuntimeData
 from strongroom.wire.ticket import TICKET_TYP, RunTicket
 
 Hardware = Literal["simulated", "real"]
@@ -235,7 +235,7 @@ def authorize_joining(
     """Decide whether an executor may join a run.
 
     1. Its runtime data name this run, this application and this run's driver.
-    2. Its result meets the release policy of every approval under which the run was opened.
+    2. Its result meets every approval (`appraise_result`) under which the run was opened.
     3. It is not a member yet, and the ticket has a place left.
     The caller MUST have verified result, nonce and request, and MUST check `demand_standing`.
 
@@ -250,7 +250,7 @@ def authorize_joining(
         if getattr(runtime, name) != value
     ]
     for approval in approvals:
-        mismatches += _policy_mismatches(approval, tee, role="executor")
+        mismatches += appraise_result(approval, tee.claims, role="executor")
     if any(member.tee_key == tee.tee_key or member.signing_key == tee.signing_key.to_jwk() for member in members):
         mismatches.append(Mismatch(name="member", expected="a TEE with new keys", actual="one that joined already"))
     if len(members) > ticket.max_executors:
@@ -502,14 +502,6 @@ def _version_to_build_on(name: str, ticket: VerifiedTicket, *, pinned: int | Non
             mismatches=(Mismatch(name=f"version of {name}", expected=str(pinned), actual=str(head)),),
         )
     return head
-
-
-def _policy_mismatches(approval: Approval, tee: AttestedTee, *, role: Role) -> tuple[Mismatch, ...]:
-    try:
-        approval_release_policy(approval, role=role).evaluate(tee.claims)
-    except RefusedError as refusal:
-        return refusal.mismatches
-    return ()
 
 
 def _other_run(asked: str, run: OpenedRun) -> Iterator[Mismatch]:

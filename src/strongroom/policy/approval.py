@@ -3,16 +3,16 @@
 import hashlib
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from strongroom.base.clock import to_rfc3339
 from strongroom.base.encoding import Json, canonical_json
 from strongroom.base.errors import FormatError, Mismatch, RefusedError
 from strongroom.base.workflow import Step
 from strongroom.crypto.keys import VerifyingKey
-from strongroom.policy.claims import Claims
+from strongroom.policy.claims import Claims, show
 from strongroom.policy.release_policy import ReleasePolicy, parse_release_policy
 from strongroom.wire.model import DatasetName, Hex32, Message, Timestamp, Url
 from strongroom.wire.runtime_data import Role
@@ -21,6 +21,27 @@ from strongroom.wire.ticket import RunTicket
 MAX_RUNS: Final = 1_000_000
 _CONFIG_ID_BYTES: Final = 64
 _PolicyHash = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
+
+
+MachineId = Annotated[
+    str, StringConstraints(pattern=r"^((ppid|platform-instance):[0-9a-f]{32}|chip-id:[0-9a-f]{128})\Z")
+]
+"""One machine, as its vendor's signature names it: a processor package, a platform of several, or an AMD chip."""
+
+
+class PlatformDemand(Message):
+    """Which machines may run it, and how fresh the vendor's word about them must be.
+
+    Attributes:
+        machines: The machines, or "any": every machine that the vendor vouches for, whoever owns it.
+        min_tcb_evaluation_data_number: The vendor's TCB data must be at least this new; a host cannot go back to data
+            that did not know of a weakness yet.
+        min_crl_number: The same for the revocation list that the machine's certificate was looked up in.
+    """
+
+    machines: Literal["any"] | Annotated[tuple[MachineId, ...], Field(min_length=1, max_length=10_000)]
+    min_tcb_evaluation_data_number: int = Field(ge=0)
+    min_crl_number: int = Field(ge=0)
 
 
 class Approval(Message):
@@ -34,6 +55,7 @@ class Approval(Message):
         evidence_policy_hash: Name of the evidence policy that must have appraised the evidence (`x-ms-policy-hash`).
         attestation_issuer: The attestation service whose results are believed (`iss`).
         hardware: Exactly this kind: approval of simulated hardware is no approval of real hardware, nor the reverse.
+        platform: Which machines, and how fresh the vendor's word about them; None for simulated hardware only.
         shape: A TEE for each process, whose application is fixed at launch.
         max_runs: How many runs may be opened in all.
         not_after: Until when runs may be opened, inclusive.
@@ -50,6 +72,7 @@ class Approval(Message):
     evidence_policy_hash: _PolicyHash
     attestation_issuer: Url
     hardware: Literal["real", "simulated"]
+    platform: PlatformDemand | None = None
     shape: Literal["process"]
     max_runs: int = Field(default=1, ge=1, le=MAX_RUNS)
     not_after: Timestamp | None = None
@@ -66,6 +89,19 @@ class Approval(Message):
                 raise FormatError("a recipient is a public P-256 JWK with nothing but kty, crv, x and y")
         return recipients
 
+    @model_validator(mode="after")
+    def _real_hardware_is_named(self) -> Self:
+        if self.hardware == "real" and self.platform is None:
+            raise ValueError("an approval of real hardware names its machines (or any) and the least numbers")
+        return self
+
+    @property
+    def machines(self) -> str:
+        """Which machines may run it, in words."""
+        if self.platform is None or self.platform.machines == "any":
+            return "any"
+        return ", ".join(self.platform.machines)
+
 
 def approval_release_policy(approval: Approval, *, role: Role) -> ReleasePolicy:
     """Return the release policy that an approval amounts to, in Azure Key Vault's grammar.
@@ -75,7 +111,8 @@ def approval_release_policy(approval: Approval, *, role: Role) -> ReleasePolicy:
         role: Whose TEE asks for keys; drivers and executors never pass for each other.
 
     Returns:
-        A policy over the attestation result's claims. What counts runs and time is left to `authorize_run`.
+        A policy over the attestation result's claims. The platform is left to `appraise_result`, what counts runs and
+        time to `authorize_run`: the grammar has no word for either.
 
     Source: design of the TEE's shapes; Azure Key Vault, "Secure key release policy grammar".
     """
@@ -94,12 +131,31 @@ def approval_release_policy(approval: Approval, *, role: Role) -> ReleasePolicy:
     return parse_release_policy(canonical_json({"version": "1.0.0", "anyOf": [authority]}))
 
 
+def appraise_result(approval: Approval, claims: Claims, *, role: Role) -> tuple[Mismatch, ...]:
+    """Compare an attestation result with everything that an approval demands of a TEE.
+
+    Args:
+        approval: The owner's approval; its signature is already verified.
+        claims: The verified attestation result's claims.
+        role: Whose TEE asks for keys.
+
+    Returns:
+        All differences; none means that it meets the approval.
+    """
+    mismatches = [*_platform_mismatches(approval.platform, claims)]
+    try:
+        approval_release_policy(approval, role=role).evaluate(claims)
+    except RefusedError as refusal:
+        mismatches += refusal.mismatches
+    return tuple(mismatches)
+
+
 def authorize_run(approval: Approval, *, ticket: RunTicket, claims: Claims, runs_opened: int, now: datetime) -> None:
     """Decide whether a driver may open a run under an approval.
 
     1. The ticket asks for the approved application and dataset, and an approved submitter signed it.
     2. Ticket and approval are still valid at `now`, and the approval has a run left.
-    3. The driver's attestation result meets the approval's release policy.
+    3. The driver's attestation result meets the approval (`appraise_result`).
     4. The attested driver belongs to this very ticket.
     The caller MUST have verified the ticket's signature, the result and the nonce in it, MUST compare the access that
     the application's description asks for with the approval's, and MUST count the run in the same transaction.
@@ -118,7 +174,7 @@ def authorize_run(approval: Approval, *, ticket: RunTicket, claims: Claims, runs
         *_ticket_mismatches(approval, ticket),
         *_time_mismatches(approval, ticket, now=now),
         *_count_mismatches(approval, runs_opened),
-        *_result_mismatches(approval, claims),
+        *appraise_result(approval, claims, role="driver"),
         *_run_mismatches(ticket, claims),
     ]
     if mismatches:
@@ -152,12 +208,23 @@ def _count_mismatches(approval: Approval, runs_opened: int) -> Iterator[Mismatch
         yield Mismatch(name="runs", expected=f"fewer than {approval.max_runs} opened", actual=f"{runs_opened} opened")
 
 
-def _result_mismatches(approval: Approval, claims: Claims) -> tuple[Mismatch, ...]:
-    try:
-        approval_release_policy(approval, role="driver").evaluate(claims)
-    except RefusedError as refusal:
-        return refusal.mismatches
-    return ()
+def _platform_mismatches(demand: PlatformDemand | None, claims: Claims) -> Iterator[Mismatch]:
+    if demand is None:
+        return
+    if demand.machines != "any":
+        found = claims.get("x-ms-strongroom-machines")
+        machines = [str(each) for each in found] if isinstance(found, list) else []
+        if not set(machines) & set(demand.machines):
+            actual = ", ".join(machines) or "no such claim"
+            yield Mismatch(name="machine", expected=" or ".join(demand.machines), actual=actual)
+    least = {
+        "x-ms-strongroom-tcb-evaluation-data-number": demand.min_tcb_evaluation_data_number,
+        "x-ms-strongroom-crl-number": demand.min_crl_number,
+    }
+    for name, number in least.items():
+        actual_number = claims.get(name)
+        if isinstance(actual_number, bool) or not isinstance(actual_number, int) or actual_number < number:
+            yield Mismatch(name=name, expected=f"at least {number}", actual=show(actual_number))
 
 
 def _run_mismatches(ticket: RunTicket, claims: Claims) -> Iterator[Mismatch]:

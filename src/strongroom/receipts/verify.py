@@ -16,7 +16,7 @@ from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.jose import unverified_header, unverified_payload, verify_jws
 from strongroom.crypto.keys import VerifyingKey
 from strongroom.crypto.x509 import LeafUsage, parse_pem_chain, verify_leaf
-from strongroom.policy.approval import Approval, approval_release_policy
+from strongroom.policy.approval import Approval, appraise_result
 from strongroom.receipts.build import receipt_digest
 from strongroom.wire.key_service import (
     APPROVAL_TYP,
@@ -29,7 +29,7 @@ from strongroom.wire.key_service import (
     RunRecord,
 )
 from strongroom.wire.receipt import RECEIPT_CONTEXT, Receipt, ReceiptBody
-from strongroom.wire.runtime_data import RuntimeData
+from strongroom.wire.runtime_data import Role, RuntimeData
 from strongroom.wire.ticket import TICKET_TYP, RunTicket
 from strongroom.wire.trust import Trust, TrustedService
 
@@ -272,10 +272,16 @@ def _verify_approvals(
             if ticket.submitter not in approval.submitters:
                 raise RefusedError("the approval does not name the submitter", action=_ACTION)
             for member, result in zip(record.members, members[identity], strict=True):
-                approval_release_policy(approval, role=member.role).evaluate(result.claims)
+                _demand_approved(approval, result, role=member.role)
             approvals[name] = approval
     _demand("approved datasets", sorted(ticket.datasets), sorted(approvals))
     return approvals
+
+
+def _demand_approved(approval: Approval, result: AttestationResult, *, role: Role) -> None:
+    mismatches = appraise_result(approval, result.claims, role=role)
+    if mismatches:
+        raise RefusedError("a member of the run does not meet an approval", action=_ACTION, mismatches=mismatches)
 
 
 def _approval(token: str, *, trust: Trust) -> Approval:

@@ -32,6 +32,16 @@ APPROVAL: dict[str, Any] = {
     "recipients": [],
     "issued_at": "2026-02-28T00:00:00Z",
 }
+PLATFORM: dict[str, Any] = {
+    "machines": ["ppid:" + "ab" * 16, "chip-id:" + "cd" * 64],
+    "min_tcb_evaluation_data_number": 17,
+    "min_crl_number": 3,
+}
+MACHINE: dict[str, Any] = {
+    "x-ms-strongroom-machines": ["ppid:" + "ab" * 16, "platform-instance:" + "ef" * 16],
+    "x-ms-strongroom-tcb-evaluation-data-number": 17,
+    "x-ms-strongroom-crl-number": 3,
+}
 TICKET = RunTicket(
     run_id="e5" * 16,
     application=APPLICATION,
@@ -113,8 +123,9 @@ def test_result_without_runtime_data_is_refused() -> None:
 
 
 def test_simulated_evidence_never_passes_for_real_hardware() -> None:
-    assert refused_names(approval(hardware="real")) == ["x-ms-strongroom-hardware"]
-    assert refused_names(approval(hardware="real"), claims=CLAIMS | {"x-ms-strongroom-hardware": "real"}) == []
+    real = approval(hardware="real", platform=PLATFORM)
+    assert refused_names(real, claims=CLAIMS | MACHINE) == ["x-ms-strongroom-hardware"]
+    assert refused_names(real, claims=CLAIMS | MACHINE | {"x-ms-strongroom-hardware": "real"}) == []
 
 
 @pytest.mark.parametrize(
@@ -204,6 +215,12 @@ def test_recipients_are_public_p256_keys_and_nothing_else() -> None:
         {"evidence_policy_hash": POLICY_HASH + "\n"},
         {"attestation_issuer": "http://attest.example"},
         {"hardware": "any"},
+        {"hardware": "real"},
+        {"platform": {"machines": "any"}},
+        {"platform": {**PLATFORM, "machines": []}},
+        {"platform": {**PLATFORM, "machines": ["ppid:00"]}},
+        {"platform": {**PLATFORM, "machines": "all"}},
+        {"platform": {**PLATFORM, "min_crl_number": -1}},
         {"shape": "node"},
         {"max_runs": 0},
         {"max_runs": "1"},
@@ -233,3 +250,43 @@ def test_nothing_is_assumed_for_a_missing_field(field: str) -> None:
 def test_any_bytes_parse_or_raise_format_error(text: bytes) -> None:
     with contextlib.suppress(FormatError):
         Approval.from_json(text)
+
+
+@pytest.mark.parametrize("machines", [PLATFORM["machines"], "any"])
+def test_a_listed_machine_with_fresh_vendor_data_may_run_it(machines: object) -> None:
+    approved = approval(hardware="real", platform={**PLATFORM, "machines": machines})
+    claims = CLAIMS | MACHINE | {"x-ms-strongroom-hardware": "real"}
+    assert refused_names(approved, claims=claims) == []
+    assert Approval.from_json(approved.to_json()) == approved
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({"x-ms-strongroom-machines": ["ppid:" + "ac" * 16]}, "machine"),
+        ({"x-ms-strongroom-machines": []}, "machine"),
+        ({"x-ms-strongroom-machines": "ppid:" + "ab" * 16}, "machine"),
+        ({"x-ms-strongroom-machines": None}, "machine"),
+        ({"x-ms-strongroom-tcb-evaluation-data-number": 16}, "x-ms-strongroom-tcb-evaluation-data-number"),
+        ({"x-ms-strongroom-tcb-evaluation-data-number": True}, "x-ms-strongroom-tcb-evaluation-data-number"),
+        ({"x-ms-strongroom-crl-number": 2}, "x-ms-strongroom-crl-number"),
+        ({"x-ms-strongroom-crl-number": "3"}, "x-ms-strongroom-crl-number"),
+    ],
+)
+def test_another_machine_or_older_vendor_data_is_refused(changed: dict[str, Any], name: str) -> None:
+    approved = approval(platform=PLATFORM)
+    assert refused_names(approved, claims=CLAIMS | MACHINE | changed) == [name]
+    without = {key: value for key, value in (CLAIMS | MACHINE).items() if key not in changed}
+    assert refused_names(approved, claims=without) == [name]
+
+
+def test_everything_that_differs_is_said_at_once() -> None:
+    claims = CLAIMS | MACHINE | {"x-ms-strongroom-machines": [], "x-ms-strongroom-crl-number": 0}
+    names = refused_names(approval(platform=PLATFORM), claims={**claims, "x-ms-sgx-is-debuggable": True})
+    assert names == ["machine", "x-ms-strongroom-crl-number", "x-ms-sgx-is-debuggable"]
+
+
+def test_an_approval_says_in_words_which_machines() -> None:
+    assert approval().machines == "any"
+    assert approval(platform={**PLATFORM, "machines": "any"}).machines == "any"
+    assert approval(platform=PLATFORM).machines == ", ".join(PLATFORM["machines"])

@@ -16,7 +16,7 @@ from strongroom.cli.session import attestation_client, owner_client
 from strongroom.cli.state import State
 from strongroom.cli.terminal import print_records, say, short
 from strongroom.crypto.keys import VerifyingKey
-from strongroom.policy.approval import Approval
+from strongroom.policy.approval import Approval, PlatformDemand
 from strongroom.submit.run import load_trust
 from strongroom.submit.services import trusted_service
 
@@ -34,6 +34,27 @@ Access = Literal["read", "write"]
 @click.option("--read", "access", flag_value="read", help="It may read the dataset.")
 @click.option("--write", "access", flag_value="write", help="It may write the dataset's next version.")
 @click.option("--max-runs", type=click.IntRange(1), default=1, show_default=True, help="How many runs may be opened.")
+@click.option(
+    "--machine",
+    "machines",
+    multiple=True,
+    metavar="ID",
+    help="A machine it may run on (ppid:…, platform-instance:…, chip-id:…); repeatable. `strongroom evidence inspect` "
+    "shows a machine's.  [default: any, which real hardware needs said: --any-machine]",
+)
+@click.option("--any-machine", is_flag=True, help="It may run on every machine that the vendor vouches for.")
+@click.option(
+    "--min-tcb-evaluation",
+    type=click.IntRange(0),
+    metavar="NUMBER",
+    help="The least tcbEvaluationDataNumber of the vendor's TCB data.  [real hardware: required]",
+)
+@click.option(
+    "--min-crl",
+    type=click.IntRange(0),
+    metavar="NUMBER",
+    help="The least number of the revocation list used.  [real hardware: required]",
+)
 @click.option("--until", type=UntilDate(), help="The last day (UTC) or moment at which a run may be opened.")
 @click.option(
     "--submitter",
@@ -50,12 +71,16 @@ Access = Literal["read", "write"]
     help="Who may read what it prints; repeatable.  [default: nobody]",
 )
 @state_option
-def approve(
+def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
     *,
     digest: str,
     dataset: str,
     access: Access | None,
     max_runs: int,
+    machines: tuple[str, ...],
+    any_machine: bool,
+    min_tcb_evaluation: int | None,
+    min_crl: int | None,
     until: str | None,
     submitters: tuple[str, ...],
     recipients: tuple[str, ...],
@@ -79,6 +104,7 @@ def approve(
         evidence_policy_hash=_policy_hash(state),
         attestation_issuer=trusted_service(trust, "attestation-service").url,
         hardware=trust.hardware,
+        platform=_platform(trust.hardware, machines, any_machine=any_machine, least=(min_tcb_evaluation, min_crl)),
         shape="process",
         max_runs=max_runs,
         not_after=until,
@@ -144,6 +170,27 @@ def _demand_binding(description: ApplicationDescription, *, dataset: str, access
         )
 
 
+def _platform(
+    hardware: str, machines: tuple[str, ...], *, any_machine: bool, least: tuple[int | None, int | None]
+) -> PlatformDemand | None:
+    min_tcb_evaluation, min_crl = least
+    if any_machine and machines:
+        raise click.UsageError("say --machine or --any-machine, not both")
+    if hardware == "simulated" and not machines and least == (None, None):
+        return None
+    if not machines and not any_machine and hardware == "real":
+        raise click.UsageError("name the machines (--machine ID), or say --any-machine")
+    if hardware == "real" and None in least:
+        raise click.UsageError("say --min-tcb-evaluation and --min-crl: how fresh the vendor's word must be")
+    return PlatformDemand.from_object(
+        {
+            "machines": list(machines) or "any",
+            "min_tcb_evaluation_data_number": min_tcb_evaluation or 0,
+            "min_crl_number": min_crl or 0,
+        }
+    )
+
+
 def _policy_hash(state: State) -> str:
     client, token = attestation_client(state)
     registered = registered_policy(client, token=token)
@@ -161,6 +208,8 @@ def _print(approval: Approval, description: ApplicationDescription, *, state: St
     rows = [
         *describe(description),
         ("hardware", f"{approval.hardware}{simulated}, a TEE for each process"),
+        ("machines", f"hardware = {approval.machines}"),
+        *_freshness(approval.platform),
         ("evidence", f"policy {approval.evidence_policy_hash} at {approval.attestation_issuer}"),
         ("runs", f"at most {approval.max_runs}, to be opened {_until(approval.not_after)}"),
         ("submitted by", ", ".join(map(short, approval.submitters))),
@@ -172,6 +221,13 @@ def _print(approval: Approval, description: ApplicationDescription, *, state: St
         say(f"Since you last approved an application called {description.name}, this changed:")
         for change in changes:
             say(f"  {change}")
+
+
+def _freshness(platform: PlatformDemand | None) -> list[tuple[str, str]]:
+    if platform is None:
+        return []
+    tcb, crl = platform.min_tcb_evaluation_data_number, platform.min_crl_number
+    return [("vendor data", f"tcbEvaluationDataNumber at least {tcb}, revocation list at least {crl}")]
 
 
 def _people(recipients: tuple[dict[str, str], ...]) -> str:

@@ -77,7 +77,8 @@ def _print_proof(verified: VerifiedReceipt) -> None:
     for name, version in verified.outputs.items():
         _line("output", f"{name} version {version.number}, manifest {short(version.manifest_digest)}")
     for name, approval in verified.approvals.items():
-        _line("approved", f"{name}: {approval.access}, in at most {approval.max_runs} run(s)")
+        runs = f"in at most {approval.max_runs} run(s)"
+        _line("approved", f"{name}: {approval.access}, {runs}, hardware = {approval.machines}")
     for identity, mode in verified.modes.items():
         word = "its log proves nothing against its operator" if mode == "owner-operated" else "measured"
         _line("key service", f"{short(identity)} ({mode}: {word})")
