@@ -1,4 +1,5 @@
-# Needs a Linux machine with Python 3.11 or newer, GNU make and the package registries; nothing else.
+# Needs a Linux machine with Python 3.11 or newer, GNU make and the package registries; nothing else. Some tests need the
+# system packages below; who is root gets them with apt.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,6 +14,7 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 JAVA_SOURCES := $(shell find jvm -name '*.java' 2>/dev/null)
+SYSTEM_PACKAGES := swtpm
 CODE := src tests examples $(wildcard benchmarks)
 
 # A virtual environment, our own Java and our own Spark: what is set on this machine does not reach them.
@@ -61,7 +63,13 @@ setup: .venv/.setup ## Make the virtual environment, Spark and Java included, an
 
 .PHONY: system
 system: ## Install the system packages that some tests need (as root, with apt)
-	@echo 'system: no test needs a system package'
+	@if command -v swtpm >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update --quiet=2 && \
+		DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends $(SYSTEM_PACKAGES); \
+	else \
+		echo 'system: not root with apt, and $(SYSTEM_PACKAGES) is not installed: tests marked needs_swtpm are left out'; \
+	fi
 
 # --- the product -------------------------------------------------------------------------------------------------
 

@@ -4,14 +4,15 @@ Names that begin with `x-ms-strongroom-` are ours: Azure Attestation has no clai
 say (`x-ms-compliance-status`) is never claimed.
 
 Source: Azure Attestation, "Claim sets"; azure-rest-api-specs, `AttestSgxEnclave.json`, `AttestTdxVm.json`,
-`AttestSevSnpVm.json`.
+`AttestSevSnpVm.json`; Azure guest attestation sample application, `sampleAttestationToken.json`.
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
-from typing import Final, Literal, TypeAlias, cast
+from collections.abc import Collection, Iterator, Mapping
+from typing import Final, Literal, TypeAlias
 
 from strongroom.attestation.endorsements.dcap import DcapEndorsements
+from strongroom.attestation.verifier import VerifiedAzureGuest, VerifiedAzureVm
 from strongroom.attestation.verifier.verified import VerifiedSgx, VerifiedSnp, VerifiedTdx
 from strongroom.base.encoding import Json, from_hex, parse_json_object, to_b64url
 from strongroom.base.errors import Mismatch, RefusedError
@@ -19,6 +20,9 @@ from strongroom.base.workflow import Step
 from strongroom.policy.claims import Claim, ClaimIssuer, ClaimValue, claims_from_json, show, value_type_of
 
 RuntimeDataType: TypeAlias = Literal["JSON", "Binary"]
+
+ISOLATION: Final = "x-ms-isolation-tee"
+EPHEMERAL_KID: Final = "TpmEphemeralEncryptionKey"
 
 _SAFE: Final[Mapping[str, Mapping[str, ClaimValue]]] = {
     "sgx": {
@@ -76,6 +80,7 @@ def sgx_claims(evidence: VerifiedSgx, *, runtime_data_type: RuntimeDataType) -> 
         **_key_separation_claims(evidence),
         "x-ms-sgx-collateral": _collateral(evidence),
         **_runtime_claims(evidence.runtime_data, runtime_data_type),
+        "x-ms-strongroom-hardware": evidence.hardware,
         **_platform_claims(evidence),
         "x-ms-strongroom-provision-key": report.attributes.provision_key,
     }
@@ -94,10 +99,133 @@ def tdx_claims(evidence: VerifiedTdx, *, runtime_data_type: RuntimeDataType) -> 
     Raises:
         FormatError: The runtime data should be JSON and is no strict JSON object.
     """
+    return {
+        "x-ms-ver": "1.0",
+        **_td_claims(evidence),
+        **_json_runtime(evidence.runtime_data, runtime_data_type),
+        "x-ms-strongroom-hardware": evidence.hardware,
+        **_td_extras(evidence),
+    }
+
+
+def snp_claims(evidence: VerifiedSnp, *, runtime_data_type: RuntimeDataType) -> dict[str, Json]:
+    """Return what a verified SEV-SNP report says.
+
+    Args:
+        evidence: What the verifier found to be true.
+        runtime_data_type: "JSON" gives `x-ms-runtime`; "Binary" stands in `x-ms-sevsnpvm-reportdata` only.
+
+    Returns:
+        The claims for an attestation result, before a policy has appraised them.
+
+    Raises:
+        FormatError: The runtime data should be JSON and is no strict JSON object.
+    """
+    return {
+        "x-ms-ver": "1.0",
+        **_snp_claims(evidence),
+        **_json_runtime(evidence.runtime_data, runtime_data_type),
+        "x-ms-strongroom-hardware": evidence.hardware,
+        **_snp_extras(evidence),
+    }
+
+
+def azure_vm_claims(evidence: VerifiedAzureVm) -> dict[str, Json]:
+    """Return what a verified Azure confidential VM says, in our own form: its runtime data are the guest's.
+
+    Args:
+        evidence: What the verifier found to be true.
+
+    Returns:
+        The claims for an attestation result, before a policy has appraised them.
+
+    Raises:
+        FormatError: The runtime data are no strict JSON object.
+    """
+    return {
+        **_vm_claims(evidence),
+        "x-ms-runtime": parse_json_object(evidence.runtime_data),
+        "x-ms-strongroom-runtime-data-attested": True,
+    }
+
+
+def azure_guest_claims(evidence: VerifiedAzureGuest) -> dict[str, Json]:
+    """Return what Azure's guest attestation says of a verified guest.
+
+    The operating system's names (`x-ms-azurevm-os…`) and the client payload are the guest's word, as they are Azure's;
+    of the payload the runtime data alone are attested, if `x-ms-strongroom-runtime-data-attested` is true.
+
+    Args:
+        evidence: What the verifier found to be true.
+
+    Returns:
+        The claims for an attestation result, before a policy has appraised them.
+
+    Source: Azure guest attestation sample application, `sampleAttestationToken.json`.
+    """
+    system = evidence.system
+    ephemeral = {**evidence.ephemeral_key.to_jwk(), "kid": EPHEMERAL_KID, "key_ops": ["encrypt"]}
+    payload: dict[str, Json] = {"client-payload": dict(evidence.client_payload)} if evidence.client_payload else {}
+    return {
+        **_vm_claims(evidence),
+        "x-ms-azurevm-attestation-protocol-ver": system.protocol_version,
+        "x-ms-azurevm-is-windows": system.kind == "Windows",
+        "x-ms-azurevm-osbuild": system.build,
+        "x-ms-azurevm-osdistro": system.distribution,
+        "x-ms-azurevm-ostype": system.kind,
+        "x-ms-azurevm-osversion-major": system.major,
+        "x-ms-azurevm-osversion-minor": system.minor,
+        "x-ms-runtime": {**payload, "keys": [ephemeral]},
+        "x-ms-strongroom-event-log-replayed": evidence.log_replayed,
+        "x-ms-strongroom-runtime-data-attested": evidence.runtime_data is not None,
+    }
+
+
+def incoming_claims(claims: Mapping[str, Json]) -> tuple[Claim, ...]:
+    """Return what an evidence policy reads: the claims with a scalar form, and their deprecated names.
+
+    What the hardware under a confidential VM says stands inside another claim; policies read it under the path to it,
+    as release policies do: `x-ms-isolation-tee.x-ms-sevsnpvm-launchmeasurement`.
+
+    Source: Azure Attestation, "Claim sets", deprecated claims of SGX attestation.
+    """
+    aliases = {alias: claims[name] for alias, name in _ALIASES.items() if name in claims}
+    isolation = dict(_paths(ISOLATION, claims[ISOLATION])) if ISOLATION in claims else {}
+    return claims_from_json({**claims, **aliases, **isolation}, issuer=ClaimIssuer.SERVICE)
+
+
+def _paths(path: str, value: Json) -> Iterator[tuple[str, Json]]:
+    if not isinstance(value, Mapping):
+        yield path, value
+        return
+    for name, member in value.items():
+        yield from _paths(f"{path}.{name}", member)
+
+
+def _vm_claims(evidence: VerifiedAzureVm | VerifiedAzureGuest) -> dict[str, Json]:
+    """Return what both forms of a confidential VM's evidence say; what only Azure knows of its VMs is not claimed."""
+    found = evidence.hardware_evidence
+    if isinstance(found, VerifiedSnp):
+        tee, extras = _snp_claims(found), _snp_extras(found)
+    else:
+        tee, extras = _td_claims(found), _td_extras(found)
+    vm_id = evidence.hcl.vm_configuration.get("vmUniqueId")
+    return {
+        "x-ms-ver": "1.0",
+        "x-ms-attestation-type": "azurevm",
+        "x-ms-azurevm-attested-pcrs": list(evidence.pcr_values),
+        **({"x-ms-azurevm-vmid": vm_id} if isinstance(vm_id, str) else {}),
+        ISOLATION: {**tee, "x-ms-runtime": parse_json_object(evidence.hcl.runtime_data)},
+        "x-ms-strongroom-hardware": evidence.hardware,
+        **extras,
+        **{f"x-ms-strongroom-pcr{number}": value.hex() for number, value in evidence.pcr_values.items()},
+    }
+
+
+def _td_claims(evidence: VerifiedTdx) -> dict[str, Json]:
     report = evidence.quote.report
     attributes = report.td_attributes
     return {
-        "x-ms-ver": "1.0",
         "x-ms-attestation-type": "tdxvm",
         "eat_profile": "https://aka.ms/maa-eat-profile-tdxvm",
         "intuse": "generic",
@@ -121,30 +249,22 @@ def tdx_claims(evidence: VerifiedTdx, *, runtime_data_type: RuntimeDataType) -> 
         "tdx_td_attributes_septve_disable": attributes.sept_ve_disable,
         "tdx_tee_tcb_svn": report.tee_tcb_svn.hex(),
         "tdx_xfam": report.xfam.to_bytes(8, "little").hex(),
-        **_json_runtime(evidence.runtime_data, runtime_data_type),
+    }
+
+
+def _td_extras(evidence: VerifiedTdx) -> dict[str, Json]:
+    report = evidence.quote.report
+    return {
         **_platform_claims(evidence),
-        "x-ms-strongroom-migratable": attributes.migratable,
-        "x-ms-strongroom-tpa": attributes.tpa,
+        "x-ms-strongroom-migratable": report.td_attributes.migratable,
+        "x-ms-strongroom-tpa": report.td_attributes.tpa,
         **({} if report.mrservicetd is None else {"x-ms-strongroom-mrservicetd": report.mrservicetd.hex()}),
     }
 
 
-def snp_claims(evidence: VerifiedSnp, *, runtime_data_type: RuntimeDataType) -> dict[str, Json]:
-    """Return what a verified SEV-SNP report says.
-
-    Args:
-        evidence: What the verifier found to be true.
-        runtime_data_type: "JSON" gives `x-ms-runtime`; "Binary" stands in `x-ms-sevsnpvm-reportdata` only.
-
-    Returns:
-        The claims for an attestation result, before a policy has appraised them.
-
-    Raises:
-        FormatError: The runtime data should be JSON and is no strict JSON object.
-    """
+def _snp_claims(evidence: VerifiedSnp) -> dict[str, Json]:
     report, tcb = evidence.report, evidence.tcb
     return {
-        "x-ms-ver": "1.0",
         "x-ms-attestation-type": "sevsnpvm",
         "x-ms-sevsnpvm-authorkeydigest": report.author_key_digest.hex(),
         "x-ms-sevsnpvm-bootloader-svn": tcb.boot_loader,
@@ -163,28 +283,23 @@ def snp_claims(evidence: VerifiedSnp, *, runtime_data_type: RuntimeDataType) -> 
         "x-ms-sevsnpvm-snpfw-svn": tcb.snp,
         "x-ms-sevsnpvm-tee-svn": tcb.tee,
         "x-ms-sevsnpvm-vmpl": report.vmpl,
-        **_json_runtime(evidence.runtime_data, runtime_data_type),
-        "x-ms-strongroom-hardware": evidence.hardware,
+    }
+
+
+def _snp_extras(evidence: VerifiedSnp) -> dict[str, Json]:
+    report = evidence.report
+    return {
         "x-ms-strongroom-product": evidence.product,
         "x-ms-strongroom-signing-key": report.signing_key,
         "x-ms-strongroom-machines": [f"chip-id:{report.chip_id.hex()}"] if any(report.chip_id) else [],
         **_crl_numbers(evidence.crl_number, None),
         **({} if evidence.csp_id is None else {"x-ms-strongroom-csp-id": evidence.csp_id}),
-        **({} if tcb.fmc is None else {"x-ms-strongroom-fmc-svn": tcb.fmc}),
+        **({} if evidence.tcb.fmc is None else {"x-ms-strongroom-fmc-svn": evidence.tcb.fmc}),
         "x-ms-strongroom-firmware-is-provisional": report.committed_tcb != report.current_tcb
         or report.committed != report.current,
         "x-ms-strongroom-alias-check-complete": report.platform_info.alias_check_complete,
         "x-ms-strongroom-single-socket": report.policy.single_socket,
     }
-
-
-def incoming_claims(claims: Mapping[str, Json]) -> tuple[Claim, ...]:
-    """Return what an evidence policy reads: the claims with a scalar form, and their deprecated names.
-
-    Source: Azure Attestation, "Claim sets", deprecated claims of SGX attestation.
-    """
-    aliases = {alias: claims[name] for alias, name in _ALIASES.items() if name in claims}
-    return claims_from_json({**claims, **aliases}, issuer=ClaimIssuer.SERVICE)
 
 
 def demand_named(claims: Mapping[str, Json], *, named: Collection[Claim]) -> None:
@@ -200,11 +315,11 @@ def demand_named(claims: Mapping[str, Json], *, named: Collection[Claim]) -> Non
         RefusedError: A claim is not safe and was not named; the mismatches are all of them.
     """
     asked = {(_ALIASES.get(claim.type, claim.type), claim.value_type, claim.value) for claim in named}
-    safe = _SAFE[str(claims["x-ms-attestation-type"])]
+    found = {claim.type: claim.value for claim in incoming_claims(claims)}
     unsafe = tuple(
-        Mismatch(name=name, expected=show(value), actual=show(found))
-        for name, value in safe.items()
-        if (found := cast("ClaimValue", claims[name])) != value and (name, value_type_of(found), found) not in asked
+        Mismatch(name=name, expected=show(safe), actual=show(found[name]))
+        for name, safe in _safe_values(found).items()
+        if found[name] != safe and (name, value_type_of(found[name]), found[name]) not in asked
     )
     if unsafe:
         raise RefusedError(
@@ -213,6 +328,15 @@ def demand_named(claims: Mapping[str, Json], *, named: Collection[Claim]) -> Non
             step=Step.ATTEST,
             mismatches=unsafe,
         )
+
+
+def _safe_values(found: Mapping[str, ClaimValue]) -> dict[str, ClaimValue]:
+    """Return what safe evidence would say; what lies under a confidential VM is named by its path."""
+    kind = str(found["x-ms-attestation-type"])
+    if kind in _SAFE:
+        return dict(_SAFE[kind])
+    under = _SAFE[str(found[f"{ISOLATION}.x-ms-attestation-type"])]
+    return {name if name in found else f"{ISOLATION}.{name}": safe for name, safe in under.items()}
 
 
 def _key_separation_claims(evidence: VerifiedSgx) -> dict[str, Json]:
@@ -254,7 +378,6 @@ def _platform_claims(evidence: VerifiedSgx | VerifiedTdx) -> dict[str, Json]:
         "x-ms-strongroom-smt-enabled": pck.smt_enabled,
     }
     return {
-        "x-ms-strongroom-hardware": evidence.hardware,
         "x-ms-strongroom-tcb-status": evidence.tcb_status,
         "x-ms-strongroom-advisory-ids": list(evidence.advisory_ids),
         "x-ms-strongroom-tcb-evaluation-data-number": evidence.tcb_evaluation_data_number,

@@ -41,6 +41,7 @@ from strongroom.crypto.keys import VerifyingKey
 from strongroom.crypto.random import random_bytes
 from strongroom.crypto.x509 import parse_pem_chain, public_key
 from strongroom.policy.evidence_policy import EvidencePolicy, parse_evidence_policy
+from strongroom.services import azure_guest
 from strongroom.services.errors import ErrorShape, Reply, strongroom_error
 from strongroom.services.evidence import (
     PlatformSettings,
@@ -148,28 +149,46 @@ class AttestationService:
         self._endorsements = DirectoryEndorsements(Path(config.endorsements))
         self._revocations = DirectoryRevocations(Path(config.endorsements))
         self._lock = threading.Lock()
-        self._policies = {name: _StoredPolicy.read(self._policy_file(name)) for name in EVIDENCE_KINDS}
+        self._policies = {
+            name: _StoredPolicy.read(self._policy_file(name)) for name in (*EVIDENCE_KINDS, azure_guest.POLICY_TYPE)
+        }
 
     def attest(self, call: Call) -> Reply:
         """`POST /attest/{SgxEnclave,TdxVm,SevSnpVm}`.
 
         1. Read evidence and runtime data; the runtime data's exact bytes are what the evidence binds.
         2. Verify the evidence; SGX's and TDX's with both verifiers.
-        3. Appraise the claims with the registered policy; what is not safe it must name.
+        3. Appraise the claims with the registered policy.
         4. Sign the result; names that the service sets itself win over the policy's.
         """
         _demand_version(call)
         name, kind = _kind(call)
         request = read_attest_request(call.json_object(), kind)  # 1
-        anchors = Anchors(
+        claims = kind.verify(request, self.anchors())  # 2
+        return json_reply({"token": self.appraise(name, claims, nonce=request.nonce)})  # 3, 4
+
+    def anchors(self) -> Anchors:
+        """Return what evidence is verified with, now."""
+        return Anchors(
             roots=self._roots,
             endorsements=self._endorsements,
             revocations=self._revocations,
             now=self._clock.now(),
         )
-        claims = kind.verify(request, anchors)  # 2
+
+    def appraise(self, name: str, claims: Mapping[str, Json], *, nonce: str | None = None) -> str:
+        """Have the registered policy appraise verified claims, and return the signed result.
+
+        Args:
+            name: The policy's type.
+            claims: From verified evidence.
+            nonce: What the client wants to see in the result.
+
+        Raises:
+            RefusedError: The policy says no.
+        """
         policy = self._current(name).policy
-        evaluation = policy.evaluate(incoming_claims(claims))  # 3
+        evaluation = policy.evaluate(incoming_claims(claims))
         demand_named(claims, named=evaluation.named)
         issued: dict[str, Json] = {}
         for claim in evaluation.issued:
@@ -182,9 +201,9 @@ class AttestationService:
         if refused:
             raise RefusedError(f"the evidence policy sets {refused[0]}, which this service does not honour")
         result: dict[str, Json] = {**issued, **claims, "x-ms-policy-hash": policy.hash}
-        if request.nonce is not None:
-            result["nonce"] = request.nonce
-        return json_reply({"token": self._sign(result)})  # 4
+        if nonce is not None:
+            result["nonce"] = nonce
+        return self._sign(result)
 
     def certificates(self, call: Call) -> Reply:
         """`GET /certs`: the signing key, with n and e beside Azure's x5c."""
@@ -216,14 +235,14 @@ class AttestationService:
         """`GET /policies/{type}`: the stored policy token, inside a token of this service."""
         _demand_version(call)
         self._person(call)
-        name, _ = _kind(call)
+        name = self._policy_type(call)
         return json_reply({"token": self._sign({"x-ms-policy": self._current(name).jws})})
 
     def put_policy(self, call: Call) -> Reply:
         """`PUT /policies/{type}`: store a policy that a policy signer signed."""
         _demand_version(call)
         self._person(call)
-        name, _ = _kind(call)
+        name = self._policy_type(call)
         token = call.text().strip()
         if token.startswith('"'):  # as Azure's Python client sends it
             token = token.strip('"')
@@ -249,6 +268,14 @@ class AttestationService:
         fmspc = call.required("fmspc")
         found = self._endorsements.get(fmspc=fmspc, ca="platform")
         return Reply(body=found.to_json())
+
+    def _policy_type(self, call: Call) -> str:
+        name = call.path["type"]
+        if name not in self._policies:
+            raise NotFoundError(
+                f"policies of type {name[:40]} are not supported", action=f"use one of {', '.join(self._policies)}"
+            )
+        return name
 
     def _current(self, name: str) -> "_StoredPolicy":
         with self._lock:
@@ -304,8 +331,15 @@ def attestation_application(service: AttestationService, evidence: ServiceEviden
     def own_evidence(call: Call) -> Reply:
         return json_reply(evidence.answer(call.required("nonce")))
 
+    def attest_guest(call: Call) -> Reply:
+        _demand_version(call)
+        return guests.attest_guest(call)
+
+    guests = azure_guest.AzureGuestDesk(anchors=service.anchors, appraise=service.appraise)
     azure, ours = _azure_error, strongroom_error
     routes = [
+        endpoint("/attest/AzureGuest", attest_guest, methods=["POST"], errors=azure),
+        endpoint("/strongroom/v1/attest/AzureVm", guests.attest_vm, methods=["POST"], errors=ours),
         endpoint("/attest/{type}", service.attest, methods=["POST"], errors=azure),
         endpoint("/certs", service.certificates, errors=azure),
         endpoint("/.well-known/openid-configuration", service.metadata, errors=azure),

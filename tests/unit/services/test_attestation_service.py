@@ -345,7 +345,7 @@ def test_malformed_reports_are_format_errors(installed: Installation, report: by
         installed.send("SevSnpVm", {"report": json.dumps(extended).encode()})
 
 
-@pytest.mark.parametrize("kind", ["OpenEnclave", "AzureGuest", "sgxenclave", ""])
+@pytest.mark.parametrize("kind", ["OpenEnclave", "sgxenclave", ""])
 def test_other_kinds_of_evidence_are_not_found(installed: Installation, kind: str) -> None:
     for ask in (installed.service.attest, installed.service.get_policy, installed.service.put_policy):
         with pytest.raises(NotFoundError, match="not supported"):

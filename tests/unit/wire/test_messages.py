@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from strongroom.base.errors import FormatError
-from strongroom.wire import descriptor, events, key_service, model, receipt, runtime_data, service, ticket, trust
+from strongroom.wire import (
+    azure_guest,
+    descriptor,
+    events,
+    key_service,
+    model,
+    receipt,
+    runtime_data,
+    service,
+    ticket,
+    trust,
+)
 
 
 class _WithUrl(model.Message):
@@ -22,7 +33,7 @@ class _WithPath(model.Message):
 
 MESSAGES = [
     member
-    for module in (descriptor, events, key_service, receipt, runtime_data, service, ticket, trust)
+    for module in (azure_guest, descriptor, events, key_service, receipt, runtime_data, service, ticket, trust)
     for member in vars(module).values()
     if isinstance(member, type) and issubclass(member, model.Message) and member is not model.Message
 ]

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from strongroom.attestation.evidence.reader import ByteReader
 from strongroom.attestation.evidence.snp_report import REPORT_BYTES as SNP_REPORT_BYTES
+from strongroom.attestation.evidence.tpm import ALG_SHA256, read_attest_header, sized
 from strongroom.base.encoding import from_hex, parse_json_object
 from strongroom.base.errors import FormatError
 from strongroom.crypto.keys import VerifyingKey
@@ -37,11 +38,8 @@ _HASHES: Final = {1: hashlib.sha256, 2: hashlib.sha384, 3: hashlib.sha512}
 _HARDWARE_BYTES: Final[Mapping[HclKind, int]] = {"snp": SNP_REPORT_BYTES, "tdx": TDREPORT_BYTES}
 _REPORT_DATA_BYTES: Final = 64
 
-_TPM_MAGIC: Final = b"\xffTCG"
 _TPM_ST_ATTEST_QUOTE: Final = 0x8018
-_TPM_ALG_SHA256: Final = 0x000B
 _SHA256_BYTES: Final = 32
-_CLOCK: Final = struct.Struct(">QIIB")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,10 +123,28 @@ def parse_hcl_report(report_bytes: bytes) -> HclReport:
     if any(area[len(hardware_report) :]) or any(report_bytes[start + _REQUEST.size + length :]):
         raise FormatError("a byte of the HCL report that should be zero is not")
     report_data = hash_function(runtime_data).digest().ljust(_REPORT_DATA_BYTES, b"\0")
-    return _with_runtime(kind, hardware_report, runtime_data, report_data=report_data)
+    return read_paravisor_document(runtime_data, kind=kind, hardware_report=hardware_report, report_data=report_data)
 
 
-def _with_runtime(kind: HclKind, hardware_report: bytes, runtime_data: bytes, *, report_data: bytes) -> HclReport:
+def read_paravisor_document(
+    runtime_data: bytes, *, kind: HclKind, hardware_report: bytes, report_data: bytes | None = None
+) -> HclReport:
+    """Read the paravisor's JSON document, where it comes without the report around it.
+
+    Args:
+        runtime_data: The document's exact bytes.
+        kind: Of which hardware the report is.
+        hardware_report: The hardware's report that should stand for the document.
+        report_data: What its report data must be; without it SHA-256 of the document and 32 zero bytes.
+
+    Returns:
+        The report; its values are claims until `verify_azure_vm` or `verify_azure_guest` has verified them.
+
+    Raises:
+        FormatError: No strict JSON object, no attestation key or several, no configuration.
+    """
+    if report_data is None:
+        report_data = hashlib.sha256(runtime_data).digest().ljust(_REPORT_DATA_BYTES, b"\0")
     runtime = parse_json_object(runtime_data)
     match runtime:
         case {"keys": [*keys], "vm-configuration": dict(configuration)}:
@@ -164,33 +180,22 @@ def parse_tpm_quote(attest_bytes: bytes) -> TpmQuote:
     Source: TCG TPM 2.0 Library, Part 2, 10.12.8 (TPMS_ATTEST), 10.12.1 (TPMS_QUOTE_INFO), 10.6.2 (TPMS_PCR_SELECTION).
     """
     reader = ByteReader(attest_bytes, what="the TPM's quote")
-    if reader.take(4) != _TPM_MAGIC or reader.big_endian(2) != _TPM_ST_ATTEST_QUOTE:
-        raise FormatError("not a TPM's quote")
-    qualified_signer, extra_data = _sized(reader), _sized(reader)
-    clock, reset_count, restart_count, safe = _CLOCK.unpack(reader.take(_CLOCK.size))
-    firmware_version = reader.big_endian(8)
-    if safe > 1:
-        raise FormatError("the TPM's quote says neither yes nor no whether its clock is safe")
-    if reader.big_endian(4) != 1 or reader.big_endian(2) != _TPM_ALG_SHA256:
+    header = read_attest_header(reader, kind=_TPM_ST_ATTEST_QUOTE, what="a TPM's quote")
+    if reader.big_endian(4) != 1 or reader.big_endian(2) != ALG_SHA256:
         raise FormatError("the TPM's quote is not over the SHA-256 bank alone")
     bits = int.from_bytes(reader.take(reader.big_endian(1)), "little")
-    pcr_digest = _sized(reader)
+    pcr_digest = sized(reader)
     reader.finish()
     if len(pcr_digest) != _SHA256_BYTES:
         raise FormatError("the TPM's quote has no SHA-256 digest")
     return TpmQuote(
-        qualified_signer=qualified_signer,
-        extra_data=extra_data,
-        clock=clock,
-        reset_count=reset_count,
-        restart_count=restart_count,
-        safe=bool(safe),
-        firmware_version=firmware_version,
+        qualified_signer=header.qualified_signer,
+        extra_data=header.extra_data,
+        clock=header.clock,
+        reset_count=header.reset_count,
+        restart_count=header.restart_count,
+        safe=header.safe,
+        firmware_version=header.firmware_version,
         pcrs=tuple(number for number in range(bits.bit_length()) if bits >> number & 1),
         pcr_digest=pcr_digest,
     )
-
-
-def _sized(reader: ByteReader) -> bytes:
-    """Return a TPM2B: bytes behind their length."""
-    return reader.take(reader.big_endian(2))

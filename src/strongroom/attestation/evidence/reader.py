@@ -40,11 +40,16 @@ class ByteReader:
         """Return what is left, without taking it."""
         return self._data[self._offset :]
 
+    @property
+    def at_end(self) -> bool:
+        """Whether everything was taken."""
+        return self._offset == len(self._data)
+
     def finish(self) -> None:
         """Refuse bytes that are left.
 
         Raises:
             FormatError: There are some.
         """
-        if self._offset != len(self._data):
+        if not self.at_end:
             raise FormatError(f"bytes follow the end of {self._what}")

@@ -1,5 +1,6 @@
 """The verifier: makes verified evidence of unverified, or raises. Never loaded where evidence is made."""
 
+from strongroom.attestation.verifier.azure_guest import VerifiedAzureGuest, verify_azure_guest
 from strongroom.attestation.verifier.azure_vm import VerifiedAzureVm, verify_azure_vm
 from strongroom.attestation.verifier.roots import TrustedRoot, TrustedRoots
 from strongroom.attestation.verifier.sgx import verify_sgx
@@ -10,10 +11,12 @@ from strongroom.attestation.verifier.verified import VerifiedSgx, VerifiedSnp, V
 __all__ = [
     "TrustedRoot",
     "TrustedRoots",
+    "VerifiedAzureGuest",
     "VerifiedAzureVm",
     "VerifiedSgx",
     "VerifiedSnp",
     "VerifiedTdx",
+    "verify_azure_guest",
     "verify_azure_vm",
     "verify_sgx",
     "verify_snp",

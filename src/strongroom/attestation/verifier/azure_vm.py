@@ -14,16 +14,12 @@ from typing import Final, Literal
 from strongroom.attestation.endorsements.dcap import DcapEndorsements
 from strongroom.attestation.endorsements.snp import SnpEndorsements
 from strongroom.attestation.evidence.azure_vtpm import HclReport, TpmQuote, parse_hcl_report, parse_tpm_quote
-from strongroom.attestation.evidence.td_report import TdReportBody
-from strongroom.attestation.evidence.unverified import UnverifiedAzureVm
-from strongroom.attestation.verifier.dcap import VerifiedQuote
-from strongroom.attestation.verifier.roots import TrustedRoot, TrustedRoots
-from strongroom.attestation.verifier.snp import VerifiedReport, verify_report
-from strongroom.attestation.verifier.tdx import verify_tdx_quote
-from strongroom.attestation.verifier.verified import VERIFIER, demand_verifier
-from strongroom.base.encoding import from_hex
+from strongroom.attestation.evidence.unverified import UnverifiedAzureVm, UnverifiedEvidence
+from strongroom.attestation.verifier.roots import TrustedRoots
+from strongroom.attestation.verifier.snp import verify_snp
+from strongroom.attestation.verifier.tdx import verify_tdx
+from strongroom.attestation.verifier.verified import VERIFIER, VerifiedSnp, VerifiedTdx, demand_verifier
 from strongroom.base.errors import FormatError, Mismatch, VerificationError
-from strongroom.crypto import x509
 
 _NO_USER_DATA: Final = bytes(64)
 _SHA256_BYTES: Final = 32
@@ -43,7 +39,7 @@ class VerifiedAzureVm:
         earliest_expiration: When the first of the certificates, lists and documents used runs out.
     """
 
-    hardware_evidence: VerifiedReport | VerifiedQuote[TdReportBody]
+    hardware_evidence: VerifiedSnp | VerifiedTdx
     hcl: HclReport
     tpm_quote: TpmQuote
     pcr_values: Mapping[int, bytes]
@@ -54,16 +50,6 @@ class VerifiedAzureVm:
 
     def __post_init__(self, made_by: object) -> None:
         demand_verifier(made_by)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Hardware:
-    """The hardware's evidence, verified, with what both kinds of it have."""
-
-    evidence: VerifiedReport | VerifiedQuote[TdReportBody]
-    report_data: bytes
-    root: TrustedRoot
-    earliest_expiration: datetime
 
 
 def verify_azure_vm(
@@ -103,67 +89,76 @@ def verify_azure_vm(
     """
     # 1.
     hcl, quote = parse_hcl_report(evidence.hcl_report), parse_tpm_quote(evidence.tpm_quote)
-    # 2.
-    hardware = _verify_hardware(hcl, evidence, trusted_roots=trusted_roots, endorsements=endorsements, now=now)
-    # 3.
-    if hardware.report_data != hcl.report_data:
-        raise VerificationError("the hardware does not vouch for the vTPM's key")
+    # 2. and 3.
+    hardware = verify_hardware(hcl, evidence.td_quote, trusted_roots=trusted_roots, endorsements=endorsements, now=now)
     # 4.
     hcl.attestation_key.verify(evidence.tpm_quote, evidence.tpm_signature)
-    pcr_values = _registers(quote, evidence.pcr_values)
+    pcr_values = verify_registers(quote, evidence.pcr_values)
     # 5.
     if quote.extra_data != hashlib.sha256(evidence.runtime_data).digest():
         raise VerificationError("the vTPM's quote does not bind this runtime data")
     if hcl.user_data not in (_NO_USER_DATA, hashlib.sha512(evidence.runtime_data).digest()):
         raise VerificationError("the hardware's report binds other user data than this runtime data")
     return VerifiedAzureVm(
-        hardware_evidence=hardware.evidence,
+        hardware_evidence=hardware,
         hcl=hcl,
         tpm_quote=quote,
         pcr_values=pcr_values,
         runtime_data=evidence.runtime_data,
-        hardware=hardware.root.hardware,
+        hardware=hardware.hardware,
         earliest_expiration=hardware.earliest_expiration,
         made_by=VERIFIER,
     )
 
 
-def _verify_hardware(
+def verify_hardware(
     hcl: HclReport,
-    evidence: UnverifiedAzureVm,
+    td_quote: bytes | None,
     *,
     trusted_roots: TrustedRoots,
     endorsements: SnpEndorsements | DcapEndorsements,
     now: datetime,
-) -> _Hardware:
-    if hcl.kind == "snp" and isinstance(endorsements, SnpEndorsements) and evidence.td_quote is None:
-        verified = verify_report(
-            hcl.hardware_report,
-            trusted_roots=trusted_roots,
-            chain_der=x509.parse_pem_chain(endorsements.certificate_chain.encode()),
-            revocation=x509.RevocationLists([from_hex(endorsements.crl)]),
-            now=now,
+) -> VerifiedSnp | VerifiedTdx:
+    """Verify what the hardware under a paravisor says, and that it stands for the paravisor's document.
+
+    Args:
+        hcl: The paravisor's document, and on SEV-SNP the report.
+        td_quote: On TDX the quote; None on SEV-SNP.
+        trusted_roots: The roots trusted here; empty refuses.
+        endorsements: For SEV-SNP the certificates and the revocation list, for TDX the vendor's documents.
+        now: The time of the check.
+
+    Raises:
+        FormatError: A part is malformed, or evidence and endorsements are not of one kind of hardware.
+        UntrustedRootError: The evidence was made under another root.
+        VerificationError: A signature does not hold, the host can read the VM's memory, or the hardware vouches for
+            another document.
+    """
+    verified: VerifiedSnp | VerifiedTdx
+    if hcl.kind == "snp" and isinstance(endorsements, SnpEndorsements) and td_quote is None:
+        report = UnverifiedEvidence(kind="snp", quote=hcl.hardware_report, runtime_data=None)
+        verified = verify_snp(report, trusted_roots=trusted_roots, endorsements=endorsements, now=now)
+        report_data = verified.report.report_data
+    elif hcl.kind == "tdx" and isinstance(endorsements, DcapEndorsements) and td_quote is not None:
+        quote = UnverifiedEvidence(kind="tdx", quote=td_quote, runtime_data=None)
+        verified = verify_tdx(quote, trusted_roots=trusted_roots, endorsements=endorsements, now=now)
+        report_data = verified.quote.report.report_data
+    else:
+        raise FormatError(
+            "the endorsements, or the quote beside the HCL report, are for other hardware than the report"
         )
-        if verified.report.policy.debug:
-            raise VerificationError("the evidence is of a VM that may be debugged, whose memory the host can read")
-        return _Hardware(
-            evidence=verified,
-            report_data=verified.report.report_data,
-            root=verified.root,
-            earliest_expiration=verified.earliest_expiration,
-        )
-    if hcl.kind == "tdx" and isinstance(endorsements, DcapEndorsements) and evidence.td_quote is not None:
-        quote = verify_tdx_quote(evidence.td_quote, trusted_roots=trusted_roots, endorsements=endorsements, now=now)
-        return _Hardware(
-            evidence=quote,
-            report_data=quote.quote.report.report_data,
-            root=quote.platform.root,
-            earliest_expiration=quote.platform.earliest_expiration,
-        )
-    raise FormatError("the endorsements, or the quote beside the HCL report, are for other hardware than the report")
+    if report_data != hcl.report_data:
+        raise VerificationError("the hardware does not vouch for the vTPM's key")
+    return verified
 
 
-def _registers(quote: TpmQuote, values: Sequence[bytes]) -> dict[int, bytes]:
+def verify_registers(quote: TpmQuote, values: Sequence[bytes]) -> dict[int, bytes]:
+    """Return the quoted registers' values by number.
+
+    Raises:
+        FormatError: More or fewer values than the quote covers, or of another size.
+        VerificationError: The quote is of other values.
+    """
     if len(values) != len(quote.pcrs) or any(len(value) != _SHA256_BYTES for value in values):
         raise FormatError("the values are not those of the registers that the vTPM quoted")
     digest = hashlib.sha256(b"".join(values)).digest()
