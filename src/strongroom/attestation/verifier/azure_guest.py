@@ -178,7 +178,6 @@ def _certified_key(evidence: UnverifiedAzureGuest, quote: TpmQuote) -> Verifying
         differences(
             {
                 "name": (certification.name.hex(), public.name.hex()),
-                "signer": (quote.qualified_signer.hex(), header.qualified_signer.hex()),
                 "reset count": (str(quote.reset_count), str(header.reset_count)),
                 "restart count": (str(quote.restart_count), str(header.restart_count)),
                 "qualifying data": (quote.extra_data.hex(), header.extra_data.hex()),
