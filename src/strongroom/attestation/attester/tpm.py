@@ -29,7 +29,7 @@ from strongroom.attestation.evidence.tpm import (
     select,
     sized,
 )
-from strongroom.base.errors import FormatError, LimitError, NotFoundError, UnavailableError
+from strongroom.base.errors import FormatError, NotFoundError, UnavailableError
 from strongroom.base.secret import SecretBytes
 from strongroom.crypto.random import random_bytes
 
@@ -47,7 +47,6 @@ _RSA_BITS: Final = 2048
 _NV_ATTRIBUTES: Final = 1 << 1 | 1 << 2 | 1 << 17 | 1 << 18
 """The owner and whoever knows the (empty) password read and write."""
 _NV_CHUNK_BYTES: Final = 512
-_MAX_NV_BYTES: Final = 64 << 10
 _PCRS_A_READ: Final = 8
 _NONCE_BYTES: Final = 16
 _MAX_HANDLES: Final = 254
@@ -170,20 +169,15 @@ class Tpm:
         return reader.big_endian(2)
 
     def nv_read(self, index: int) -> bytes:
-        """Return the content of an NV index that the owner may read (TPM2_NV_Read).
-
-        Raises:
-            LimitError: It is larger than any that is read here.
-        """
+        """Return the content of an NV index that the owner may read (TPM2_NV_Read)."""
         size = self.nv_size(index)
-        if size > _MAX_NV_BYTES:
-            raise LimitError("the NV index is larger than allowed")
         content = bytearray()
         while len(content) < size:
-            parameters = struct.pack(">HH", min(_NV_CHUNK_BYTES, size - len(content)), len(content))
+            wanted = min(_NV_CHUNK_BYTES, size - len(content))
+            parameters = struct.pack(">HH", wanted, len(content))
             chunk = sized(self.execute(_NV_READ, handles=(_RH_OWNER, index), passwords=1, parameters=parameters))
-            if not chunk:
-                raise FormatError("the TPM returned nothing of its NV index")
+            if len(chunk) != wanted:
+                raise FormatError("the TPM returned another part of its NV index than it was asked for")
             content += chunk
         return bytes(content)
 
