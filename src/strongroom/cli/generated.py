@@ -1,4 +1,4 @@
-"""The files of a source tree that are generated from the code: JSON Schemas of all messages, the command reference."""
+"""The files of a source tree that are generated from the code: JSON Schemas of all messages, references."""
 
 import json
 import pkgutil
@@ -13,9 +13,11 @@ from strongroom import wire
 from strongroom.application.description import ApplicationDescription
 from strongroom.base.errors import ConfigurationError
 from strongroom.policy.approval import Approval
+from strongroom.policy.back_ends import back_ends_page
 from strongroom.wire.model import Message
 
 SCHEMAS: Final = Path("docs/reference/schemas")
+BACK_ENDS: Final = Path("docs/reference/back-ends.md")
 COMMANDS: Final = Path("docs/reference/cli.md")
 _WIDTH: Final = 100
 _DOCUMENTS: Final[tuple[type[Message], ...]] = (ApplicationDescription, Approval)
@@ -24,7 +26,7 @@ _DOCUMENTS: Final[tuple[type[Message], ...]] = (ApplicationDescription, Approval
 def generated_files(root_command: click.Command) -> dict[Path, str]:
     """Return every generated file: its path in the source tree, and its text."""
     schemas = {SCHEMAS / f"{message.__name__}.json": _schema(message) for message in _messages()}
-    return {**schemas, COMMANDS: _command_reference(root_command)}
+    return {**schemas, COMMANDS: _command_reference(root_command), BACK_ENDS: back_ends_page()}
 
 
 def source_tree() -> Path:
