@@ -454,7 +454,10 @@ def test_nothing_malformed_is_the_services_own_fault(service: RunningService, ho
     ]
     for body in bodies:
         assert 400 <= http.request("POST", path, body=body).status < 500, body[:80]
-    assert http.request("POST", "/attest/AzureGuest", body=b"{}").status == 400
+    accepted_body = canonical_json({"attestationInfo": to_b64url(json.dumps(good).encode())})
+    assert http.request("POST", path, body=accepted_body).status == 200
+    for version in ("", "?api-version=2019-01-01"):
+        assert http.request("POST", f"/attest/AzureGuest{version}", body=accepted_body).status == 400
 
 
 def test_a_missing_revocation_list_is_no() -> None:
