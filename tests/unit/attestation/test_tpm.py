@@ -188,6 +188,13 @@ def test_malformed_responses_are_format_errors(answer: bytes) -> None:
         assert isinstance(refused.value, FormatError | UnavailableError)
 
 
+def test_a_response_of_another_size_than_it_says_is_a_format_error() -> None:
+    handles = response(b"\0" + struct.pack(">II", 1, 0))
+    assert Tpm(Canned(handles)).handles("nv") == ()
+    with pytest.raises(FormatError, match="another size"):
+        Tpm(Canned(handles + b"\0")).handles("nv")
+
+
 @pytest.mark.parametrize("chunk", [b"", b"short", b"longer than it is"])
 def test_an_index_that_returns_less_or_more_than_it_holds_is_refused(chunk: bytes) -> None:
     area = struct.pack(">IHIHH", INDEX, 11, 0, 0, 8)

@@ -42,6 +42,12 @@ def test_reads_a_certification() -> None:
     assert read.header.safe
 
 
+def test_bytes_behind_a_certification_and_other_attestations_are_format_errors() -> None:
+    for data in (certification() + b"\0", certification()[:-1], b"\xffTCG\x80\x18" + certification()[6:]):
+        with pytest.raises(FormatError):
+            parse_tpm_certification(data)
+
+
 def area(
     scheme: bytes = b"\0\x10", bits: int = 2048, modulus: bytes = b"\xff" * 256, kind: int = 1, name: int = 11
 ) -> bytes:

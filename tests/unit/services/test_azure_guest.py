@@ -151,3 +151,10 @@ def test_other_bodies_are_format_errors(desk: Desk, body: bytes) -> None:
     for ask in (desk.desk.attest_guest, desk.desk.attest_vm):
         with pytest.raises(FormatError):
             ask(call)
+
+
+def test_a_request_has_one_member_however_good_its_evidence_is(desk: Desk) -> None:
+    good = to_b64url(json.dumps(simulated("snp").info()).encode())
+    for body in ({"AttestationInfo": good, "nonce": "1"}, {"AttestationInfo": good, "attestationInfo": good}):
+        with pytest.raises(FormatError, match="exactly one member"):
+            desk.desk.attest_guest(Call(path={}, query={}, authorization="", body=canonical_json(body)))
