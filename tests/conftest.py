@@ -5,6 +5,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("strongroom", deadline=None)  # how fast this machine is decides no test
+settings.load_profile("strongroom")
 
 LEFT_OUT = "swtpm, a software TPM, is not installed: run `make system` as root"
 

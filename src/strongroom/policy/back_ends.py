@@ -132,14 +132,14 @@ _OURS: Final = {
     Demand.REAL_HARDWARE: "x-ms-strongroom-hardware",
     Demand.SIMULATED_HARDWARE: "x-ms-strongroom-hardware",
     Demand.HARDWARE_ANY: _ANY,
+    Demand.HARDWARE_LIST: "x-ms-strongroom-machines",
+    Demand.CRL_NUMBER: "x-ms-strongroom-crl-number",
 }
 _OUR_INTEL: Final = {
-    Demand.HARDWARE_LIST: "x-ms-strongroom-ppid",
     Demand.TCB_STATUS: "x-ms-strongroom-tcb-status",
     Demand.TCB_EVALUATION: "x-ms-strongroom-tcb-evaluation-data-number",
 }
 _OUR_TDX: Final = {**_OUR_INTEL, Demand.NO_MIGRATION: "x-ms-strongroom-migratable"}
-_OUR_AMD: Final = {Demand.HARDWARE_LIST: "x-ms-strongroom-chip-id"}
 _OUR_REGISTERS: Final = {Demand.REGISTERS: "x-ms-strongroom-pcr0"}
 _AZURES: Final = {Demand.REAL_HARDWARE: _ALL_REAL, Demand.HARDWARE_ANY: _ANY}
 
@@ -147,8 +147,8 @@ TABLE: Final[Mapping[BackEnd, Mapping[TeeKind, Mapping[Demand, str]]]] = {
     BackEnd.STRONGROOM: {
         TeeKind.SGX: {**_RUNTIME, **_SGX, **_OURS, **_OUR_INTEL},
         TeeKind.TDX: {**_RUNTIME, **_TDX, **_OURS, **_OUR_TDX},
-        TeeKind.SNP: {**_RUNTIME, **_SNP, **_OURS, **_OUR_AMD},
-        TeeKind.AZURE_VM_SNP: {**_RUNTIME, **_inside(_SNP), **_OURS, **_OUR_AMD, **_OUR_REGISTERS},
+        TeeKind.SNP: {**_RUNTIME, **_SNP, **_OURS},
+        TeeKind.AZURE_VM_SNP: {**_RUNTIME, **_inside(_SNP), **_OURS, **_OUR_REGISTERS},
         TeeKind.AZURE_VM_TDX: {**_RUNTIME, **_inside(_TDX), **_OURS, **_OUR_TDX, **_OUR_REGISTERS},
     },
     BackEnd.AZURE_ATTESTATION: {
@@ -228,5 +228,5 @@ _NOTES: Final = """\
 - A policy of Azure Attestation can fix a TCB baseline for SGX (`x-ms-sgx-tcbidentifier`), but the result does not say
   which one was used, so an approval cannot demand it. AMD has neither a TCB status nor an evaluation number: the TCB of
   SEV-SNP is its version numbers (`x-ms-sevsnpvm-…-svn`), which policies compare.
-- Neither back end says which revocation lists it used, nor for whom a result is. That a result is for one key service
-  follows from that service's nonce in the runtime data."""
+- Azure Attestation does not say which revocation lists it used. Neither back end says for whom a result is; that it is
+  for one key service follows from that service's nonce in the runtime data."""

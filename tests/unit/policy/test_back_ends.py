@@ -75,7 +75,7 @@ def test_confidential_vms_fix_no_application_at_launch(tee: TeeKind) -> None:
 
 def test_a_refusal_names_everything_that_is_missing() -> None:
     asked = replace(PLAIN, hardware_ids=("ab",), **EVERYTHING)
-    assert refused(asked, BackEnd.STRONGROOM) == {Demand.CRL_NUMBER, Demand.REGISTERS, Demand.AUDIENCE}
+    assert refused(asked, BackEnd.STRONGROOM) == {Demand.REGISTERS, Demand.AUDIENCE}
     assert refused(asked, BackEnd.AZURE_ATTESTATION) == {
         *(Demand.HARDWARE_LIST, Demand.TCB_STATUS, Demand.TCB_EVALUATION),
         *(Demand.CRL_NUMBER, Demand.REGISTERS, Demand.AUDIENCE),
