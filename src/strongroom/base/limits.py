@@ -16,6 +16,8 @@ class Limits:
     sealed_bytes: int = 16 << 20
     recipients: int = 64
     package_bytes: int = 512 << 20
+    endorsement_bytes: int = 1 << 20
+    bundle_bytes: int = 32 << 20
     socket_line_bytes: int = 64 << 20
     nonce_lifetime_s: int = 120
     person_token_lifetime_s: int = 300

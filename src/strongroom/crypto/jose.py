@@ -66,28 +66,31 @@ def unverified_header(token: str) -> dict[str, Any]:
     return parse_json_object(from_b64url(parts[0]))
 
 
-def unverified_payload(token: str) -> bytes:
+def unverified_payload(token: str, *, max_bytes: int = LIMITS.token_bytes) -> bytes:
     """Return a compact JWS's payload, unchecked: for readers whose word nobody has to take.
 
     Raises:
         FormatError: Not a compact JWS.
     """
-    return from_b64url(_split(token)[1])
+    return from_b64url(_split(token, max_bytes=max_bytes)[1])
 
 
-def verify_jws(token: str, *, key: VerifyingKey, typ: str | None = None) -> VerifiedJws:
+def verify_jws(
+    token: str, *, key: VerifyingKey, typ: str | None = None, max_bytes: int = LIMITS.token_bytes
+) -> VerifiedJws:
     """Check a compact JWS and return its parts.
 
     Args:
         token: The compact serialization.
         key: The only key and algorithm that is accepted.
         typ: The `typ` the header must carry, so that a statement of one kind never passes for another.
+        max_bytes: How long the token may be.
 
     Raises:
-        FormatError: Not a compact JWS, or not in its canonical spelling.
+        FormatError: Not a compact JWS, too long, or not in its canonical spelling.
         VerificationError: Signed by another key or algorithm, of another type, or changed.
     """
-    parts = _split(token)
+    parts = _split(token, max_bytes=max_bytes)
     header, payload, signature = parse_json_object(from_b64url(parts[0])), from_b64url(parts[1]), from_b64url(parts[2])
     if header.get("alg") != key.algorithm or "crit" in header or "b64" in header:
         raise VerificationError("the token is signed with another algorithm than the expected key's")
@@ -189,8 +192,8 @@ def _kid(recipient: object) -> object:
             return None
 
 
-def _split(token: str) -> list[str]:
+def _split(token: str, *, max_bytes: int = LIMITS.token_bytes) -> list[str]:
     parts = token.split(".")
-    if len(parts) != _COMPACT_PARTS or len(token) > LIMITS.token_bytes:
+    if len(parts) != _COMPACT_PARTS or len(token) > max_bytes:
         raise FormatError("not a compact JWS")
     return parts

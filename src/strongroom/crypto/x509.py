@@ -114,31 +114,30 @@ class VerifiedChain:
         leaf_der: The first certificate.
         root_der: The root it ends at.
         not_after: When the first of the certificates and revocation lists runs out.
-        crl_numbers: Of the revocation lists that the certificates were looked up in, the leaf's issuer's first; None
-            for a list that carries no number.
+        crl_numbers: Of the revocation lists that the certificates were looked up in, the leaf's issuer's first.
         newest_signed: The latest time from which one of the certificates and lists holds: now is no earlier.
     """
 
     leaf_der: bytes
     root_der: bytes
     not_after: datetime
-    crl_numbers: tuple[int | None, ...]
+    crl_numbers: tuple[int, ...]
     newest_signed: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RevocationList:
-    """A revocation list whose signature holds.
+class VerifiedCrl:
+    """A revocation list that its issuer signed.
 
     Attributes:
-        number: Grows with each list (RFC 5280, section 5.2.3); None where it has none.
-        issued_at: From when it holds.
-        not_after: Until when it holds.
+        number: The list's number; each one that its issuer makes has a higher one. 0 where it names none.
+        last_update: When it was issued.
+        next_update: Until when it holds.
     """
 
-    number: int | None
-    issued_at: datetime
-    not_after: datetime
+    number: int
+    last_update: datetime
+    next_update: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +221,40 @@ def extension(certificate_der: bytes, oid: str) -> Extension | None:
     return None
 
 
+def crl_distribution_points(certificate_der: bytes) -> tuple[str, ...]:
+    """Return where a certificate says that its issuer's revocation list is to be had: addresses, in their order.
+
+    Raises:
+        FormatError: Not a certificate.
+
+    Source: RFC 5280, section 4.2.1.13.
+    """
+    points = _extension_value(_load(certificate_der), x509.CRLDistributionPoints) or ()
+    names = [name for point in points for name in point.full_name or ()]
+    return tuple(name.value for name in names if isinstance(name, x509.UniformResourceIdentifier))
+
+
+def crl_pem(crl_der: bytes) -> bytes:
+    """Return a revocation list's PEM text.
+
+    Raises:
+        FormatError: Not a revocation list.
+    """
+    return _load_crl(crl_der).public_bytes(Encoding.PEM)
+
+
+def crl_from_pem(pem: bytes) -> bytes:
+    """Return the DER bytes of a revocation list in PEM form.
+
+    Raises:
+        FormatError: Not one.
+    """
+    try:
+        return x509.load_pem_x509_crl(pem).public_bytes(Encoding.DER)
+    except _MALFORMED as error:
+        raise FormatError("not a certificate revocation list in PEM form") from error
+
+
 class RevocationLists:
     """A hierarchy's revocation lists. Each is checked once, however many certificates are looked up in it.
 
@@ -234,9 +267,9 @@ class RevocationLists:
 
     def __init__(self, crls_der: Sequence[bytes]) -> None:
         self._crls = [_load_crl(crl_der) for crl_der in crls_der]
-        self._checked: dict[tuple[int, bytes], RevocationList] = {}
+        self._checked: dict[tuple[int, bytes], VerifiedCrl] = {}
 
-    def check(self, certificate: x509.Certificate, issuer: x509.Certificate, now: datetime) -> RevocationList:
+    def check(self, certificate: x509.Certificate, issuer: x509.Certificate, now: datetime) -> VerifiedCrl:
         """Check that the issuer's list holds at `now` and does not name the certificate.
 
         Returns:
@@ -251,7 +284,7 @@ class RevocationLists:
         key = (number, issuer.fingerprint(hashes.SHA256()))
         found = self._checked.get(key) or _check_crl(self._crls[number], issuer)
         self._checked[key] = found
-        _check_validity(found.issued_at, found.not_after, now, "a revocation list")
+        _check_validity(found.last_update, found.next_update, now, "a revocation list")
         if self._crls[number].get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
             raise VerificationError("a certificate is revoked", action="Do not use this platform; ask its vendor.")
         return found
@@ -472,24 +505,66 @@ def verify_chain(
             "the certificate chain ends at a root that is not trusted here",
             action="If this root is meant to be trusted, add it to the trusted roots.",
         )
-    starts, ends, lists = [], [], []
-    for position, certificate in enumerate(certificates):
-        is_root = position == len(certificates) - 1
-        issuer = certificates[position if is_root else position + 1]
-        _check_issued_by(certificate, issuer)
-        _check_validity(certificate.not_valid_before_utc, certificate.not_valid_after_utc, now, "a certificate")
-        _check_extensions(certificate, position, understood=understood_in_root if is_root else None)
-        starts.append(certificate.not_valid_before_utc)
-        ends.append(certificate.not_valid_after_utc)
-        if revocation is not None and (position > 0 or leaf_is_listed):
-            lists.append(revocation.check(certificate, issuer, now))
+    ends = _check_path(certificates, first_position=0, now=now, understood_in_root=understood_in_root)
+    lists: list[VerifiedCrl] = []
+    if revocation is not None:
+        for certificate, issuer in zip(certificates, [*certificates[1:], certificates[-1]], strict=True):
+            if leaf_is_listed or certificate is not certificates[0]:
+                lists.append(revocation.check(certificate, issuer, now))
+    starts = [certificate.not_valid_before_utc for certificate in certificates]
     return VerifiedChain(
         leaf_der=chain_der[0],
         root_der=chain_der[-1],
-        not_after=min([*ends, *(found.not_after for found in lists)]),
+        not_after=min([*ends, *(found.next_update for found in lists)]),
         crl_numbers=tuple(found.number for found in lists),
-        newest_signed=max([*starts, *(found.issued_at for found in lists)]),
+        newest_signed=max([*starts, *(found.last_update for found in lists)]),
     )
+
+
+def verify_authorities(
+    chain_der: Sequence[bytes], *, roots_der: Sequence[bytes], now: datetime, understood_in_root: str | None = None
+) -> datetime:
+    """Check a chain of CAs that has no leaf: steps 1 to 5 of `verify_chain`. Revocation is not checked.
+
+    Args:
+        chain_der: The lowest CA first, the root last; the root alone is a chain too.
+        roots_der: The trusted roots; an empty sequence refuses.
+        now: The time of the check.
+        understood_in_root: A critical extension that the caller understands and has checked.
+
+    Returns:
+        When the first of the certificates runs out.
+
+    Raises:
+        FormatError: A certificate is malformed.
+        UntrustedRootError: The chain ends at another root, or is empty.
+        VerificationError: Something else does not hold.
+
+    Source: RFC 5280, section 6.1.
+    """
+    if not chain_der or chain_der[-1] not in roots_der:
+        raise UntrustedRootError("the CA's certificate chain ends at a root that is not trusted here")
+    certificates = [_load(certificate_der) for certificate_der in chain_der]
+    return min(_check_path(certificates, first_position=1, now=now, understood_in_root=understood_in_root))
+
+
+def verify_crl(crl_der: bytes, *, issuer_der: bytes, now: datetime) -> VerifiedCrl:
+    """Check that a revocation list was signed by its issuer and holds at `now`.
+
+    The caller MUST have checked the issuer's own chain (`verify_authorities`).
+
+    Raises:
+        FormatError: List or certificate are malformed.
+        VerificationError: Another issuer, a bad signature, or out of date.
+
+    Source: RFC 5280, section 5.
+    """
+    crl, issuer = _load_crl(crl_der), _load(issuer_der)
+    if crl.issuer != issuer.subject:
+        raise VerificationError("the revocation list is of another issuer")
+    found = _check_crl(crl, issuer)
+    _check_validity(found.last_update, found.next_update, now, "a revocation list")
+    return found
 
 
 def verify_leaf(chain_der: list[bytes], *, identity: str, usage: LeafUsage, now: datetime) -> LeafCertificate:
@@ -528,6 +603,25 @@ def verify_leaf(chain_der: list[bytes], *, identity: str, usage: LeafUsage, now:
     )
 
 
+def _check_path(
+    certificates: Sequence[x509.Certificate], *, first_position: int, now: datetime, understood_in_root: str | None
+) -> list[datetime]:
+    """Check signatures, validity and extensions of a path; return when each of its certificates runs out.
+
+    Args:
+        certificates: In their order, the root last.
+        first_position: How many certificates stand between the leaf and the first one: 0 if it is the leaf itself.
+        now: The time of the check.
+        understood_in_root: A critical extension that the caller understands.
+    """
+    for index, certificate in enumerate(certificates):
+        is_root = index == len(certificates) - 1
+        _check_issued_by(certificate, certificates[index if is_root else index + 1])
+        _check_validity(certificate.not_valid_before_utc, certificate.not_valid_after_utc, now, "a certificate")
+        _check_extensions(certificate, first_position + index, understood=understood_in_root if is_root else None)
+    return [certificate.not_valid_after_utc for certificate in certificates]
+
+
 def _check_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
     try:
         certificate.verify_directly_issued_by(issuer)
@@ -557,7 +651,7 @@ def _check_extensions(certificate: x509.Certificate, position: int, *, understoo
             raise VerificationError("a certificate chain is longer than one of its CAs allows")
 
 
-def _check_crl(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> RevocationList:
+def _check_crl(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> VerifiedCrl:
     """Check a list's signature and extensions."""
     try:
         signed = crl.is_signature_valid(_public_key(issuer))
@@ -565,12 +659,13 @@ def _check_crl(crl: x509.CertificateRevocationList, issuer: x509.Certificate) ->
         for revoked in crl:
             critical = critical or any(found.critical for found in revoked.extensions)
         end = crl.next_update_utc
-        numbers = [found.value.crl_number for found in crl.extensions if isinstance(found.value, x509.CRLNumber)]
+        values = [found.value for found in crl.extensions]
+        number = next((value.crl_number for value in values if isinstance(value, x509.CRLNumber)), 0)
     except _MALFORMED as error:
         raise FormatError("a revocation list is malformed") from error
     if not signed or critical or end is None:
         raise VerificationError("a revocation list was not signed by its issuer, or cannot be understood")
-    return RevocationList(number=numbers[0] if numbers else None, issued_at=crl.last_update_utc, not_after=end)
+    return VerifiedCrl(number=number, last_update=crl.last_update_utc, next_update=end)
 
 
 # --- the library's objects -------------------------------------------------------------------------------------------

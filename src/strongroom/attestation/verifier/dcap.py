@@ -52,8 +52,8 @@ class VerifiedPlatform:
     qe_identity: QeIdentity
     earliest_expiration: datetime
     newest_signed: datetime
-    crl_number: int | None
-    root_crl_number: int | None
+    crl_number: int
+    root_crl_number: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,8 +48,8 @@ class VerifiedDcap(Generic[Body]):
     advisory_ids: tuple[str, ...]
     tcb_evaluation_data_number: int
     tcb_date: str
-    crl_number: int | None
-    root_crl_number: int | None
+    crl_number: int
+    root_crl_number: int
     newest_signed: datetime
     pck: PckExtension
     hardware: Literal["simulated", "real"]
