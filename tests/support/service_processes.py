@@ -112,7 +112,7 @@ class Installation:
             "mode": "owner-operated",
             "owners": [self.owner.verifying_key.to_jwk()],
             "roots": [{"certificate_pem": to_pem(self.platform.platform.root_der), "simulated": True}],
-            "endorsements": str(endorsements),
+            "endorsements": {"kind": "folder", "path": str(endorsements)},
             "platform": None,
         }
         path = self.folder / "attestation.json"

@@ -27,6 +27,7 @@ from strongroom.crypto.x509 import parse_pem_chain, to_pem
 from strongroom.datasets.storage import write_file
 from strongroom.services import attestation_service, key_service
 from strongroom.services.attestation_service import AttestationServiceConfig
+from strongroom.services.endorsement_sources import FolderSettings
 from strongroom.services.evidence import PlatformSettings
 from strongroom.services.identity import open_identity, prepare_folder
 from strongroom.services.issuers import AttestationServiceSettings
@@ -200,7 +201,7 @@ def _attestation_service(
         mode="owner-operated",
         owners=(owner_jwk,),
         roots=_roots(state),
-        endorsements=str(endorsements_of(state.platform)),
+        endorsements=FolderSettings(path=str(endorsements_of(state.platform))),
         platform=_platform_settings(state),
     )
     service = TrustedService(

@@ -234,6 +234,16 @@ def crl_distribution_points(certificate_der: bytes) -> tuple[str, ...]:
     return tuple(name.value for name in names if isinstance(name, x509.UniformResourceIdentifier))
 
 
+def crl_issuer(crl_der: bytes) -> str:
+    """Return the common name of a revocation list's issuer; empty if it has none.
+
+    Raises:
+        FormatError: Not a revocation list.
+    """
+    names = _load_crl(crl_der).issuer.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if names else ""
+
+
 def crl_pem(crl_der: bytes) -> bytes:
     """Return a revocation list's PEM text.
 

@@ -19,8 +19,6 @@ from pydantic import Field
 from starlette.applications import Starlette
 
 from strongroom.attestation.claims import demand_named, incoming_claims
-from strongroom.attestation.endorsements.dcap import DirectoryEndorsements
-from strongroom.attestation.endorsements.snp import DirectoryRevocations
 from strongroom.attestation.verifier import TrustedRoot, TrustedRoots
 from strongroom.base.clock import Clock, SystemClock
 from strongroom.base.encoding import Json, canonical_json, from_any_b64, from_b64url, parse_json_object, to_b64url
@@ -42,6 +40,7 @@ from strongroom.crypto.random import random_bytes
 from strongroom.crypto.x509 import parse_pem_chain, public_key
 from strongroom.policy.evidence_policy import EvidencePolicy, parse_evidence_policy
 from strongroom.services import azure_guest
+from strongroom.services.endorsement_sources import EndorsementSettings, open_endorsements
 from strongroom.services.errors import ErrorShape, Reply, strongroom_error
 from strongroom.services.evidence import (
     PlatformSettings,
@@ -83,7 +82,7 @@ class AttestationServiceConfig(Message):
         state: Folder for identity and policy, the owner's alone.
         owners: Public JWKs of the people who may change policy; their signature is also the policy signature.
         roots: Hardware roots; a simulated one must be named so.
-        endorsements: Folder with the platforms' collateral.
+        endorsements: Where the platforms' collateral comes from: a folder, a bundle, or the vendors' servers.
         platform: The simulated platform this service itself runs on; None for a service outside any TEE.
     """
 
@@ -96,7 +95,7 @@ class AttestationServiceConfig(Message):
     mode: Mode
     owners: tuple[dict[str, str], ...] = Field(min_length=1)
     roots: tuple[TrustedRootEntry, ...] = Field(min_length=1)
-    endorsements: str
+    endorsements: EndorsementSettings
     platform: PlatformSettings | None
 
     def digest(self) -> str:
@@ -146,8 +145,8 @@ class AttestationService:
                 for root in config.roots
             )
         )
-        self._endorsements = DirectoryEndorsements(Path(config.endorsements))
-        self._revocations = DirectoryRevocations(Path(config.endorsements))
+        sources = open_endorsements(config.endorsements, trusted_roots=self._roots, clock=clock)
+        self._endorsements, self._revocations = sources.dcap, sources.snp
         self._lock = threading.Lock()
         self._policies = {
             name: _StoredPolicy.read(self._policy_file(name)) for name in (*EVIDENCE_KINDS, azure_guest.POLICY_TYPE)

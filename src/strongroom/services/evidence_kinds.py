@@ -11,9 +11,11 @@ from typing import Any, Final, TypeAlias
 
 from strongroom.attestation.claims import RuntimeDataType, sgx_claims, snp_claims, tdx_claims
 from strongroom.attestation.endorsements.dcap import DcapEndorsements, EndorsementSource, Tee
-from strongroom.attestation.endorsements.snp import RevocationSource, SnpEndorsements
+from strongroom.attestation.endorsements.snp import SnpEndorsements, SnpEndorsementSource
+from strongroom.attestation.evidence.amd_certificate import EndorsementKey
 from strongroom.attestation.evidence.dcap_quote import SgxQuote, TdxQuote, parse_sgx_quote, parse_tdx_quote
 from strongroom.attestation.evidence.pck import platform_kind
+from strongroom.attestation.evidence.snp_report import parse_snp_report
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
 from strongroom.attestation.verifier import TrustedRoots, verify_sgx, verify_snp, verify_tdx
 from strongroom.base.encoding import Json, from_any_b64, parse_json, parse_json_object
@@ -64,13 +66,13 @@ class Anchors:
     Attributes:
         roots: The trusted hardware roots.
         endorsements: Where SGX's and TDX's endorsements come from.
-        revocations: Where the revocation lists of SEV-SNP's roots come from.
+        revocations: Where the revocation lists of SEV-SNP's roots come from, and certificates for reports without.
         now: The time.
     """
 
     roots: TrustedRoots
     endorsements: EndorsementSource
-    revocations: RevocationSource
+    revocations: SnpEndorsementSource
     now: datetime
 
 
@@ -159,17 +161,14 @@ def _tdx(request: AttestRequest, anchors: Anchors) -> dict[str, Json]:
 
 def _snp(request: AttestRequest, anchors: Anchors) -> dict[str, Json]:
     match parse_json_object(request.evidence):
-        case {"SnpReport": str(report), "VcekCertChain": str(chain), **more} if not more:
-            chain_pem = from_any_b64(chain)
+        case {"SnpReport": str(report), **more} if not set(more) - {"VcekCertChain"}:
+            quote, chain = from_any_b64(report), more.get("VcekCertChain")
         case _:
-            raise FormatError("the report needs SnpReport and VcekCertChain, and nothing else")
-    root = parse_pem_chain(chain_pem)[-1]
+            raise FormatError("the report needs SnpReport, perhaps VcekCertChain, and nothing else")
     verified = verify_snp(
-        UnverifiedEvidence(kind="snp", quote=from_any_b64(report), runtime_data=request.runtime_data),
+        UnverifiedEvidence(kind="snp", quote=quote, runtime_data=request.runtime_data),
         trusted_roots=anchors.roots,
-        endorsements=SnpEndorsements(
-            certificate_chain=chain_pem.decode("ascii", errors="replace"), crl=anchors.revocations.crl(root).hex()
-        ),
+        endorsements=_snp_endorsements(quote, chain, anchors),
         now=anchors.now,
         refuse_unsafe=False,
     )
@@ -184,6 +183,19 @@ def _snp(request: AttestRequest, anchors: Anchors) -> dict[str, Json]:
         if request.init_time.kind == "JSON":
             claims["x-ms-inittime"] = parse_json(request.init_time.data)
     return claims
+
+
+def _snp_endorsements(quote: bytes, chain: object, anchors: Anchors) -> SnpEndorsements:
+    """Return a report's endorsements: the certificates that came with it, or those that are kept for it."""
+    report = parse_snp_report(quote)
+    if chain is None:
+        return anchors.revocations.for_report(report)
+    if not isinstance(chain, str):
+        raise FormatError("VcekCertChain is text")
+    chain_pem = from_any_b64(chain)
+    signing_key: EndorsementKey = "VLEK" if report.signing_key == "VLEK" else "VCEK"
+    crl = anchors.revocations.crl(parse_pem_chain(chain_pem)[-1], signing_key=signing_key)
+    return SnpEndorsements(certificate_chain=chain_pem.decode("ascii", errors="replace"), crl=crl.hex())
 
 
 def _dcap_endorsements(quote: SgxQuote | TdxQuote, anchors: Anchors, *, tee: Tee) -> DcapEndorsements:

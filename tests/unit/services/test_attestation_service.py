@@ -28,6 +28,7 @@ from strongroom.crypto.keys import SigningKey, VerifyingKey
 from strongroom.crypto.x509 import new_identity, spki_sha256, to_pem
 from strongroom.policy.evidence_policy import evidence_policy_hash
 from strongroom.services.attestation_service import AttestationService, AttestationServiceConfig
+from strongroom.services.endorsement_sources import FolderSettings
 from strongroom.services.http import Call
 from strongroom.services.identity import ServiceIdentity, open_identity
 from strongroom.wire.key_service import PERSON_TOKEN_TYP, PersonToken
@@ -74,7 +75,7 @@ class Installation:
                 TrustedRootEntry(certificate_pem=to_pem(root), simulated=True)
                 for root in (bench.platform.root_der, self.amd.amd.root_der)
             ),
-            endorsements=str(endorsements),
+            endorsements=FolderSettings(path=str(endorsements)),
             platform=None,
         )
         self.identity: ServiceIdentity = open_identity(

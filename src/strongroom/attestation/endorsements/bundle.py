@@ -125,6 +125,14 @@ class BundleEndorsements(DocumentSource):
         """
         return self._read()[0]
 
+    def names(self) -> tuple[DocumentName, ...]:
+        """Return which documents the bundle holds.
+
+        Raises:
+            StrongroomError: As for `body`.
+        """
+        return tuple(entry.name for entry in self.body().entries)
+
     @override
     def find(self, name: DocumentName) -> Found:
         """Return a document of the bundle (see `DocumentSource`)."""

@@ -178,6 +178,20 @@ AmdName: TypeAlias = AmdChainName | AmdCrlName | VcekName
 IntelName: TypeAlias = PckCrlName | RootCaCrlName | TcbInfoName | QeIdentityName
 
 
+class PlatformFamily(Message):
+    """A family of SGX or TDX platforms, as its quotes' certificates name it.
+
+    Attributes:
+        fmspc: 12 lower-case hexadecimal digits.
+        ca: Which of the vendor's CAs issued the platforms' certificates.
+        tee: For which kind of TEE.
+    """
+
+    fmspc: Fmspc
+    ca: PckAuthority = "platform"
+    tee: Tee = "SGX"
+
+
 class Document(Message):
     """One of the vendor's documents, not verified.
 
@@ -310,3 +324,26 @@ def dcap_names(*, fmspc: str, ca: str, tee: Tee, edition: Edition = "standard") 
         TcbInfoName.from_object({"tee": tee, "fmspc": fmspc, "edition": edition}),
         QeIdentityName(tee=tee, edition=edition),
     )
+
+
+def names_for(
+    families: Sequence[PlatformFamily], products: Sequence[Product], *, edition: Edition = "standard"
+) -> tuple[DocumentName, ...]:
+    """Return the documents, each once, that are the same for all platforms of some families and product lines.
+
+    Args:
+        families: Of SGX and TDX platforms.
+        products: Of SEV-SNP platforms: their CAs and revocation lists, for chips' and providers' keys; not the
+            certificates of single chips.
+        edition: Which of the vendor's evaluations.
+    """
+    names: list[DocumentName] = []
+    for family in families:
+        names += dcap_names(fmspc=family.fmspc, ca=family.ca, tee=family.tee, edition=edition)
+    for product in products:
+        for signing_key in get_args(EndorsementKey):
+            names += [
+                AmdChainName(signing_key=signing_key, product=product),
+                AmdCrlName(signing_key=signing_key, product=product),
+            ]
+    return tuple(dict.fromkeys(names))

@@ -43,6 +43,23 @@ def key_service(*, config: Path) -> None:
 
 
 @click.command()
+@click.option(
+    "--config",
+    required=True,
+    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    metavar="FILE",
+    help="The service's configuration.",
+)
+def collateral_service(*, config: Path) -> None:
+    """Run the collateral service in the foreground.
+
+    It hands out the hardware vendors' endorsements, as Intel's PCCS and AMD's KDS do, from a cache, a folder or an
+    offline bundle. It prints one line of JSON when it is ready, and ends on SIGTERM or Ctrl-C.
+    """
+    _become("strongroom.services.collateral_service", config)
+
+
+@click.command()
 @click.option("--folder", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
 def simulated_platform(*, folder: Path) -> None:
     """Run the simulated SGX platform."""
