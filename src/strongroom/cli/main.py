@@ -34,8 +34,10 @@ _COMMANDS: Final[Mapping[str, LazyCommand]] = {
     "submit": _command("submit:submit", "Run a PySpark application on protected data, as spark-submit would."),
     "runs": _command("runs:runs", "List runs, and read what an application printed."),
     "receipt": _command("receipt:receipt", "Look at the proof of a run, and verify it offline."),
+    "endorsements": _command("endorsements:endorsements", "Fetch, bundle and look at what hardware vendors vouch for."),
     "attestation-service": _command("services:attestation_service", "Run the attestation service in the foreground."),
     "key-service": _command("services:key_service", "Run the key service in the foreground."),
+    "collateral-service": _command("services:collateral_service", "Run the collateral service in the foreground."),
     "simulated-platform": _command("services:simulated_platform", "Run the simulated SGX platform.", hidden=True),
     "dev": _command("dev:dev", "Write or check the generated files of a source tree."),
 }
