@@ -57,6 +57,7 @@ class Https:
         url: Its address; requests name paths below it.
         service: What to call it in errors.
         authorities_pem: Whose certificates are accepted; None for the authorities that this machine trusts.
+        connect_s: How long connecting, the TLS handshake, and each wait for further bytes may take, in seconds.
         total_s: How long an answer may take, from its request to its last byte, in seconds.
         insecure_plain_http: Accept `http:`. Only for addresses that never leave the machine.
 
@@ -70,12 +71,13 @@ class Https:
         *,
         service: str,
         authorities_pem: str | None = None,
+        connect_s: float = _CONNECT_S,
         total_s: float = _TOTAL_S,
         insecure_plain_http: bool = False,
     ) -> None:
         self.url = url.rstrip("/")
         self._service = service
-        self._total_s = total_s
+        self._connect_s, self._total_s = connect_s, total_s
         try:
             parts = urlsplit(self.url)
             self._host, self._port = parts.hostname or "", parts.port
@@ -133,8 +135,8 @@ class Https:
 
     def _connection(self) -> http.client.HTTPConnection:
         if self._context is None:
-            return http.client.HTTPConnection(self._host, self._port, timeout=_CONNECT_S)
-        return http.client.HTTPSConnection(self._host, self._port, timeout=_CONNECT_S, context=self._context)
+            return http.client.HTTPConnection(self._host, self._port, timeout=self._connect_s)
+        return http.client.HTTPSConnection(self._host, self._port, timeout=self._connect_s, context=self._context)
 
     def _refused(self, answer: http.client.HTTPResponse) -> StrongroomError:
         if answer.status in _ABSENT:
@@ -168,7 +170,7 @@ def _tls_context(authorities_pem: str | None) -> ssl.SSLContext:
         return context
     try:
         context.load_verify_locations(cadata=authorities_pem)
-    except (ssl.SSLError, ValueError) as error:
+    except (ssl.SSLError, ValueError, TypeError) as error:
         raise ConfigurationError(
             "the certificate of a server is not in PEM form", action="Give the PEM text of the authority's certificate."
         ) from error
