@@ -66,7 +66,7 @@ class Vendors:
 
     platform: SimulatedPlatform
     amd: SimulatedAmd
-    clock: SettableClock
+    clock: Any
     edit: dict[str, Callable[[Answer], Answer]] = field(default_factory=dict)
     signed: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
     crl_number: int = 5

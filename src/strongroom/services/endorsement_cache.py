@@ -126,6 +126,7 @@ class DocumentCache(DocumentSource):
         self._limits, self._clock = limits, clock
         self._lock = threading.Lock()
         self._known: dict[str, _Kept] = {}
+        self._seen: dict[str, tuple[int, int, int] | None] = {}
         self._running: dict[str, _Attempt] = {}
         self._pauses: dict[str, _Pause] = {}
 
@@ -155,7 +156,9 @@ class DocumentCache(DocumentSource):
             if isinstance(error, NotFoundError):
                 raise
             raise UnavailableError(  # 4.
-                f"there is no usable {name.key}: {error.message}", action=error.action or "Look at the source."
+                f"there is no usable {name.key}: {error.message}",
+                action=error.action or "Look at the source.",
+                mismatches=error.mismatches,
             ) from error
         return self._as_it_stands(renewed)
 
@@ -242,7 +245,8 @@ class DocumentCache(DocumentSource):
         if pause is None:
             return
         if timedelta() < pause.until - now <= timedelta(seconds=self._limits.retry_after_s):
-            raise type(pause.error)(pause.error.message, action=pause.error.action)
+            error = pause.error  # made anew: several threads may raise it
+            raise type(error)(error.message, action=error.action, mismatches=error.mismatches)
         del self._pauses[name.key]
 
     def _take_in(self, name: DocumentName) -> _Kept:
@@ -279,7 +283,12 @@ class DocumentCache(DocumentSource):
         kept = self._known.get(name.key)
         if kept is not None and self._is_fresh(kept, now):
             return kept
-        read = self._read(name)  # another process may have renewed it
+        # Another process may have renewed it.
+        version = _version_of(self._path(name))
+        if kept is not None and version == self._seen.get(name.key):
+            return kept
+        read = self._read(name)
+        self._seen[name.key] = version
         if read is None or (kept is not None and read.fetched_at <= kept.fetched_at):
             return kept
         if kept is not None:
@@ -294,7 +303,9 @@ class DocumentCache(DocumentSource):
             self._known.pop(kept.entry.name.key, None)
             self._known[kept.entry.name.key] = kept
             while len(self._known) > self._limits.documents:
-                self._known.pop(next(iter(self._known)))
+                oldest = next(iter(self._known))
+                del self._known[oldest]
+                self._seen.pop(oldest, None)
         return kept
 
     def _read(self, name: DocumentName) -> _Kept | None:
@@ -340,6 +351,14 @@ class DocumentCache(DocumentSource):
             yield
         finally:
             os.close(descriptor)
+
+
+def _version_of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def read_entry(path: Path) -> Entry | None:
