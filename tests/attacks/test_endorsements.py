@@ -32,6 +32,7 @@ from strongroom.attestation.endorsements.documents import (
     TcbInfoName,
     VcekName,
 )
+from strongroom.attestation.verifier import TrustedRoots
 from strongroom.base.errors import StrongroomError, UnavailableError, VerificationError
 from strongroom.clients.amd_kds import KdsClient
 from strongroom.clients.intel_pcs import PcsClient
@@ -66,6 +67,7 @@ class Setting:
     def __init__(self, folder: Path, server: VendorServer) -> None:
         self.folder, self.server, self.vendors = folder, server, server.vendors
         self.clock = server.vendors.clock
+        self.roots = VENDORS.roots
         self.cache = self.start()
         self.good = {name: self.cache.find(name).document for name in NAMES}
         self.clock.advance(hours=2)
@@ -75,7 +77,7 @@ class Setting:
         return DocumentCache(
             self.folder,
             source=VendorDocuments(intel=PcsClient(https, clock=self.clock), amd=KdsClient(https, clock=self.clock)),
-            trusted_roots=VENDORS.roots,
+            trusted_roots=self.roots,
             limits=StalenessLimits(fresh_for_s=3600, usable_for_s=24 * 3600),
             clock=self.clock,
         )
@@ -127,6 +129,16 @@ def test_a_flipped_byte_changes_nothing(setting: Setting, name: DocumentName) ->
 def test_another_root_changes_nothing(setting: Setting, name: DocumentName) -> None:
     others = replace(OTHERS, clock=setting.clock, platform=replace(OTHERS.platform, fmspc=VENDORS.platform.fmspc))
     setting.vendors.platform = others.platform
+    setting.demand_unchanged(name)
+
+
+@pytest.mark.parametrize("name", [*SIGNED, *LISTS[:2]], ids=key_of)
+def test_another_root_that_is_trusted_too_changes_nothing(setting: Setting, name: DocumentName) -> None:
+    """Whoever holds the keys of one trusted root must not speak for the hardware of another."""
+    others = OTHERS.roots.roots[:1]
+    setting.roots = TrustedRoots(roots=(*VENDORS.roots.roots, *others))
+    setting.cache = setting.start()
+    setting.vendors.platform = replace(OTHERS.platform, fmspc=VENDORS.platform.fmspc)
     setting.demand_unchanged(name)
 
 

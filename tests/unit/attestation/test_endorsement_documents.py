@@ -210,6 +210,12 @@ def test_simulated_roots_never_pass_for_real_ones(folder: FolderDocuments) -> No
         TrustedRoots(roots=(TrustedRoot(certificate_der=VENDORS.platform.root_der, simulated=False),))
 
 
+def test_a_list_of_the_other_pck_ca_is_refused(folder: FolderDocuments) -> None:
+    document = folder.find(PckCrlName(ca="platform")).document
+    with pytest.raises(VerificationError, match="another PCK CA"):
+        verify_document(PckCrlName(ca="processor"), document, trusted_roots=VENDORS.roots, now=NOW)
+
+
 def test_a_list_of_amds_root_is_none_of_intels_root() -> None:
     crl = Document(content=VENDORS.answer("/vcek/v1/Milan/crl").body.hex())
     with pytest.raises(VerificationError):

@@ -360,3 +360,67 @@ def test_every_one_byte_edit_of_a_revocation_list_is_one_of_our_errors() -> None
             with contextlib.suppress(StrongroomError):
                 lists = RevocationLists([changed])
                 x509.verify_chain([made.ca, made.root], roots_der=[made.root], revocation=lists, now=NOW)
+
+
+# --- lists and CAs on their own ----------------------------------------------------------------------------------
+
+
+def test_a_list_alone_says_its_number_and_until_when_it_holds() -> None:
+    made = Hierarchy()
+    found = x509.verify_crl(made.ca_list(number=7), issuer_der=made.ca, now=NOW)
+    assert found.number == 7
+    assert found.last_update <= NOW <= found.next_update
+    assert x509.crl_issuer(made.ca_list()) == "ca"
+    assert x509.crl_from_pem(x509.crl_pem(made.ca_list(number=7)))[:1] == b"0"
+
+
+def test_refuses_a_list_of_another_issuer_even_under_the_same_key() -> None:
+    made, renamed = Hierarchy(), Hierarchy(ca={"common_name": "another ca"})
+    x509.verify_crl(renamed.ca_list(), issuer_der=renamed.ca, now=NOW)
+    with pytest.raises(VerificationError, match="another issuer"):
+        x509.verify_crl(renamed.ca_list(), issuer_der=made.ca, now=NOW)
+    with pytest.raises(VerificationError):
+        x509.verify_crl(made.ca_list(issuer_key=ROOT), issuer_der=made.ca, now=NOW)
+
+
+@pytest.mark.parametrize("days", [-2, 400])
+def test_refuses_a_list_alone_out_of_its_time(days: int) -> None:
+    made = Hierarchy()
+    with pytest.raises(VerificationError, match="not valid at this time"):
+        x509.verify_crl(made.ca_list(), issuer_der=made.ca, now=NOW + days * DAY)
+
+
+def test_a_chain_of_cas_needs_no_leaf_and_takes_none() -> None:
+    made = Hierarchy()
+    for chain in ([made.ca, made.root], [made.root]):
+        assert x509.verify_authorities(chain, roots_der=[made.root], now=NOW) == NOW + 30 * DAY
+    for chain in ([], [made.ca], [made.root, made.ca], [made.leaf, made.root], [made.leaf, made.ca, made.root]):
+        with pytest.raises(VerificationError):
+            x509.verify_authorities(chain, roots_der=[made.root], now=NOW)
+    for roots in ([], [Hierarchy().root]):
+        with pytest.raises(UntrustedRootError):
+            x509.verify_authorities([made.ca, made.root], roots_der=roots, now=NOW)
+    with pytest.raises(VerificationError, match="valid"):
+        x509.verify_authorities([made.ca, made.root], roots_der=[made.root], now=NOW + 31 * DAY)
+
+
+def test_a_critical_extension_of_a_ca_chain_is_understood_in_the_root_only() -> None:
+    mark = {"extensions": (Extension(oid=MARK, value_der=der.encode(der.UTF8_STRING, b"x"), critical=True),)}
+    made = Hierarchy(root=mark)
+    x509.verify_authorities([made.ca, made.root], roots_der=[made.root], now=NOW, understood_in_root=MARK)
+    with pytest.raises(VerificationError, match="critical"):
+        x509.verify_authorities([made.ca, made.root], roots_der=[made.root], now=NOW)
+    made = Hierarchy(ca=mark)
+    with pytest.raises(VerificationError, match="critical"):
+        x509.verify_authorities([made.ca, made.root], roots_der=[made.root], now=NOW, understood_in_root=MARK)
+
+
+@given(st.binary(max_size=64))
+def test_any_bytes_are_a_list_or_a_format_error(data: bytes) -> None:
+    for read in (x509.crl_issuer, x509.crl_pem, x509.crl_from_pem, x509.crl_distribution_points):
+        with pytest.raises(FormatError):
+            read(data)
+
+
+def test_a_certificate_without_distribution_points_names_none() -> None:
+    assert x509.crl_distribution_points(Hierarchy().root) == ()

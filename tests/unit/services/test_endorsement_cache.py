@@ -311,6 +311,13 @@ def test_a_file_that_was_tampered_with_or_is_another_one_is_no_file(setting: Set
     assert len(setting.server.requests) == 4
 
 
+def test_a_file_under_another_documents_name_is_no_file(setting: Setting) -> None:
+    early = TCB.model_copy(update={"edition": "early"})
+    assert parse_tcb_info(setting.cache.find(early).document.content).tcb_evaluation_data_number == 18
+    setting.file(early).rename(setting.file(TCB))
+    assert parse_tcb_info(setting.start().find(TCB).document.content).tcb_evaluation_data_number == 17
+
+
 def test_the_oldest_chips_make_room(setting: Setting) -> None:
     cache = setting.start(limits=LIMITS.model_copy(update={"documents": 4}))
     chip = VcekName.of(amd_bench().report(), "Milan")
