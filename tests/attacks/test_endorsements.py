@@ -78,7 +78,7 @@ class Setting:
             self.folder,
             source=VendorDocuments(intel=PcsClient(https, clock=self.clock), amd=KdsClient(https, clock=self.clock)),
             trusted_roots=self.roots,
-            limits=StalenessLimits(fresh_for_s=3600, usable_for_s=24 * 3600),
+            limits=StalenessLimits(fresh_for_s=3600, usable_for_s=24 * 3600, patience_s=20),
             clock=self.clock,
         )
 
