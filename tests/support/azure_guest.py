@@ -160,7 +160,7 @@ def attestation_service(folder: Path, cloud: Cloud) -> Iterator[RunningService]:
         "mode": "owner-operated",
         "owners": [owner.verifying_key.to_jwk()],
         "roots": roots,
-        "endorsements": str(endorsements),
+        "endorsements": {"kind": "folder", "path": str(endorsements)},
         "platform": None,
     }
     path = folder / "attestation.json"
