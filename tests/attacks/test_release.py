@@ -324,6 +324,16 @@ def test_refuses_evidence_that_is_not_the_results(bench: KeyBench) -> None:
         bench.runs.open(bench.tee_call(tee.sign(request, typ=wire.JOIN_TYP)))
 
 
+@pytest.mark.parametrize("kind", ["tdx", "snp"])
+def test_refuses_evidence_that_is_said_to_be_of_another_kind_of_tee(bench: KeyBench, kind: str) -> None:
+    bench.prepare()
+    tee, ticket = Tee(), bench.ticket()
+    result, evidence = bench.attest(bench.runtime(tee, ticket))
+    request = wire.JoinRequest(ticket=ticket, result=result, evidence=evidence.model_copy(update={"kind": kind}))
+    with pytest.raises(VerificationError, match="another quote"):
+        bench.runs.open(bench.tee_call(tee.sign(request, typ=wire.JOIN_TYP)))
+
+
 def test_refuses_the_same_runtime_data_in_another_spelling(bench: KeyBench) -> None:
     bench.prepare()
     tee, ticket = Tee(), bench.ticket()

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.support.platform import MRENCLAVE, Bench
+from tests.support.platform import MRENCLAVE, MRTD, Bench
 
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
 from strongroom.base.clock import SystemClock
@@ -24,16 +24,23 @@ from strongroom.clients.owner import OwnerClient, person_token
 from strongroom.clients.pinned import PinnedHttp
 from strongroom.crypto.jose import sign_jws
 from strongroom.crypto.keys import SigningKey
-from strongroom.crypto.x509 import new_identity, to_pem
+from strongroom.crypto.x509 import new_identity, spki_sha256, to_pem
+from strongroom.simulation.amd import SimulatedAmd
 from strongroom.simulation.platform import PlatformCondition, SimulatedPlatform
+from strongroom.wire.model import TEE_KINDS
 from strongroom.wire.runtime_data import RuntimeData
 
 CLOCK = SystemClock()
+LAUNCH_DIGEST = hashlib.sha384(b"a guest").digest()
 POLICY = (
     "version= 1.0;\nauthorizationrules\n{\n"
     f'\t[type=="x-ms-sgx-mrenclave", value=="{MRENCLAVE.hex()}"] && [type=="x-ms-sgx-is-debuggable", value==false]'
-    " => permit();\n};\nissuancerules\n{\n};\n"
+    " => permit();\n"
+    f'\t[type=="tdx_mrtd", value=="{MRTD.hex()}"] => permit();\n'
+    f'\t[type=="x-ms-sevsnpvm-launchmeasurement", value=="{LAUNCH_DIGEST.hex()}"] => permit();\n'
+    "};\nissuancerules\n{\n};\n"
 )
+"""One text for all kinds of TEE. It leaves to approvals what they demand whatever the policy says."""
 POLICY_HASH = to_b64url(hashlib.sha256(to_b64url(POLICY.encode()).encode()).digest())
 
 
@@ -92,13 +99,22 @@ class Installation:
         self.owner, self.submitter = SigningKey.generate("ES256"), SigningKey.generate("ES256")
         platform = SimulatedPlatform.create(now=now, condition=PlatformCondition())
         self.platform = Bench.around(platform)
+        self.amd = SimulatedAmd.create("Milan", now=now, rsa_bits=2048)
         endorsements = folder / "endorsements"
         endorsements.mkdir()
-        collateral = platform.endorsements(now=now).to_json()
-        (endorsements / f"{platform.fmspc.hex()}.json").write_bytes(collateral)
+        family = platform.fmspc.hex()
+        (endorsements / f"{family}.json").write_bytes(platform.endorsements(now=now).to_json())
+        (endorsements / f"{family}-tdx.json").write_bytes(platform.endorsements(now=now, tee="TDX").to_json())
+        crl = bytes.fromhex(self.amd.endorsements(now=now).crl)
+        (endorsements / f"{spki_sha256(self.amd.root_der)}.crl").write_bytes(crl)
         self.attestation = self._start_attestation(endorsements)
         self._set_policy(now)
         self.keys = self.start_keys(self.write_key_config())
+
+    @property
+    def roots(self) -> tuple[bytes, bytes]:
+        """The simulated vendors' roots: Intel's and AMD's."""
+        return self.platform.platform.root_der, self.amd.root_der
 
     def _start_attestation(self, endorsements: Path) -> RunningService:
         port, state = free_port(), self.folder / "attestation"
@@ -111,7 +127,7 @@ class Installation:
             "state": str(state),
             "mode": "owner-operated",
             "owners": [self.owner.verifying_key.to_jwk()],
-            "roots": [{"certificate_pem": to_pem(self.platform.platform.root_der), "simulated": True}],
+            "roots": [{"certificate_pem": to_pem(root), "simulated": True} for root in self.roots],
             "endorsements": {"kind": "folder", "path": str(endorsements)},
             "platform": None,
         }
@@ -126,7 +142,9 @@ class Installation:
         body = canonical_json({"AttestationPolicy": to_b64url(POLICY.encode())})
         token = sign_jws(body, key=self.owner, header={"x5c": [base64.b64encode(certificate).decode()]})
         client = AttestationClient(self.attestation.http())
-        client.set_policy(token, token=person_token(self.owner, audience=self.attestation.identity, clock=CLOCK))
+        person = person_token(self.owner, audience=self.attestation.identity, clock=CLOCK)
+        for tee in TEE_KINDS:
+            client.set_policy(token, token=person, tee=tee)
 
     def write_key_config(self, **changed: Any) -> Path:
         port = free_port()

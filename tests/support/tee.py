@@ -1,18 +1,20 @@
 """A whole run without Spark: an agent's own code in this process, on a simulated platform, against real services."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.support.platform import MRENCLAVE
-from tests.support.service_processes import CLOCK, POLICY_HASH, Installation
+from tests.support.platform import MRENCLAVE, MRTD
+from tests.support.service_processes import CLOCK, LAUNCH_DIGEST, POLICY_HASH, Installation
 
 from strongroom.agent.finish import Ended, Kept, finish_run
 from strongroom.agent.member import Membership, become_member, launch_identity
 from strongroom.agent.report import Report
 from strongroom.application.description import ApplicationDescription, DatasetBinding
 from strongroom.application.package import ApplicationSources, pack
+from strongroom.attestation.attester import Quote
+from strongroom.attestation.evidence.fields import launch_value
 from strongroom.base.clock import to_rfc3339
 from strongroom.clients.owner import dataset_head
 from strongroom.crypto.jose import sign_jws
@@ -24,9 +26,10 @@ from strongroom.datasets.manifest import build_manifest
 from strongroom.datasets.storage import Storage
 from strongroom.policy.approval import Approval
 from strongroom.services.attestation_service import AttestationServiceConfig
-from strongroom.wire.descriptor import Descriptor, DriverAddress, ServiceAddress, Sizes
+from strongroom.wire.descriptor import Descriptor, DeviceSetting, DriverAddress, ServiceAddress, Sizes
 from strongroom.wire.key_service import Commit
 from strongroom.wire.manifest import FileEntry
+from strongroom.wire.model import TeeKind
 from strongroom.wire.ticket import TICKET_TYP, RunTicket
 from strongroom.wire.trust import Trust, TrustedRootEntry, TrustedService
 
@@ -35,18 +38,31 @@ SCRIPT = b"print('an application')\n"
 
 @dataclass(kw_only=True)
 class PlatformDevice:
-    """The quote device of one simulated TEE."""
+    """The quote device of one simulated TEE. `changed` are fields of its report that differ from a good one's."""
 
     services: Installation
-    mrenclave: bytes = MRENCLAVE
+    kind: TeeKind = "sgx"
+    changed: dict[str, Any] = field(default_factory=dict)
     config_id: bytes = b""
 
     def launch(self, config_id: bytes) -> None:
         self.config_id = config_id
 
-    def quote(self, report_data: bytes) -> bytes:
-        report = self.services.platform.report(config_id=self.config_id, report_data=report_data)
-        return self.services.platform.platform.quote(replace(report, mrenclave=self.mrenclave))
+    def quote(self, report_data: bytes) -> Quote:
+        platform, amd = self.services.platform, self.services.amd
+        value = launch_value(self.kind, self.config_id)
+        match self.kind:
+            case "sgx":
+                fields = {"mrenclave": MRENCLAVE, "config_id": value, "report_data": report_data}
+                return Quote(kind="sgx", data=platform.quote(**(fields | self.changed)))
+            case "tdx":
+                fields = {"mrtd": MRTD, "mrconfigid": value, "report_data": report_data}
+                return Quote(kind="tdx", data=platform.td_quote(**(fields | self.changed)))
+            case "snp":
+                report = amd.report(report_data=report_data)
+                good = replace(report, measurement=LAUNCH_DIGEST, host_data=value)
+                data = amd.sign(replace(good, **self.changed))
+                return Quote(kind="snp", data=data, certificate_chain=amd.certificate_chain("VCEK"))
 
 
 class Runner:
@@ -108,10 +124,10 @@ class Runner:
         }
         return self.owner.approve(Approval(**fields), application=self.description.to_json().decode())
 
-    def approve_all(self) -> None:
+    def approve_all(self, **changed: Any) -> None:
         """Approve both datasets for what the application does with them."""
         for name, access in (("trips", "read"), ("report", "write")):
-            self.approve(name, access)
+            self.approve(name, access, **changed)
 
     def ticket(self, *, submitter: SigningKey | None = None, **changed: Any) -> str:
         key = submitter or self.services.submitter
@@ -137,7 +153,7 @@ class Runner:
             "role": "executor" if driver else "driver",
             "application": self.description.digest,
             "ticket": ticket,
-            "device": "unused",
+            "device": DeviceSetting(kind="gramine"),
             "package": str(self.folder / "package"),
             "scratch": "unused",
             "attestation_service": ServiceAddress(url=attestation.url, certificate_pem=attestation.certificate_pem),
@@ -185,8 +201,8 @@ class Runner:
         common: dict[str, Any] = {"mode": "owner-operated", "measurement": None}
         fields: dict[str, Any] = {
             "hardware": "simulated",
-            "roots": (
-                TrustedRootEntry(certificate_pem=to_pem(self.services.platform.platform.root_der), simulated=True),
+            "roots": tuple(
+                TrustedRootEntry(certificate_pem=to_pem(root), simulated=True) for root in self.services.roots
             ),
             "services": (
                 TrustedService(
@@ -210,6 +226,8 @@ class Runner:
             ),
             "owners": (self.services.owner.verifying_key.thumbprint,),
             "agent_measurements": (MRENCLAVE.hex(),),
+            "agent_mrtds": (MRTD.hex(),),
+            "agent_launch_digests": (LAUNCH_DIGEST.hex(),),
             **changed,
         }
         return Trust(**fields)

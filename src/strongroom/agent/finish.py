@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from strongroom.agent.member import Membership
+from strongroom.attestation.endorsements.platforms import platform_of
 from strongroom.base.clock import Clock, to_rfc3339
 from strongroom.base.encoding import to_b64url
 from strongroom.base.errors import ConflictError, StrongroomError
@@ -16,7 +17,7 @@ from strongroom.crypto.jose import seal_to_recipients, unverified_payload
 from strongroom.datasets.manifest import build_manifest
 from strongroom.datasets.storage import Storage, write_file
 from strongroom.policy.approval import Approval
-from strongroom.receipts.build import receipt_digest, sign_receipt
+from strongroom.receipts.build import evidence_of, receipt_digest, sign_receipt
 from strongroom.wire.descriptor import Descriptor
 from strongroom.wire.key_service import CloseRequest, Commit, RunRecord
 from strongroom.wire.receipt import Output, ReceiptBody
@@ -58,7 +59,6 @@ def finish_run(member: Membership, *, descriptor: Descriptor, ended: Ended, cloc
     outcome: Literal["succeeded", "failed"] = "succeeded" if ended.exit_status == 0 else "failed"
     commits, outputs = _write_manifests(member, descriptor) if outcome == "succeeded" else ({}, {})  # 1
     log = ended.log.read_bytes() if ended.log.exists() else b""
-    endorsements = member.attestation.endorsements(member.fmspc)
     certificates = tuple(map(to_b64url, member.attestation.certificates()))
     for attempt in range(_CLOSE_ATTEMPTS):
         records = {identity: service.record(now=clock.now()) for identity, service in member.services.items()}  # 2
@@ -74,7 +74,7 @@ def finish_run(member: Membership, *, descriptor: Descriptor, ended: Ended, cloc
             application=member.application.description.to_json().decode(),
             attestation_service=descriptor.attestation_service.url,
             attestation_certificates=certificates,
-            endorsements=endorsements,
+            endorsements=_endorsements(member, records.values()),
             records=records,
             inputs=dict(member.inputs),
             outputs=outputs,
@@ -89,6 +89,12 @@ def finish_run(member: Membership, *, descriptor: Descriptor, ended: Ended, cloc
     else:  # pragma: no cover - the loop ends by break or raise
         raise ConflictError("the run could not be closed")
     return _keep(member, descriptor, body=body, closings=closings, log=log)  # 4
+
+
+def _endorsements(member: Membership, records: Iterable[RunRecord]) -> dict[str, str]:
+    """Return what the evidence of every member verifies with, by the name of its platform."""
+    platforms = {platform_of(evidence_of(each.evidence)) for record in records for each in record.members}
+    return {platform: member.attestation.endorsements(platform) for platform in sorted(platforms)}
 
 
 def _write_manifests(member: Membership, descriptor: Descriptor) -> tuple[dict[str, list[Commit]], dict[str, Output]]:

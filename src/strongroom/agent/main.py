@@ -16,7 +16,7 @@ from strongroom.agent.key_socket import KeySocketServer
 from strongroom.agent.member import Membership, become_member, launch_identity
 from strongroom.agent.report import Report
 from strongroom.agent.scratch import make_scratch, remove_scratch
-from strongroom.attestation.attester import SimulatedSgxDevice
+from strongroom.attestation.attester import open_device
 from strongroom.base.clock import Clock, SystemClock
 from strongroom.base.errors import ConfigurationError, EngineError, StrongroomError
 from strongroom.base.workflow import Step
@@ -69,8 +69,8 @@ def run(descriptor: Descriptor, *, clock: Clock) -> int:
     try:
         make_scratch(scratch)
         made = True
-        device = SimulatedSgxDevice(Path(descriptor.device))
         with report.step(Step.ATTEST, "TEE launched"):
+            device = open_device(descriptor.device)
             device.launch(launch_identity(descriptor.application))
         _harden()  # after the launch, in which the simulated platform looks at this process from outside
         member = become_member(

@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from strongroom.agent.key_socket import BoundDataset
 from strongroom.agent.report import Report
 from strongroom.application.package import MeasuredApplication, measure_package
 from strongroom.attestation.attester import QuoteDevice, collect_evidence
-from strongroom.attestation.evidence.dcap_quote import parse_sgx_quote
-from strongroom.attestation.evidence.pck import parse_pck_extension, pck_chain
+from strongroom.attestation.evidence.fields import CONFIG_ID_BYTES, launch_value, read_fields
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
 from strongroom.base.clock import Clock
 from strongroom.base.encoding import from_b64url, to_b64url
@@ -38,8 +36,6 @@ from strongroom.wire.descriptor import Descriptor
 from strongroom.wire.key_service import DatasetVersion, Evidence, JoinRequest, NewWrite, Release, WrittenDataset
 from strongroom.wire.runtime_data import RuntimeData
 from strongroom.wire.ticket import RunTicket
-
-_CONFIG_ID_BYTES: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +60,6 @@ class Membership:
     run: str
     signing_key: SigningKey
     result: str
-    fmspc: str
     services: Mapping[str, TeeKeyServiceClient]
     attestation: AttestationClient
     releases: Mapping[str, Release]
@@ -74,8 +69,8 @@ class Membership:
 
 
 def launch_identity(application: str) -> bytes:
-    """Return the CONFIG_ID of an application: its digest, filled up with zeros."""
-    return bytes.fromhex(application).ljust(_CONFIG_ID_BYTES, b"\0")
+    """Return what a TEE of an application is launched with: its digest, filled up with zeros."""
+    return bytes.fromhex(application).ljust(CONFIG_ID_BYTES, b"\0")
 
 
 def become_member(
@@ -126,7 +121,6 @@ def become_member(
         run=run,
         signing_key=keys.signing,
         result=result,
-        fmspc=_fmspc(evidence.quote),
         services=services,
         attestation=attestation,
         releases=releases,
@@ -210,8 +204,8 @@ def _evidence(
         driver_key=descriptor.driver.driver_key if descriptor.driver else None,
     )
     evidence = collect_evidence(device, runtime_data=runtime_data.to_json())
-    launched = parse_sgx_quote(evidence.quote).report.config_id
-    if launched != launch_identity(application.digest):
+    expected = launch_value(evidence.kind, launch_identity(application.digest))
+    if read_fields(evidence.kind, evidence.quote).launched_with != expected:
         raise RefusedError("this TEE was launched for another application than it measured")
     return evidence
 
@@ -227,7 +221,10 @@ def _join(
         ticket=descriptor.ticket,
         result=result,
         evidence=Evidence(
-            kind="sgx", quote=to_b64url(evidence.quote), runtime_data=to_b64url(evidence.runtime_data or b"")
+            kind=evidence.kind,
+            quote=to_b64url(evidence.quote),
+            runtime_data=to_b64url(evidence.runtime_data or b""),
+            certificate_chain=evidence.certificate_chain,
         ),
     )
     releases: dict[str, Release] = {}
@@ -306,8 +303,3 @@ def _open_bases(
                 keys[name],
             )
     return opened
-
-
-def _fmspc(quote: bytes) -> str:
-    """Return the platform's FMSPC, which names the collateral; the receipt's verifier checks that it fits."""
-    return parse_pck_extension(pck_chain(parse_sgx_quote(quote))[0]).fmspc

@@ -18,6 +18,7 @@ from strongroom.base.encoding import Json, from_hex, parse_json_object, to_b64ur
 from strongroom.base.errors import Mismatch, RefusedError
 from strongroom.base.workflow import Step
 from strongroom.policy.claims import Claim, ClaimIssuer, ClaimValue, claims_from_json, show, value_type_of
+from strongroom.policy.tee_claims import QUOTE_HASH
 
 RuntimeDataType: TypeAlias = Literal["JSON", "Binary"]
 
@@ -255,6 +256,7 @@ def _td_claims(evidence: VerifiedTdx) -> dict[str, Json]:
 def _td_extras(evidence: VerifiedTdx) -> dict[str, Json]:
     report = evidence.quote.report
     return {
+        QUOTE_HASH: _sha256(evidence.quote.to_bytes()),
         **_platform_claims(evidence),
         "x-ms-strongroom-migratable": report.td_attributes.migratable,
         "x-ms-strongroom-tpa": report.td_attributes.tpa,
@@ -289,6 +291,7 @@ def _snp_claims(evidence: VerifiedSnp) -> dict[str, Json]:
 def _snp_extras(evidence: VerifiedSnp) -> dict[str, Json]:
     report = evidence.report
     return {
+        QUOTE_HASH: _sha256(report.to_bytes()),
         "x-ms-strongroom-product": evidence.product,
         "x-ms-strongroom-signing-key": report.signing_key,
         "x-ms-strongroom-machines": [f"chip-id:{report.chip_id.hex()}"] if any(report.chip_id) else [],

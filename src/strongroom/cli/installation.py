@@ -19,7 +19,7 @@ from strongroom.base.clock import Clock
 from strongroom.base.encoding import parse_json_object
 from strongroom.base.errors import ConfigurationError, FormatError
 from strongroom.cli.owner_keys import load_signing_key, make_owner_keys
-from strongroom.cli.policies import default_policy, registered_policy, sign_policy
+from strongroom.cli.policies import default_policy, register_policy, registered_policy
 from strongroom.cli.processes import ProcessRecord, Program, read_table, start, stop, write_table
 from strongroom.cli.session import attestation_client
 from strongroom.cli.state import State, read_file
@@ -34,6 +34,7 @@ from strongroom.services.issuers import AttestationServiceSettings
 from strongroom.services.key_service import KeyServiceSettings
 from strongroom.simulation.server import endorsements_of, expected_measurement, socket_of
 from strongroom.submit.services import verify_services
+from strongroom.wire.model import TEE_KINDS, TeeKind
 from strongroom.wire.trust import Trust, TrustedRootEntry, TrustedService
 
 _HOST: Final = "127.0.0.1"
@@ -182,8 +183,14 @@ def _configure_and_start(state: State, run: _Running, *, before: Trust | None, c
         roots=_roots(state),
         services=(attestation, keys),
         owners=(owner.thumbprint,),
-        agent_measurements=(expected_measurement(socket_of(state.platform), entry="strongroom.agent"),),
+        agent_measurements=(_agent_measurement(state, "sgx"),),
+        agent_mrtds=(_agent_measurement(state, "tdx"),),
+        agent_launch_digests=(_agent_measurement(state, "snp"),),
     )
+
+
+def _agent_measurement(state: State, tee: TeeKind) -> str:
+    return expected_measurement(socket_of(state.platform), entry="strongroom.agent", tee=tee)
 
 
 def _attestation_service(
@@ -259,9 +266,9 @@ def _register_default_policy(state: State, trust: Trust, *, before: Trust | None
     policy = default_policy(trust)
     if registered is None:
         key = load_signing_key(state.owner_key)
-        client.set_policy(sign_policy(policy, key=key, now=clock.now()), token=token)
+        register_policy(client, policy, key=key, token=token, now=clock.now())
         return [f"evidence policy {policy.hash} registered: exactly this installation's agent is accepted"]
-    if before is not None and before.agent_measurements != trust.agent_measurements:
+    if before is not None and any(before.agents(tee) != trust.agents(tee) for tee in TEE_KINDS):
         return [
             "the installed software changed and measures otherwise; the trust file names the new reference value",
             "if that change is yours, let the evidence policy name it too: strongroom policy set --default",

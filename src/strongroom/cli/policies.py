@@ -1,6 +1,7 @@
 """Evidence policies from the owner's side: the default one, signing one, asking which one is registered."""
 
 import base64
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -12,16 +13,37 @@ from strongroom.crypto.jose import sign_jws, unverified_header, unverified_paylo
 from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.x509 import new_identity
 from strongroom.policy.evidence_policy import EvidencePolicy, parse_evidence_policy
+from strongroom.wire.model import TEE_KINDS, TeeKind
 from strongroom.wire.trust import Trust
 
-_RULE: Final = """\
+_RULES: Final[Mapping[TeeKind, str]] = {
+    "sgx": """\
     [type=="x-ms-sgx-is-debuggable", value==false]
     && [type=="x-ms-sgx-mrenclave", value=="{measurement}"]
     && [type=="x-ms-sgx-product-id", value=={product}]
     && [type=="x-ms-strongroom-hardware", value=="{hardware}"]
     && [type=="x-ms-strongroom-tcb-status", value=="UpToDate"]
     => permit();
-"""
+""",
+    "tdx": """\
+    [type=="dbgstat", value=="disabled"]
+    && [type=="tdx_mrtd", value=="{measurement}"]
+    && [type=="tdx_td_attributes_septve_disable", value==true]
+    && [type=="x-ms-strongroom-migratable", value==false]
+    && [type=="x-ms-strongroom-hardware", value=="{hardware}"]
+    && [type=="x-ms-strongroom-tcb-status", value=="UpToDate"]
+    => permit();
+""",
+    "snp": """\
+    [type=="x-ms-sevsnpvm-is-debuggable", value==false]
+    && [type=="x-ms-sevsnpvm-launchmeasurement", value=="{measurement}"]
+    && [type=="x-ms-sevsnpvm-migration-allowed", value==false]
+    && [type=="x-ms-sevsnpvm-vmpl", value==0]
+    && [type=="x-ms-strongroom-hardware", value=="{hardware}"]
+    && [type=="x-ms-strongroom-firmware-is-provisional", value==false]
+    => permit();
+""",
+}
 _POLICY: Final = """\
 version= 1.0;
 authorizationrules
@@ -38,17 +60,32 @@ _BACKDATED: Final = timedelta(hours=1)
 def default_policy(trust: Trust) -> EvidencePolicy:
     """Return the policy that accepts exactly the agents of a trust file: not debuggable, up to date, on its hardware.
 
+    It is one text for all kinds of TEE, registered for each, so that one hash names it in approvals.
+
     Raises:
         ConfigurationError: The trust file names no agent.
     """
-    if not trust.agent_measurements:
-        raise ConfigurationError("the trust file names no agent", action="write it again with: strongroom up")
-    product = ENTRIES["strongroom.agent"]
     rules = [
-        _RULE.format(measurement=measurement, product=product, hardware=trust.hardware)
-        for measurement in trust.agent_measurements
+        rule.format(measurement=measurement, product=ENTRIES["strongroom.agent"], hardware=trust.hardware)
+        for tee, rule in _RULES.items()
+        for measurement in trust.agents(tee)
     ]
+    if not rules:
+        raise ConfigurationError("the trust file names no agent", action="write it again with: strongroom up")
     return parse_evidence_policy(_POLICY.format(rules="".join(rules)))
+
+
+def register_policy(
+    client: AttestationClient, policy: EvidencePolicy, *, key: SigningKey, token: str, now: datetime
+) -> None:
+    """Sign a policy with the owner's key and register it for every kind of TEE.
+
+    Raises:
+        StrongroomError: The service refuses, or does not answer.
+    """
+    signed = sign_policy(policy, key=key, now=now)
+    for tee in TEE_KINDS:
+        client.set_policy(signed, token=token, tee=tee)
 
 
 def sign_policy(policy: EvidencePolicy, *, key: SigningKey, now: datetime) -> str:
@@ -68,15 +105,15 @@ def sign_policy(policy: EvidencePolicy, *, key: SigningKey, now: datetime) -> st
     return sign_jws(body, key=key, header={"x5c": [base64.b64encode(certificate).decode("ascii")]})
 
 
-def registered_policy(client: AttestationClient, *, token: str) -> EvidencePolicy | None:
-    """Return the policy that the attestation service appraises evidence with; None where nobody registered one.
+def registered_policy(client: AttestationClient, *, token: str, tee: TeeKind = "sgx") -> EvidencePolicy | None:
+    """Return the policy that a kind of TEE's evidence is appraised with; None where nobody registered one.
 
     The connection is pinned to the service, so that its answer's own signature adds nothing.
 
     Raises:
         FormatError: The answer holds no policy.
     """
-    match parse_json_object(unverified_payload(client.get_policy(token=token))):
+    match parse_json_object(unverified_payload(client.get_policy(token=token, tee=tee))):
         case {"x-ms-policy": str(stored)}:
             pass
         case _:

@@ -1,11 +1,18 @@
 """Client of an attestation service: Azure Attestation's contract, and what ours adds under `/strongroom/v1/`."""
 
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import quote
+
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
 from strongroom.base.encoding import Json, canonical_json, from_any_b64, parse_json_object, to_b64url
-from strongroom.base.errors import FormatError
+from strongroom.base.errors import ConfigurationError, FormatError
 from strongroom.clients.pinned import PinnedHttp
+from strongroom.wire.model import TeeKind
 
 API_VERSION = "2025-06-01"
+ATTESTATION_TYPES: Final[Mapping[TeeKind, str]] = {"sgx": "SgxEnclave", "tdx": "TdxVm", "snp": "SevSnpVm"}
+"""Azure Attestation's names of the kinds of TEE."""
 
 
 class AttestationClient:
@@ -19,24 +26,25 @@ class AttestationClient:
         self._http = http
 
     def attest(self, evidence: UnverifiedEvidence) -> str:
-        """Have SGX evidence verified and appraised.
+        """Have evidence verified and appraised.
 
         Returns:
             The attestation result: a JWT signed by the service.
 
         Raises:
+            ConfigurationError: The host gave an SEV-SNP guest no certificates.
             RefusedError: The evidence policy says no.
             VerificationError: The evidence does not verify.
             UnavailableError: The service does not answer.
 
-        Source: Azure Attestation REST API 2025-06-01, `POST /attest/SgxEnclave`.
+        Source: Azure Attestation REST API 2025-06-01, `POST /attest/{SgxEnclave,TdxVm,SevSnpVm}`.
         """
-        body: dict[str, Json] = {"quote": to_b64url(evidence.quote)}
+        body: dict[str, Json] = _evidence(evidence)
         if evidence.runtime_data is not None:
             body["runtimeData"] = {"data": to_b64url(evidence.runtime_data), "dataType": "JSON"}
         reply = self._http.request(
             "POST",
-            f"/attest/SgxEnclave?api-version={API_VERSION}",
+            f"/attest/{ATTESTATION_TYPES[evidence.kind]}?api-version={API_VERSION}",
             body=canonical_json(body),
             content_type="application/json",
         )
@@ -55,23 +63,29 @@ class AttestationClient:
             case _:
                 raise FormatError("the attestation service publishes no signing certificate")
 
-    def endorsements(self, fmspc: str) -> str:
-        """Return the collateral with which the service verifies a platform's quotes, JSON text.
+    def endorsements(self, platform: str) -> str:
+        """Return what the service verifies a platform's evidence with.
 
         Args:
-            fmspc: The platform's FMSPC, 12 hexadecimal digits.
-        """
-        return self._http.request("GET", f"/strongroom/v1/endorsements?fmspc={fmspc}").require_success().decode()
+            platform: The platform's name, from `attestation.endorsements.platforms.platform_of`.
 
-    def get_policy(self, *, token: str) -> str:
-        """Return the stored policy answer token of SGX enclaves (`GET /policies/SgxEnclave`)."""
+        Returns:
+            Of SGX and TDX the collateral, JSON text; of SEV-SNP the root's revocation list, hexadecimal text.
+        """
+        path = f"/strongroom/v1/endorsements?platform={quote(platform)}"
+        return self._http.request("GET", path).require_success().decode()
+
+    def get_policy(self, *, token: str, tee: TeeKind = "sgx") -> str:
+        """Return the stored policy answer token of one kind of TEE (`GET /policies/{type}`)."""
         reply = self._http.request(
-            "GET", f"/policies/SgxEnclave?api-version={API_VERSION}", headers={"Authorization": f"Bearer {token}"}
+            "GET",
+            f"/policies/{ATTESTATION_TYPES[tee]}?api-version={API_VERSION}",
+            headers={"Authorization": f"Bearer {token}"},
         )
         return _token(reply.require_success())
 
-    def set_policy(self, policy_jws: str, *, token: str) -> str:
-        """Store an evidence policy, signed by a policy signer (`PUT /policies/SgxEnclave`).
+    def set_policy(self, policy_jws: str, *, token: str, tee: TeeKind = "sgx") -> str:
+        """Store the evidence policy of one kind of TEE, signed by a policy signer (`PUT /policies/{type}`).
 
         Returns:
             The service's signed answer.
@@ -82,12 +96,27 @@ class AttestationClient:
         """
         reply = self._http.request(
             "PUT",
-            f"/policies/SgxEnclave?api-version={API_VERSION}",
+            f"/policies/{ATTESTATION_TYPES[tee]}?api-version={API_VERSION}",
             body=policy_jws.encode(),
             content_type="text/plain",
             headers={"Authorization": f"Bearer {token}"},
         )
         return _token(reply.require_success())
+
+
+def _evidence(evidence: UnverifiedEvidence) -> dict[str, Json]:
+    if evidence.kind != "snp":
+        return {"quote": to_b64url(evidence.quote)}
+    if evidence.certificate_chain is None:
+        raise ConfigurationError(
+            "the host gives this guest no certificates for its SEV-SNP reports",
+            action="Ask the operator to load VCEK or VLEK, ASK and ARK into the host (SNP_SET_EXT_CONFIG or the VMM).",
+        )
+    report: Json = {
+        "SnpReport": to_b64url(evidence.quote),
+        "VcekCertChain": to_b64url(evidence.certificate_chain.encode("ascii")),
+    }
+    return {"report": to_b64url(canonical_json(report))}
 
 
 def _token(body: bytes) -> str:

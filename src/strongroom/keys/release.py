@@ -20,6 +20,7 @@ from strongroom.crypto.keys import VerifyingKey
 from strongroom.keys.records import MemberRecord, OpenedRun
 from strongroom.policy.approval import Approval, appraise_result, authorize_run
 from strongroom.policy.claims import Claims
+from strongroom.policy.tee_claims import quote_hash
 from strongroom.wire.key_service import CloseRequest, DatasetVersion, JoinRequest, KeysRequest
 from strongroom.wire.runtime_data import RuntimeData
 from strongroom.wire.ticket import TICKET_TYP, RunTicket
@@ -119,7 +120,7 @@ def read_attested_tee(request: JoinRequest, *, claims: Claims) -> AttestedTee:
     """Return the TEE that a verified result describes.
 
     1. The runtime data sent beside the result are, read strictly, those in the result (`x-ms-runtime`).
-    2. The quote sent beside it is the one that the result was made from (`quotehash`).
+    2. The quote sent beside it is of the result's kind of TEE, and the one that the result was made from.
     3. Their keys are of the kinds that are used.
     The caller MUST have verified the result, and MUST check the request's signature with `signing_key`.
 
@@ -130,11 +131,8 @@ def read_attested_tee(request: JoinRequest, *, claims: Claims) -> AttestedTee:
     runtime_bytes = from_b64url(request.evidence.runtime_data)
     if parse_json_object(runtime_bytes) != claims.get("x-ms-runtime"):
         raise VerificationError("the attestation result is about other runtime data")
-    match claims.get("x-ms-sgx-collateral"):
-        case {"quotehash": str(digest)} if digest == sha256_hex(from_b64url(request.evidence.quote)):
-            pass
-        case _:
-            raise VerificationError("the attestation result is about another quote")
+    if quote_hash(claims, request.evidence.kind) != sha256_hex(from_b64url(request.evidence.quote)):
+        raise VerificationError("the attestation result is about another quote")
     runtime = RuntimeData.from_json(runtime_bytes)
     signing_key = VerifyingKey.from_jwk(runtime.signing_key)
     encryption_key = VerifyingKey.from_jwk(runtime.keys[0])

@@ -14,12 +14,12 @@ from strongroom.base.workflow import Step
 from strongroom.crypto.keys import VerifyingKey
 from strongroom.policy.claims import Claims, show
 from strongroom.policy.release_policy import ReleasePolicy, parse_release_policy
-from strongroom.wire.model import DatasetName, Hex32, Message, Timestamp, Url
+from strongroom.policy.tee_claims import TEE_CLAIMS
+from strongroom.wire.model import DatasetName, Hex32, Message, TeeKind, Timestamp, Url
 from strongroom.wire.runtime_data import Role
 from strongroom.wire.ticket import RunTicket
 
 MAX_RUNS: Final = 1_000_000
-_CONFIG_ID_BYTES: Final = 64
 _PolicyHash = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
 
 
@@ -34,13 +34,13 @@ class PlatformDemand(Message):
 
     Attributes:
         machines: The machines, or "any": every machine that the vendor vouches for, whoever owns it.
-        min_tcb_evaluation_data_number: The vendor's TCB data must be at least this new; a host cannot go back to data
-            that did not know of a weakness yet.
+        min_tcb_evaluation_data_number: Intel's TCB data must be at least this new; a host cannot go back to data that
+            did not know of a weakness yet. AMD has no such number; None where only SEV-SNP is approved.
         min_crl_number: The same for the revocation list that the machine's certificate was looked up in.
     """
 
     machines: Literal["any"] | Annotated[tuple[MachineId, ...], Field(min_length=1, max_length=10_000)]
-    min_tcb_evaluation_data_number: int = Field(ge=0)
+    min_tcb_evaluation_data_number: int | None = Field(ge=0)
     min_crl_number: int = Field(ge=0)
 
 
@@ -56,6 +56,7 @@ class Approval(Message):
         attestation_issuer: The attestation service whose results are believed (`iss`).
         hardware: Exactly this kind: approval of simulated hardware is no approval of real hardware, nor the reverse.
         platform: Which machines, and how fresh the vendor's word about them; None for simulated hardware only.
+        tees: The kinds of TEE it may run in; SGX alone unless the owner says otherwise.
         shape: A TEE for each process, whose application is fixed at launch.
         max_runs: How many runs may be opened in all.
         not_after: Until when runs may be opened, inclusive.
@@ -73,12 +74,20 @@ class Approval(Message):
     attestation_issuer: Url
     hardware: Literal["real", "simulated"]
     platform: PlatformDemand | None = None
+    tees: tuple[TeeKind, ...] = Field(default=("sgx",), min_length=1, max_length=3)
     shape: Literal["process"]
     max_runs: int = Field(default=1, ge=1, le=MAX_RUNS)
     not_after: Timestamp | None = None
     submitters: tuple[Hex32, ...] = Field(min_length=1, max_length=64)
     recipients: tuple[dict[str, str], ...] = Field(default=(), max_length=64)
     issued_at: Timestamp
+
+    @field_validator("tees")
+    @classmethod
+    def _tees_are_named_once(cls, tees: tuple[TeeKind, ...]) -> tuple[TeeKind, ...]:
+        if len(set(tees)) != len(tees):
+            raise FormatError("a kind of TEE is named twice")
+        return tees
 
     @field_validator("recipients")
     @classmethod
@@ -93,6 +102,8 @@ class Approval(Message):
     def _real_hardware_is_named(self) -> Self:
         if self.hardware == "real" and self.platform is None:
             raise ValueError("an approval of real hardware names its machines (or any) and the least numbers")
+        if self.platform and self.platform.min_tcb_evaluation_data_number is None and set(self.tees) != {"snp"}:
+            raise ValueError("an approval of Intel's TEEs names the least tcbEvaluationDataNumber")
         return self
 
     @property
@@ -116,19 +127,23 @@ def approval_release_policy(approval: Approval, *, role: Role) -> ReleasePolicy:
 
     Source: design of the TEE's shapes; Azure Key Vault, "Secure key release policy grammar".
     """
-    config_id = bytes.fromhex(approval.application).ljust(_CONFIG_ID_BYTES, b"\0").hex()
-    demanded: dict[str, str | bool] = {
+    authorities = [_authority(approval, role=role, tee=tee) for tee in approval.tees]
+    return parse_release_policy(canonical_json({"version": "1.0.0", "anyOf": authorities}))
+
+
+def _authority(approval: Approval, *, role: Role, tee: TeeKind) -> Json:
+    claims = TEE_CLAIMS[tee]
+    demanded: dict[str, str | int] = {
         "x-ms-policy-hash": approval.evidence_policy_hash,
-        "x-ms-attestation-type": "sgx",
-        "x-ms-sgx-is-debuggable": False,
-        "x-ms-sgx-config-id": config_id,
+        "x-ms-attestation-type": claims.attestation_type,
+        **claims.demanded,
+        claims.launched_with: claims.launch_value(approval.application),
         "x-ms-runtime.application": approval.application,
         "x-ms-runtime.role": role,
         "x-ms-strongroom-hardware": approval.hardware,
     }
     conditions: list[Json] = [{"claim": claim, "equals": value} for claim, value in demanded.items()]
-    authority: Json = {"authority": approval.attestation_issuer, "allOf": conditions}
-    return parse_release_policy(canonical_json({"version": "1.0.0", "anyOf": [authority]}))
+    return {"authority": approval.attestation_issuer, "allOf": conditions}
 
 
 def appraise_result(approval: Approval, claims: Claims, *, role: Role) -> tuple[Mismatch, ...]:
@@ -217,10 +232,9 @@ def _platform_mismatches(demand: PlatformDemand | None, claims: Claims) -> Itera
         if not set(machines) & set(demand.machines):
             actual = ", ".join(machines) or "no such claim"
             yield Mismatch(name="machine", expected=" or ".join(demand.machines), actual=actual)
-    least = {
-        "x-ms-strongroom-tcb-evaluation-data-number": demand.min_tcb_evaluation_data_number,
-        "x-ms-strongroom-crl-number": demand.min_crl_number,
-    }
+    least = {"x-ms-strongroom-crl-number": demand.min_crl_number}
+    if claims.get("x-ms-attestation-type") != TEE_CLAIMS["snp"].attestation_type:
+        least["x-ms-strongroom-tcb-evaluation-data-number"] = demand.min_tcb_evaluation_data_number or 0
     for name, number in least.items():
         actual_number = claims.get(name)
         if isinstance(actual_number, bool) or not isinstance(actual_number, int) or actual_number < number:

@@ -1,10 +1,27 @@
-"""Building a receipt, inside the driver's TEE."""
+"""Building a receipt, inside the driver's TEE, and what its reader needs as well."""
 
 import hashlib
 
-from strongroom.base.encoding import to_b64url
+from strongroom.attestation.evidence.unverified import UnverifiedEvidence
+from strongroom.base.encoding import from_b64url, to_b64url
 from strongroom.crypto.keys import SigningKey
+from strongroom.wire.key_service import Evidence
 from strongroom.wire.receipt import RECEIPT_CONTEXT, Receipt, ReceiptBody
+
+
+def evidence_of(evidence: Evidence) -> UnverifiedEvidence:
+    """Return a member's evidence as it was before it travelled.
+
+    Raises:
+        FormatError: It is not base64url text.
+        LimitError: It is larger than allowed.
+    """
+    return UnverifiedEvidence(
+        kind=evidence.kind,
+        quote=from_b64url(evidence.quote),
+        runtime_data=from_b64url(evidence.runtime_data),
+        certificate_chain=evidence.certificate_chain,
+    )
 
 
 def receipt_digest(body: ReceiptBody) -> str:

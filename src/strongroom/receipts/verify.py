@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from strongroom.attestation.endorsements.dcap import DcapEndorsements, parse_endorsements
+from strongroom.attestation.endorsements.dcap import parse_endorsements
+from strongroom.attestation.endorsements.platforms import platform_of
+from strongroom.attestation.endorsements.snp import SnpEndorsements
+from strongroom.attestation.evidence.fields import launch_field, read_fields
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
 from strongroom.attestation.result import AttestationResult, verify_result
-from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, verify_sgx
+from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, verify_sgx, verify_snp, verify_tdx
 from strongroom.base.encoding import from_b64url, parse_canonical_json, parse_json_object
 from strongroom.base.errors import Mismatch, RefusedError, VerificationError
 from strongroom.clients.statements import ServiceStatements
@@ -17,7 +20,8 @@ from strongroom.crypto.jose import unverified_header, unverified_payload, verify
 from strongroom.crypto.keys import VerifyingKey
 from strongroom.crypto.x509 import LeafUsage, parse_pem_chain, verify_leaf
 from strongroom.policy.approval import Approval, appraise_result
-from strongroom.receipts.build import receipt_digest
+from strongroom.policy.tee_claims import TEE_CLAIMS, quote_hash
+from strongroom.receipts.build import evidence_of, receipt_digest
 from strongroom.wire.key_service import (
     APPROVAL_TYP,
     CLOSING_TYP,
@@ -33,7 +37,6 @@ from strongroom.wire.runtime_data import Role, RuntimeData
 from strongroom.wire.ticket import TICKET_TYP, RunTicket
 from strongroom.wire.trust import Trust, TrustedService
 
-_CONFIG_ID_HEX: Final = 128
 _ACTION: Final = "do not rely on this run; ask the owner for the receipt that the key service logged"
 
 
@@ -44,7 +47,7 @@ class VerifiedReceipt:
     Attributes:
         application: Digest of the application that ran.
         description: Its description.
-        members: For each TEE: number, role, when it joined, MRENCLAVE.
+        members: For each TEE: number, role, when it joined, kind of TEE, measurement.
         inputs, outputs: Version statements by dataset.
         approvals: What the owners had approved, by dataset.
         modes: Each key service's identity and the mode it is run in, as the trust file says.
@@ -110,7 +113,8 @@ def verify_receipt(receipt_bytes: bytes, *, trust: Trust) -> VerifiedReceipt:
                 "number": str(member.number),
                 "role": member.role,
                 "joined_at": member.joined_at,
-                "mrenclave": str(result.claims["x-ms-sgx-mrenclave"]),
+                "tee": member.evidence.kind,
+                "measurement": str(result.claims[TEE_CLAIMS[member.evidence.kind].measurement]),
             }
             for member, result in zip(first.members, next(iter(members.values())), strict=True)
         ),
@@ -143,13 +147,10 @@ def _verify_members(body: ReceiptBody, record: RunRecord, *, trust: Trust) -> tu
         raise VerificationError("the members are not numbered without a gap", action=_ACTION)
     if not record.members or [member.role for member in record.members].count("driver") != 1:
         raise VerificationError("a run has one driver", action=_ACTION)
-    endorsements = parse_endorsements(body.endorsements.encode())
-    return tuple(_verify_member(body, member, endorsements=endorsements, trust=trust) for member in record.members)
+    return tuple(_verify_member(body, member, trust=trust) for member in record.members)
 
 
-def _verify_member(
-    body: ReceiptBody, member: RunMember, *, endorsements: DcapEndorsements, trust: Trust
-) -> AttestationResult:
+def _verify_member(body: ReceiptBody, member: RunMember, *, trust: Trust) -> AttestationResult:
     joined_at = datetime.strptime(member.joined_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     service = _attestation_service(trust, body.attestation_service)
     leaf = verify_leaf(
@@ -159,36 +160,47 @@ def _verify_member(
         now=joined_at,
     )
     result = verify_result(member.result, issuer=service.url, verifying_key=leaf.public_key, now=joined_at)
-    runtime_data = from_b64url(member.evidence.runtime_data)
-    evidence = UnverifiedEvidence(
-        kind=member.evidence.kind, quote=from_b64url(member.evidence.quote), runtime_data=runtime_data
-    )
-    verified = verify_sgx(evidence, trusted_roots=_roots(trust), endorsements=endorsements, now=joined_at)
-    report, runtime = verified.quote.report, RuntimeData.from_json(runtime_data)
-    ticket_application = RunTicket.from_json(unverified_payload(body.ticket)).application
+    evidence, runtime_data = evidence_of(member.evidence), from_b64url(member.evidence.runtime_data)
+    hardware = _verify_evidence(evidence, body=body, trust=trust, now=joined_at)
+    fields, claims = read_fields(evidence.kind, evidence.quote), TEE_CLAIMS[evidence.kind]
+    runtime = RuntimeData.from_json(runtime_data)
+    application = RunTicket.from_json(unverified_payload(body.ticket)).application
+    measurement = fields.measurement.hex()
     _demand("runtime data", parse_json_object(runtime_data), result.runtime)
     _demand("run of a member", body.run, runtime.run)
     _demand("role of a member", member.role, runtime.role)
-    _demand("application of a member", ticket_application, runtime.application)
-    _demand("config_id", ticket_application.ljust(_CONFIG_ID_HEX, "0"), report.config_id.hex())
-    _demand("mrenclave of the result", report.mrenclave.hex(), result.claims.get("x-ms-sgx-mrenclave"))
-    _demand("hardware of a member", trust.hardware, verified.hardware)
-    match result.claims.get("x-ms-sgx-collateral"):
-        case {"quotehash": str(quote_hash)}:
-            _demand("quote", quote_hash, sha256_hex(evidence.quote))
-        case _:
-            raise VerificationError("the attestation result does not name its evidence", action=_ACTION)
-    if report.mrenclave.hex() not in trust.agent_measurements:
+    _demand("application of a member", application, runtime.application)
+    launched_with = fields.launched_with.hex() if fields.launched_with else None
+    _demand(launch_field(evidence.kind), claims.launch_value(application), launched_with)
+    _demand("measurement of the result", measurement, result.claims.get(claims.measurement))
+    _demand("hardware of a member", trust.hardware, hardware)
+    _demand("quote", quote_hash(result.claims, evidence.kind), sha256_hex(evidence.quote))
+    if measurement not in trust.agents(evidence.kind):
+        expected = " or ".join(trust.agents(evidence.kind)) or f"no agent of kind {evidence.kind}"
         raise RefusedError(
             "the run used an agent that is not trusted here",
             action=_ACTION,
-            mismatches=(
-                Mismatch(
-                    name="mrenclave", expected=" or ".join(trust.agent_measurements), actual=report.mrenclave.hex()
-                ),
-            ),
+            mismatches=(Mismatch(name="measurement", expected=expected, actual=measurement),),
         )
     return result
+
+
+def _verify_evidence(evidence: UnverifiedEvidence, *, body: ReceiptBody, trust: Trust, now: datetime) -> str:
+    """Verify a member's evidence and return the kind of its hardware."""
+    endorsements = body.endorsements.get(platform_of(evidence))
+    if endorsements is None:
+        raise VerificationError("the receipt holds no endorsements of a member's platform", action=_ACTION)
+    roots = _roots(trust)
+    match evidence:
+        case UnverifiedEvidence(kind="snp", certificate_chain=str(chain)):
+            snp = SnpEndorsements(certificate_chain=chain, crl=endorsements)
+            return verify_snp(evidence, trusted_roots=roots, endorsements=snp, now=now).hardware
+        case UnverifiedEvidence(kind="tdx"):
+            dcap = parse_endorsements(endorsements.encode())
+            return verify_tdx(evidence, trusted_roots=roots, endorsements=dcap, now=now).hardware
+        case _:
+            dcap = parse_endorsements(endorsements.encode())
+            return verify_sgx(evidence, trusted_roots=roots, endorsements=dcap, now=now).hardware
 
 
 def _verify_signature(receipt: Receipt, members: Mapping[str, tuple[AttestationResult, ...]]) -> VerifyingKey:

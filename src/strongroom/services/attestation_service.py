@@ -19,6 +19,7 @@ from pydantic import Field
 from starlette.applications import Starlette
 
 from strongroom.attestation.claims import demand_named, incoming_claims
+from strongroom.attestation.endorsements.platforms import find_endorsements
 from strongroom.attestation.verifier import TrustedRoot, TrustedRoots
 from strongroom.base.clock import Clock, SystemClock
 from strongroom.base.encoding import Json, canonical_json, from_any_b64, from_b64url, parse_json_object, to_b64url
@@ -263,10 +264,14 @@ class AttestationService:
         )
 
     def endorsements(self, call: Call) -> Reply:
-        """`GET /strongroom/v1/endorsements?fmspc=`: the collateral this service verifies a platform with."""
-        fmspc = call.required("fmspc")
-        found = self._endorsements.get(fmspc=fmspc, ca="platform")
-        return Reply(body=found.to_json())
+        """`GET /strongroom/v1/endorsements?platform=`: what this service verifies a platform's evidence with."""
+        found = find_endorsements(
+            call.required("platform"),
+            dcap=self._endorsements,
+            revocations=self._revocations,
+            roots_der=[root.certificate_der for root in self._roots.roots],
+        )
+        return Reply(body=found.encode("ascii"), content_type="text/plain")
 
     def _policy_type(self, call: Call) -> str:
         name = call.path["type"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from strongroom.attestation.attester import QuoteDevice, SimulatedSgxDevice, collect_evidence
+from strongroom.attestation.attester import QuoteDevice, SimulatedDevice, collect_evidence
 from strongroom.attestation.endorsements.dcap import DirectoryEndorsements, EndorsementSource
 from strongroom.attestation.evidence.dcap_quote import parse_sgx_quote
 from strongroom.attestation.evidence.pck import platform_kind
@@ -60,7 +60,7 @@ def launch_platform(settings: PlatformSettings | None, *, configuration: str) ->
     """
     if settings is None:
         return None
-    device = SimulatedSgxDevice(Path(settings.socket))
+    device = SimulatedDevice(Path(settings.socket))
     device.launch(bytes.fromhex(configuration).ljust(_CONFIG_ID_BYTES, b"\0"))
     return Platform(device=device, endorsements=DirectoryEndorsements(Path(settings.endorsements)))
 

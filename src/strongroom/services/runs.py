@@ -8,7 +8,7 @@ from typing import Final
 from starlette.routing import BaseRoute
 
 from strongroom.application.description import ApplicationDescription, parse_description
-from strongroom.attestation.evidence.dcap_quote import parse_sgx_quote
+from strongroom.attestation.evidence.fields import read_fields
 from strongroom.base.clock import to_rfc3339
 from strongroom.base.encoding import Json, from_b64url, to_b64url
 from strongroom.base.errors import ConflictError, Mismatch, RefusedError, StrongroomError, VerificationError
@@ -420,7 +420,7 @@ def run_record(desk: KeyDesk, tx: Transaction, run: OpenedRun) -> wire.RunRecord
 def _demand_bound_runtime_data(evidence: wire.Evidence) -> None:
     """Refuse runtime data whose exact bytes are not the ones that the quote binds."""
     digest = bytes.fromhex(sha256_hex(from_b64url(evidence.runtime_data))).ljust(_REPORT_DATA_BYTES, b"\0")
-    if parse_sgx_quote(from_b64url(evidence.quote)).report.report_data != digest:
+    if read_fields(evidence.kind, from_b64url(evidence.quote)).report_data != digest:
         raise VerificationError("the quote binds other runtime data", step=Step.RELEASE)
 
 

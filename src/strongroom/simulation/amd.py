@@ -6,9 +6,11 @@ signs them: RSA with 4096 bits, RSASSA-PSS with SHA-384; the chip's and the prov
 Source: AMD, SEV-SNP Firmware ABI (document 56860); AMD, VCEK certificate and KDS interface specification (57230).
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Final, get_args
 
 from strongroom.attestation.endorsements.snp import SnpEndorsements
@@ -24,10 +26,13 @@ from strongroom.attestation.evidence.snp_report import (
     TcbVersion,
     tcb_version_bytes,
 )
+from strongroom.base.encoding import from_hex, parse_json_object
+from strongroom.base.errors import ConfigurationError
+from strongroom.base.secret import SecretBytes
 from strongroom.crypto import der, x509
 from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.random import random_bytes
-from strongroom.simulation.platform import ORGANIZATION
+from strongroom.simulation.platform import ORGANIZATION, save_keys
 
 RSA_BITS: Final = 4096
 CSP_ID: Final = "Simulated provider"
@@ -89,6 +94,40 @@ class SimulatedAmd:
         certificates |= {kind: made.endorsement_certificate(kind, now=now) for kind in get_args(EndorsementKey)}
         return made
 
+    @classmethod
+    def load(cls, folder: Path) -> "SimulatedAmd":
+        """Read a chip from its folder.
+
+        Raises:
+            ConfigurationError: The folder does not hold one.
+        """
+        try:
+            names = parse_json_object((folder / "chip.json").read_bytes())
+            product = names["product"]
+            return cls(
+                product=product,
+                chip_id=from_hex(str(names["chip_id"]), size_bytes=_CHIP_ID_BYTES),
+                tcb=TCB[product],
+                keys={
+                    role: SigningKey.from_pem(SecretBytes((folder / "keys" / f"{role}.pem").read_bytes()))
+                    for role in _ISSUERS
+                },
+                certificates={
+                    role: x509.parse_pem_chain((folder / "certificates" / f"{role}.pem").read_bytes())[0]
+                    for role in _ISSUERS
+                },
+            )
+        except (OSError, KeyError) as error:
+            raise ConfigurationError(
+                "the folder does not hold a simulated chip", action="Remove it and run `strongroom up` again."
+            ) from error
+
+    def save(self, folder: Path) -> None:
+        """Write the chip into a folder (mode 700), its keys into owner-only files."""
+        save_keys(folder, keys=self.keys, certificates=self.certificates)
+        names = {"product": self.product, "chip_id": self.chip_id.hex()}
+        (folder / "chip.json").write_text(json.dumps(names) + "\n", encoding="ascii")
+
     @property
     def root_der(self) -> bytes:
         """The ARK's certificate, with the critical extension of simulated hardware."""
@@ -142,7 +181,6 @@ class SimulatedAmd:
             now: The list is a day old then, and holds for a year.
             revoked: Roles of the CAs that stand on the list.
         """
-        chain = (self.certificates[kind], self.certificates[_ISSUERS[kind]], self.root_der)
         crl = x509.issue_crl(
             issuer_der=self.root_der,
             issuer_key=self.keys["ark"],
@@ -152,7 +190,12 @@ class SimulatedAmd:
             next_update=now - _BACKDATE + _CRL_LIFETIME,
             pss=True,
         )
-        return SnpEndorsements(certificate_chain="".join(map(x509.to_pem, chain)), crl=crl.hex())
+        return SnpEndorsements(certificate_chain=self.certificate_chain(kind), crl=crl.hex())
+
+    def certificate_chain(self, kind: EndorsementKey) -> str:
+        """Return the chain of a signing key, PEM: its own certificate first, the root's last."""
+        chain = (self.certificates[kind], self.certificates[_ISSUERS[kind]], self.root_der)
+        return "".join(map(x509.to_pem, chain))
 
     def endorsement_certificate(
         self,

@@ -1,4 +1,4 @@
-"""What may run in a simulated enclave, and which enclaves run."""
+"""What may run in a simulated TEE, and which TEEs run."""
 
 import threading
 from collections.abc import Sequence
@@ -8,23 +8,32 @@ from typing import Final
 
 from strongroom.attestation.evidence.simulated import ENTRIES, entry_command
 from strongroom.base.errors import ConflictError, RefusedError
-from strongroom.simulation.measure import Environment, Measurer, enclave_measurement
+from strongroom.simulation.measure import Environment, Measurer, tee_measurement
 from strongroom.simulation.processes import Process
+from strongroom.wire.model import TeeKind
 
 _ACTION: Final = "Start it as the command line does: strongroom.attestation.evidence.simulated.entry_command."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Enclave:
-    """A launched process: what was measured, and the configuration that was fixed."""
+class Launched:
+    """A launched process: what was measured, and the configuration that was fixed.
 
-    mrenclave: bytes
+    Attributes:
+        tee: What it is: an enclave, a trust domain or a guest.
+        measurement: 32 bytes (enclave) or 48.
+        isv_prod_id: An enclave's product id.
+        value: What stands in CONFIG_ID, MRCONFIGID or HOST_DATA.
+    """
+
+    tee: TeeKind
+    measurement: bytes
     isv_prod_id: int
-    config_id: bytes
+    value: bytes
 
 
 class Launches:
-    """The enclaves that run now. A process is launched at most once, and none of its descendants is.
+    """The TEEs that run now. A process is launched at most once, and none of its descendants is.
 
     Args:
         measurer: What measures their code.
@@ -33,44 +42,44 @@ class Launches:
     def __init__(self, measurer: Measurer) -> None:
         self._measurer = measurer
         self._lock = threading.Lock()
-        self._enclaves: dict[Process, Enclave] = {}
+        self._launched: dict[Process, Launched] = {}
 
-    def launch(self, process: Process, config_id: bytes) -> Enclave:
+    def launch(self, process: Process, value: bytes, *, tee: TeeKind) -> Launched:
         """Launch a process: measure its code and fix its configuration.
 
         Raises:
             ConflictError: It is launched already; configurations do not change.
-            RefusedError: It runs inside another enclave, or was not started as an entry is.
+            RefusedError: It runs inside another TEE, or was not started as an entry is.
             ConfigurationError: Its environment cannot be measured.
         """
         self._require_new(process)
         environment, entry = started_as(process.command_line(), process.executable(), process.environment_names())
-        mrenclave = enclave_measurement(self._measurer.measure(environment), entry)
-        enclave = Enclave(mrenclave=bytes.fromhex(mrenclave), isv_prod_id=ENTRIES[entry], config_id=config_id)
+        measurement = tee_measurement(self._measurer.measure(environment), entry, tee=tee)
+        launched = Launched(tee=tee, measurement=bytes.fromhex(measurement), isv_prod_id=ENTRIES[entry], value=value)
         with self._lock:
-            if process in self._enclaves:
+            if process in self._launched:
                 raise _launched_already()
-            self._enclaves = {known: it for known, it in self._enclaves.items() if known.exists()}
-            self._enclaves[process] = enclave
-        return enclave
+            self._launched = {known: it for known, it in self._launched.items() if known.exists()}
+            self._launched[process] = launched
+        return launched
 
-    def find(self, process: Process) -> Enclave:
-        """Return the enclave that a process is.
+    def find(self, process: Process) -> Launched:
+        """Return the TEE that a process is.
 
         Raises:
-            RefusedError: It was not launched itself: the application in an enclave has no quoting device.
+            RefusedError: It was not launched itself: the application in a TEE has no quoting device.
         """
-        enclave = self._enclaves.get(process)
-        if enclave is None:
-            raise RefusedError("this process was not launched as an enclave", action=_ACTION)
-        return enclave
+        launched = self._launched.get(process)
+        if launched is None:
+            raise RefusedError("this process was not launched as a TEE", action=_ACTION)
+        return launched
 
     def _require_new(self, process: Process) -> None:
-        enclaves = self._enclaves
-        if process in enclaves:
+        launched = self._launched
+        if process in launched:
             raise _launched_already()
-        if any(ancestor in enclaves for ancestor in process.ancestors()):
-            raise RefusedError("this process runs inside an enclave, and cannot launch another one")
+        if any(ancestor in launched for ancestor in process.ancestors()):
+            raise RefusedError("this process runs inside a TEE, and cannot launch another one")
 
 
 def started_as(

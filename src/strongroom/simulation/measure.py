@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from strongroom.base.errors import ConfigurationError
+from strongroom.wire.model import TeeKind
 
 _FileKey: TypeAlias = tuple[int, int, int, int]
 """Inode, size, time of modification and of change (ns)."""
@@ -196,10 +197,21 @@ class Measurer:
         return digest
 
 
-def enclave_measurement(environment_digest: str, entry: str) -> str:
-    """Return the MRENCLAVE of an entry module in a measured environment, 64 hexadecimal digits."""
+def tee_measurement(environment_digest: str, entry: str, *, tee: TeeKind) -> str:
+    """Return what the hardware measures of an entry module in a measured environment.
+
+    Args:
+        environment_digest: From `Measurer.measure`.
+        entry: The entry module.
+        tee: The kind of TEE that it is launched as.
+
+    Returns:
+        MRENCLAVE (64 hexadecimal digits), MRTD or MEASUREMENT (96).
+    """
     document = {"entry": entry, "environment": environment_digest, "version": 1}
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    if tee == "sgx":
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha384(json.dumps({**document, "tee": tee}, sort_keys=True).encode()).hexdigest()
 
 
 def _roots(environment: Environment) -> Iterator[tuple[str, Path]]:

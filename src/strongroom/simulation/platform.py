@@ -164,13 +164,7 @@ class SimulatedPlatform:
 
     def save(self, folder: Path) -> None:
         """Write the platform into a folder (mode 700), its keys into owner-only files."""
-        for part in (folder, folder / "keys", folder / "certificates"):
-            part.mkdir(mode=0o700, parents=True, exist_ok=True)
-            part.chmod(0o700)
-        for role, key in self.keys.items():
-            _write_private(folder / "keys" / f"{role}.pem", key.to_pem())
-        for role, certificate in self.certificates.items():
-            (folder / "certificates" / f"{role}.pem").write_text(x509.to_pem(certificate), encoding="ascii")
+        save_keys(folder, keys=self.keys, certificates=self.certificates)
         names = {"fmspc": self.fmspc.hex(), "ppid": self.ppid.hex()}
         (folder / "platform.json").write_text(json.dumps(names) + "\n", encoding="ascii")
 
@@ -416,6 +410,17 @@ def _pck_extension(fmspc: bytes, ppid: bytes) -> bytes:
         member("6", der.encode(der.OCTET_STRING, hashlib.sha256(ppid).digest()[:16])),
         member("7", flags),
     )
+
+
+def save_keys(folder: Path, *, keys: Mapping[str, SigningKey], certificates: Mapping[str, bytes]) -> None:
+    """Write keys and certificates into a folder (mode 700), the keys into owner-only files."""
+    for part in (folder, folder / "keys", folder / "certificates"):
+        part.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part.chmod(0o700)
+    for role, key in keys.items():
+        _write_private(folder / "keys" / f"{role}.pem", key.to_pem())
+    for role, certificate in certificates.items():
+        (folder / "certificates" / f"{role}.pem").write_text(x509.to_pem(certificate), encoding="ascii")
 
 
 def _write_private(path: Path, content: SecretBytes) -> None:

@@ -2,10 +2,12 @@
 
 One JSON object a line, one reply line each:
 
-    {"op": "launch", "config_id": hex}  → {}                    once a process
-    {"op": "quote", "report_data": hex} → {"quote_b64": text}   a launched process only
-    {"op": "measure", "entry": name}    → {"mrenclave": hex}    anybody: the reference value of an entry here
-    a refusal                           → {"error": {"code", "message", "action"}}
+    {"op": "launch", "tee": kind, "value": hex}    → {}    once a process
+    {"op": "quote", "report_data": hex}            → {"quote_b64", "certificate_chain"}    a launched process only
+    {"op": "measure", "entry": name, "tee": kind}  → {"measurement": hex}    anybody: an entry's reference value here
+    a refusal                                      → {"error": {"code", "message", "action"}}
+
+The kinds are "sgx", "tdx" and "snp"; the value stands in CONFIG_ID (64 bytes), MRCONFIGID (48) or HOST_DATA (32).
 """
 
 import base64
@@ -16,28 +18,36 @@ import socketserver
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from typing_extensions import override
 
-from strongroom.attestation.attester.device import CONFIG_ID_BYTES, REPORT_DATA_BYTES
-from strongroom.attestation.attester.simulated_sgx import ask_platform, short_address
+from strongroom.attestation.attester.device import REPORT_DATA_BYTES
+from strongroom.attestation.attester.simulated import ask_platform, short_address
+from strongroom.attestation.evidence.fields import CONFIG_ID_BYTES, launch_value
 from strongroom.attestation.evidence.simulated import ENTRIES
+from strongroom.attestation.evidence.snp_report import SnpReport
 from strongroom.base.clock import Clock, SystemClock
 from strongroom.base.encoding import from_hex, parse_json_object
 from strongroom.base.errors import ConfigurationError, FormatError, NotFoundError, StrongroomError
 from strongroom.crypto import x509
-from strongroom.simulation.launch import Launches
-from strongroom.simulation.measure import Environment, Measurer, enclave_measurement
+from strongroom.simulation.amd import SimulatedAmd
+from strongroom.simulation.launch import Launched, Launches
+from strongroom.simulation.measure import Environment, Measurer, tee_measurement
 from strongroom.simulation.platform import SimulatedPlatform
 from strongroom.simulation.processes import Process, peer_of
+from strongroom.wire.model import TEE_KINDS, TeeKind
 
 _log = logging.getLogger(__name__)
 
 _REQUEST_BYTES: Final = 4096
 _REFRESH: Final = timedelta(days=1)
+_PRODUCT: Final = "Milan"
+_RSA_BITS: Final = 2048
+"""AMD's keys have 4096 bits, which take seconds to make; nothing else is different with these."""
 
 
 def socket_of(folder: Path) -> Path:
@@ -46,7 +56,7 @@ def socket_of(folder: Path) -> Path:
 
 
 def endorsements_of(folder: Path) -> Path:
-    """Return the folder of `<fmspc>.json` and `roots.pem`."""
+    """Return the folder of the vendors' documents: `<fmspc>.json`, `<fmspc>-tdx.json`, `*.crl`, `roots.pem`."""
     return folder / "endorsements"
 
 
@@ -66,21 +76,22 @@ def serve(folder: Path, *, ready: Callable[[], None], clock: Clock | None = None
         server.serve_forever()
 
 
-def expected_measurement(socket_path: Path, *, entry: str) -> str:
-    """Return the MRENCLAVE that an entry has when it is started from the platform's own environment.
+def expected_measurement(socket_path: Path, *, entry: str, tee: TeeKind = "sgx") -> str:
+    """Return the measurement that an entry has when it is started from the platform's own environment.
 
     Args:
         socket_path: The platform's socket.
         entry: A name in `ENTRIES`.
+        tee: As what it is started.
 
     Returns:
-        64 hexadecimal digits, for an owner to register as a reference value.
+        64 hexadecimal digits (SGX) or 96, for an owner to register as a reference value.
 
     Raises:
         NotFoundError: No such entry.
         UnavailableError: The platform does not answer.
     """
-    return str(ask_platform(socket_path, {"op": "measure", "entry": entry})["mrenclave"])
+    return str(ask_platform(socket_path, {"op": "measure", "entry": entry, "tee": tee})["measurement"])
 
 
 @contextmanager
@@ -100,18 +111,32 @@ def listen(folder: Path, *, clock: Clock) -> Iterator["PlatformServer"]:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     with _only_one(folder), short_address(socket_of(folder)) as address:
-        platform = _load_or_create(folder, now=clock.now())
+        hardware = _load_or_create(folder, now=clock.now())
         socket_of(folder).unlink(missing_ok=True)
-        with PlatformServer(address, platform=platform, endorsements=endorsements_of(folder), clock=clock) as server:
+        with PlatformServer(address, hardware=hardware, endorsements=endorsements_of(folder), clock=clock) as server:
             yield server
 
 
-def _load_or_create(folder: Path, *, now: datetime) -> SimulatedPlatform:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """What the simulated machine is made of: an Intel platform and an AMD chip at once."""
+
+    intel: SimulatedPlatform
+    amd: SimulatedAmd
+
+
+def _load_or_create(folder: Path, *, now: datetime) -> Hardware:
     if (folder / "platform.json").exists():
-        return SimulatedPlatform.load(folder)
-    platform = SimulatedPlatform.create(now=now)
-    platform.save(folder)
-    return platform
+        intel = SimulatedPlatform.load(folder)
+    else:
+        intel = SimulatedPlatform.create(now=now)
+        intel.save(folder)
+    chip = folder / "amd"
+    if (chip / "chip.json").exists():
+        return Hardware(intel=intel, amd=SimulatedAmd.load(chip))
+    amd = SimulatedAmd.create(_PRODUCT, now=now, rsa_bits=_RSA_BITS)
+    amd.save(chip)
+    return Hardware(intel=intel, amd=amd)
 
 
 class PlatformServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -119,16 +144,16 @@ class PlatformServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer)
 
     Args:
         address: Where to listen.
-        platform: The platform.
-        endorsements: Where its vendor's documents are written, at start and once a day.
+        hardware: What quotes.
+        endorsements: Where its vendors' documents are written, at start and once a day.
         clock: The time.
     """
 
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, address: str, *, platform: SimulatedPlatform, endorsements: Path, clock: Clock) -> None:
-        self._platform = platform
+    def __init__(self, address: str, *, hardware: Hardware, endorsements: Path, clock: Clock) -> None:
+        self._hardware = hardware
         self._folder = endorsements
         self._clock = clock
         self._measurer = Measurer()
@@ -145,46 +170,65 @@ class PlatformServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer)
             except OSError:
                 _log.exception("the endorsements could not be renewed; they still hold for some days")
 
-    def answer(self, process: Process, request: dict[str, Any]) -> dict[str, str]:
+    def answer(self, process: Process, request: dict[str, Any]) -> dict[str, str | None]:
         """Answer one request of a process.
 
         Raises:
             StrongroomError: The request is malformed or refused.
         """
         match request:
-            case {"op": "launch", "config_id": str(config_id), **rest} if not rest:
-                enclave = self._launches.launch(process, from_hex(config_id, size_bytes=CONFIG_ID_BYTES))
-                _log.info("launched process %d as %s", process.pid, enclave.mrenclave.hex())
+            case {"op": "launch", "tee": str(tee), "value": str(value), **rest} if not rest and tee in TEE_KINDS:
+                fixed = from_hex(value, size_bytes=len(launch_value(tee, bytes(CONFIG_ID_BYTES))))
+                launched = self._launches.launch(process, fixed, tee=tee)
+                _log.info("launched process %d as %s %s", process.pid, tee, launched.measurement.hex())
                 return {}
             case {"op": "quote", "report_data": str(report_data), **rest} if not rest:
-                return {"quote_b64": self._quote(process, from_hex(report_data, size_bytes=REPORT_DATA_BYTES))}
-            case {"op": "measure", "entry": str(entry), **rest} if not rest:
-                return {"mrenclave": self._measure(entry)}
+                return self._quote(process, from_hex(report_data, size_bytes=REPORT_DATA_BYTES))
+            case {"op": "measure", "entry": str(entry), "tee": str(tee), **rest} if not rest and tee in TEE_KINDS:
+                return {"measurement": self._measure(entry, tee)}
             case _:
                 raise FormatError("the simulated platform knows launch, quote and measure")
 
-    def _quote(self, process: Process, report_data: bytes) -> str:
-        enclave = self._launches.find(process)
-        report = self._platform.report(
-            mrenclave=enclave.mrenclave,
-            isv_prod_id=enclave.isv_prod_id,
-            config_id=enclave.config_id,
-            report_data=report_data,
-        )
-        return base64.b64encode(self._platform.quote(report)).decode("ascii")
+    def _quote(self, process: Process, report_data: bytes) -> dict[str, str | None]:
+        launched = self._launches.find(process)
+        amd = self._hardware.amd
+        if launched.tee == "snp":
+            quote, chain = amd.sign(_snp_report(amd, launched, report_data)), amd.certificate_chain("VCEK")
+        else:
+            quote, chain = self._dcap_quote(launched, report_data), None
+        return {"quote_b64": base64.b64encode(quote).decode("ascii"), "certificate_chain": chain}
 
-    def _measure(self, entry: str) -> str:
+    def _dcap_quote(self, launched: Launched, report_data: bytes) -> bytes:
+        intel = self._hardware.intel
+        if launched.tee == "tdx":
+            return intel.quote(
+                intel.td_report(mrtd=launched.measurement, mrconfigid=launched.value, report_data=report_data)
+            )
+        return intel.quote(
+            intel.report(
+                mrenclave=launched.measurement,
+                isv_prod_id=launched.isv_prod_id,
+                config_id=launched.value,
+                report_data=report_data,
+            )
+        )
+
+    def _measure(self, entry: str, tee: TeeKind) -> str:
         if entry not in ENTRIES:
             raise NotFoundError("there is no such entry", action=f"Ask for one of {', '.join(ENTRIES)}.")
         environment = Environment.of_python(Path(sys.executable))
-        return enclave_measurement(self._measurer.measure(environment), entry)
+        return tee_measurement(self._measurer.measure(environment), entry, tee=tee)
 
     def _write_endorsements(self) -> datetime:
         now = self._clock.now()
         self._folder.mkdir(exist_ok=True)
-        endorsements = self._platform.endorsements(now=now).to_json()
-        _replace(self._folder / f"{self._platform.fmspc.hex()}.json", endorsements)
-        _replace(self._folder / "roots.pem", x509.to_pem(self._platform.root_der).encode("ascii"))
+        intel, amd = self._hardware.intel, self._hardware.amd
+        family = intel.fmspc.hex()
+        _replace(self._folder / f"{family}.json", intel.endorsements(now=now).to_json())
+        _replace(self._folder / f"{family}-tdx.json", intel.endorsements(now=now, tee="TDX").to_json())
+        _replace(self._folder / f"{x509.spki_sha256(amd.root_der)}.crl", from_hex(amd.endorsements(now=now).crl))
+        roots = "".join(map(x509.to_pem, (intel.root_der, amd.root_der)))
+        _replace(self._folder / "roots.pem", roots.encode("ascii"))
         return now
 
 
@@ -207,6 +251,11 @@ class _Handler(socketserver.StreamRequestHandler):
                 self.wfile.write(json.dumps(reply).encode() + b"\n")
             except OSError:
                 return
+
+
+def _snp_report(amd: SimulatedAmd, launched: Launched, report_data: bytes) -> SnpReport:
+    report = amd.report(report_data=report_data)
+    return replace(report, measurement=launched.measurement, host_data=launched.value)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from strongroom.crypto.jose import sign_jws
 from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.random import random_id
 from strongroom.submit.services import connect, trusted_service, verify_services
-from strongroom.wire.descriptor import Descriptor, ServiceAddress, Sizes
+from strongroom.wire.descriptor import Descriptor, DeviceSetting, ServiceAddress, Sizes
 from strongroom.wire.events import Event, StepDone
 from strongroom.wire.ticket import TICKET_TYP, RunTicket
 from strongroom.wire.trust import Trust
@@ -66,13 +66,13 @@ class Places:
         trust: The trust file.
         packages: Folder of packed applications.
         runs: Folder of runs.
-        device: Socket of the simulated platform.
+        device: What quotes the TEEs of its runs.
     """
 
     trust: Path
     packages: Path
     runs: Path
-    device: Path
+    device: DeviceSetting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,7 +257,7 @@ def _sign_ticket(
 
 
 def _descriptor(
-    request: SubmitRequest, packed: Packed, *, trust: Trust, ticket: str, folder: Path, device: Path
+    request: SubmitRequest, packed: Packed, *, trust: Trust, ticket: str, folder: Path, device: DeviceSetting
 ) -> Descriptor:
     attestation = trusted_service(trust, "attestation-service")
     key_service = trusted_service(trust, "key-service")
@@ -265,7 +265,7 @@ def _descriptor(
         role="driver",
         application=packed.digest,
         ticket=ticket,
-        device=str(device),
+        device=device,
         package=str(packed.folder),
         scratch="",
         attestation_service=ServiceAddress(url=attestation.url, certificate_pem=attestation.certificate_pem),

@@ -1,11 +1,36 @@
 """What the host hands an agent. Everything in it is the host's word: a wrong one yields another digest or no key."""
 
-from typing import Literal
+from typing import Final, Literal, Self, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from strongroom.wire.model import CompactJws, DatasetName, Hex32, Message, Url
 from strongroom.wire.runtime_data import Role
+
+DeviceKind: TypeAlias = Literal[
+    "simulated-sgx", "simulated-tdx", "simulated-snp", "gramine", "occlum", "tsm", "sev-guest", "tdx-guest"
+]
+"""What quotes a TEE: the simulated platform as one of three kinds, or an interface of real hardware."""
+_SIMULATED: Final = frozenset({"simulated-sgx", "simulated-tdx", "simulated-snp"})
+
+
+class DeviceSetting(Message):
+    """Which device quotes this TEE. It is always said, never guessed: a wrong one yields no evidence or no key.
+
+    Attributes:
+        kind: The device; what each needs is in `docs/reference/devices.md`.
+        socket: Path of the simulated platform's socket; for the simulated kinds only.
+    """
+
+    kind: DeviceKind
+    socket: str | None = None
+
+    @model_validator(mode="after")
+    def _only_simulated_devices_have_a_socket(self) -> Self:
+        if (self.kind in _SIMULATED) != (self.socket is not None):
+            msg = "a simulated device names its socket, a real one does not"
+            raise ValueError(msg)
+        return self
 
 
 class ServiceAddress(Message):
@@ -35,7 +60,7 @@ class Descriptor(Message):
     """One agent's start.
 
     Attributes:
-        device: Path of the simulated platform's socket.
+        device: What quotes this TEE.
         package: Folder with the packed application.
         scratch: A folder on a memory file system, private to this TEE; the agent works only there.
         storage: For each dataset: a `file:///…` location.
@@ -49,7 +74,7 @@ class Descriptor(Message):
     role: Role
     application: Hex32
     ticket: CompactJws
-    device: str
+    device: DeviceSetting
     package: str
     scratch: str
     attestation_service: ServiceAddress

@@ -8,7 +8,8 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from strongroom.wire.model import B64Url, CompactJwe, CompactJws, DatasetName, Hex16, Hex32, Message, Timestamp
+from strongroom.base.limits import LIMITS
+from strongroom.wire.model import B64Url, CompactJwe, CompactJws, DatasetName, Hex16, Hex32, Message, TeeKind, Timestamp
 
 PERSON_TOKEN_TYP: Final = "strongroom-token+jws"  # noqa: S105 - a media type
 APPROVAL_TYP: Final = "strongroom-approval+jws"
@@ -40,11 +41,17 @@ class Nonce(Message):
 
 
 class Evidence(Message):
-    """Evidence as it travels: the vendor's bytes and the runtime data they bind, both base64url."""
+    """Evidence as it travels: the vendor's bytes and the runtime data they bind, both base64url.
 
-    kind: Literal["sgx"]
+    Attributes:
+        quote: The quote, or on SEV-SNP the report.
+        certificate_chain: On SEV-SNP, else None: PEM of VCEK or VLEK, ASK or ASVK, ARK.
+    """
+
+    kind: TeeKind
     quote: B64Url
     runtime_data: B64Url
+    certificate_chain: str | None = Field(default=None, max_length=LIMITS.evidence_bytes)
 
 
 class JoinRequest(Message):

@@ -1,7 +1,7 @@
 """The base of every message: frozen, strict, unknown fields refused, canonical on the way out."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 
@@ -18,6 +18,8 @@ Hex16 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}\Z")]
 """16 bytes as lower-case hexadecimal text: run ids, write ids, file ids."""
 Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\Z")]
 """32 bytes as lower-case hexadecimal text: SHA-256 digests, key thumbprints, service identities."""
+Hex48 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{96}\Z")]
+"""48 bytes as lower-case hexadecimal text: measurements of TDX and SEV-SNP."""
 B64Url = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]*\Z")]
 """Unpadded base64url text."""
 Timestamp = Annotated[
@@ -36,6 +38,10 @@ Url = Annotated[str, StringConstraints(pattern=r"^https://[A-Za-z0-9.\-\[\]:]+(/
 """An https address without user, query or fragment."""
 CompactJws = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\Z")]
 CompactJwe = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*){4}\Z")]
+
+TeeKind: TypeAlias = Literal["sgx", "tdx", "snp"]
+"""Whose evidence it is: an SGX enclave's, a TDX trust domain's, an SEV-SNP guest's."""
+TEE_KINDS: Final[tuple[TeeKind, ...]] = get_args(TeeKind)
 
 
 class Message(BaseModel):

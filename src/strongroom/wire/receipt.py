@@ -25,7 +25,8 @@ class ReceiptBody(Message):
         application: The application's description, canonical JSON text.
         attestation_service: Issuer of the attestation results.
         attestation_certificates: Its signing certificate and identity certificate, DER.
-        endorsements: The collateral with which the evidence verifies, JSON text.
+        endorsements: What the members' evidence verifies with, by the platform's name: of SGX and TDX the collateral,
+            JSON text; of SEV-SNP the root's revocation list, hexadecimal text.
         records: For each key service, by identity: members, approvals and leaves of the run.
         inputs: The countersigned versions that were read.
         log_digest: SHA-256 of the application's standard output and error.
@@ -43,7 +44,7 @@ class ReceiptBody(Message):
     application: str
     attestation_service: Url
     attestation_certificates: tuple[B64Url, ...] = Field(min_length=1, max_length=4)
-    endorsements: str
+    endorsements: dict[str, str]
     records: dict[Hex32, RunRecord]
     inputs: dict[DatasetName, CompactJws]
     outputs: dict[DatasetName, Output]

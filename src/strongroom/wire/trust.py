@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from strongroom.wire.model import Hex32, Message, Url
+from strongroom.wire.model import Hex32, Hex48, Message, TeeKind, Url
 from strongroom.wire.service import Mode, ServiceKind
 
 
@@ -38,7 +38,9 @@ class Trust(Message):
     Attributes:
         hardware: "simulated" allows roots that say so; shown wherever this file is used.
         owners: Thumbprints of the owners' signing keys.
-        agent_measurements: The agents' reference values (MRENCLAVE).
+        agent_measurements: The agents' reference values as SGX enclaves (MRENCLAVE).
+        agent_mrtds: As TDX trust domains (MRTD).
+        agent_launch_digests: As SEV-SNP guests (MEASUREMENT).
     """
 
     version: Literal[1] = 1
@@ -47,3 +49,9 @@ class Trust(Message):
     services: tuple[TrustedService, ...]
     owners: tuple[Hex32, ...]
     agent_measurements: tuple[Hex32, ...]
+    agent_mrtds: tuple[Hex48, ...] = ()
+    agent_launch_digests: tuple[Hex48, ...] = ()
+
+    def agents(self, tee: TeeKind) -> tuple[str, ...]:
+        """Return the agents' reference values as one kind of TEE; empty where none of that kind is trusted."""
+        return {"sgx": self.agent_measurements, "tdx": self.agent_mrtds, "snp": self.agent_launch_digests}[tee]

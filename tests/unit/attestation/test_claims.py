@@ -163,7 +163,8 @@ def test_policies_read_scalars_arrays_and_deprecated_names(evidence: VerifiedSgx
 def test_claims_of_a_trust_domain_stand_for_its_report() -> None:
     bench = Bench.new()
     rtmr = (b"0" * 48, b"1" * 48, b"2" * 48, b"3" * 48)
-    claims = tdx_claims(bench.verify_td(bench.td_quote(rtmr=rtmr, mrowner=b"o" * 48)), runtime_data_type="JSON")
+    verified = bench.verify_td(bench.td_quote(rtmr=rtmr, mrowner=b"o" * 48))
+    claims = tdx_claims(verified, runtime_data_type="JSON")
     body = bench.td_report(rtmr=rtmr, mrowner=b"o" * 48).to_bytes()
     at = {
         "tdx_tee_tcb_svn": (0, 16),
@@ -187,6 +188,7 @@ def test_claims_of_a_trust_domain_stand_for_its_report() -> None:
         "UpToDate",
     )
     assert claims["tdx_td_attributes_septve_disable"] is True
+    assert claims["x-ms-strongroom-quotehash"] == hashlib.sha256(verified.quote.to_bytes()).hexdigest()
     assert claims["x-ms-runtime"] == json.loads(RUNTIME_DATA_OF_BENCH)
     assert claims["x-ms-strongroom-machines"] == [
         f"ppid:{bench.platform.ppid.hex()}",
@@ -211,11 +213,13 @@ def test_claims_of_a_guest_stand_for_its_report(product: Product, kind: Endorsem
     report = bench.report(
         vmpl=1, guest_svn=4, family_id=b"f" * 16, image_id=b"i" * 16, host_data=b"h" * 32, id_key_digest=b"k" * 48
     )
-    claims = snp_claims(bench.verify(report), runtime_data_type="JSON")
+    signed = bench.amd.sign(report)
+    claims = snp_claims(bench.verify(signed), runtime_data_type="JSON")
     tcb = bench.amd.tcb
     assert {
         "x-ms-attestation-type": "sevsnpvm",
         "x-ms-sevsnpvm-vmpl": 1,
+        "x-ms-strongroom-quotehash": hashlib.sha256(signed).hexdigest(),
         "x-ms-sevsnpvm-guestsvn": 4,
         "x-ms-sevsnpvm-familyId": (b"f" * 16).hex(),
         "x-ms-sevsnpvm-imageId": (b"i" * 16).hex(),

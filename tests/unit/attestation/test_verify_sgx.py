@@ -7,7 +7,7 @@ import dcap_qvl
 import pytest
 from tests.support.platform import MRENCLAVE, NOW, RUNTIME_DATA, Bench
 
-from strongroom.attestation.attester import collect_evidence
+from strongroom.attestation.attester import Quote, collect_evidence
 from strongroom.attestation.endorsements.dcap import DcapEndorsements, parse_endorsements
 from strongroom.attestation.evidence.dcap_quote import parse_sgx_quote
 from strongroom.attestation.evidence.pck import pck_chain
@@ -56,8 +56,8 @@ def test_evidence_collected_from_a_device_verifies() -> None:
         def launch(self, config_id: bytes) -> None:
             raise AssertionError(config_id)
 
-        def quote(self, report_data: bytes) -> bytes:
-            return BENCH.quote(report_data=report_data)
+        def quote(self, report_data: bytes) -> Quote:
+            return Quote(kind="sgx", data=BENCH.quote(report_data=report_data))
 
     evidence = collect_evidence(Device(), runtime_data=b"runtime data of this run")
     assert BENCH.verify(evidence.quote, runtime_data=evidence.runtime_data).runtime_data == b"runtime data of this run"

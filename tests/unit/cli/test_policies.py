@@ -21,6 +21,25 @@ GOOD: dict[str, ClaimValue] = {
 }
 
 
+TD, GUEST = "12" * 48, "34" * 48
+GOOD_TD: dict[str, ClaimValue] = {
+    "dbgstat": "disabled",
+    "tdx_mrtd": TD,
+    "tdx_td_attributes_septve_disable": True,
+    "x-ms-strongroom-migratable": False,
+    "x-ms-strongroom-hardware": "simulated",
+    "x-ms-strongroom-tcb-status": "UpToDate",
+}
+GOOD_GUEST: dict[str, ClaimValue] = {
+    "x-ms-sevsnpvm-is-debuggable": False,
+    "x-ms-sevsnpvm-launchmeasurement": GUEST,
+    "x-ms-sevsnpvm-migration-allowed": False,
+    "x-ms-sevsnpvm-vmpl": 0,
+    "x-ms-strongroom-hardware": "simulated",
+    "x-ms-strongroom-firmware-is-provisional": False,
+}
+
+
 def trust(*agents: str) -> Trust:
     return Trust(hardware="simulated", roots=(), services=(), owners=(), agent_measurements=agents)
 
@@ -49,6 +68,34 @@ def test_the_default_policy_refuses_any_other_evidence(claim: str, value: ClaimV
         appraise({**GOOD, claim: value}, AGENT)
     with pytest.raises(RefusedError):
         appraise({name: kept for name, kept in GOOD.items() if name != claim}, AGENT)
+
+
+EVERY = Trust(
+    hardware="simulated",
+    roots=(),
+    services=(),
+    owners=(),
+    agent_measurements=(AGENT,),
+    agent_mrtds=(TD,),
+    agent_launch_digests=(GUEST,),
+)
+
+
+@pytest.mark.parametrize("good", [GOOD, GOOD_TD, GOOD_GUEST], ids=["sgx", "tdx", "snp"])
+def test_the_default_policy_accepts_the_agent_as_each_kind_of_tee_and_nothing_near(good: dict[str, ClaimValue]) -> None:
+    policy = default_policy(EVERY)
+    policy.evaluate(claims_from_json(good, issuer=ClaimIssuer.SERVICE))
+    for claim, value in good.items():
+        other: ClaimValue = not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else "00" * 48
+        for claims in ({**good, claim: other}, {name: kept for name, kept in good.items() if name != claim}):
+            with pytest.raises(RefusedError):
+                policy.evaluate(claims_from_json(claims, issuer=ClaimIssuer.SERVICE))
+
+
+def test_the_default_policy_knows_no_kind_of_tee_that_the_trust_file_names_no_agent_of() -> None:
+    for good in (GOOD_TD, GOOD_GUEST):
+        with pytest.raises(RefusedError):
+            appraise(good, AGENT)
 
 
 def test_there_is_no_default_policy_without_an_agent() -> None:

@@ -5,11 +5,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from strongroom.base.workflow import Step
-from strongroom.cli.commands.submit import REFUSED, line_of, request_of, submit
+from strongroom.cli.commands.submit import REFUSED, line_of, places_of, request_of, submit
 from strongroom.cli.main import strongroom
 from strongroom.cli.owner_keys import make_owner_keys
 from strongroom.cli.state import State
+from strongroom.simulation.server import socket_of
 from strongroom.submit.run import SubmitEvent, SubmitRequest
+from strongroom.wire.model import TEE_KINDS, TeeKind
 
 STATE = State(root=Path("/s"))
 
@@ -17,7 +19,7 @@ STATE = State(root=Path("/s"))
 def parse(*arguments: str) -> SubmitRequest:
     """What `submit` would run for this command line."""
     options = dict(submit.make_context("submit", ["--state", "/s", *arguments]).params)
-    del options["key"], options["state"]
+    del options["key"], options["tee"], options["state"]
     return request_of(STATE, **options)
 
 
@@ -49,6 +51,17 @@ def test_takes_spark_submits_options() -> None:
         executor_cores=2,
         driver_memory_mb=600,
     )
+
+
+@pytest.mark.parametrize("tee", TEE_KINDS)
+def test_the_simulated_platform_launches_the_kind_of_tee_that_is_asked_for(tee: TeeKind) -> None:
+    device = places_of(STATE, tee=tee).device
+    assert (device.kind, device.socket) == (f"simulated-{tee}", str(socket_of(STATE.platform)))
+
+
+def test_a_run_is_in_enclaves_unless_something_else_is_asked_for(tmp_path: Path) -> None:
+    assert submit.make_context("submit", ["--state", "/s", "count.py"]).params["tee"] == "sgx"
+    assert "Invalid value for '--tee'" in run(tmp_path, "--tee", "sev", "count.py").output
 
 
 def test_sizes_have_small_defaults() -> None:

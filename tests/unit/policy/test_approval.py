@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from strongroom.base.errors import FormatError, RefusedError
 from strongroom.crypto.keys import ReceivingKey, SigningKey
 from strongroom.policy.approval import Approval, approval_release_policy, authorize_run
+from strongroom.wire.model import TEE_KINDS, TeeKind
 from strongroom.wire.ticket import RunTicket
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -63,6 +64,32 @@ CLAIMS: dict[str, Any] = {
 }
 
 
+VIRTUAL: dict[TeeKind, dict[str, Any]] = {
+    "tdx": {
+        "x-ms-attestation-type": "tdxvm",
+        "tdx_mrconfigid": APPLICATION + "00" * 16,
+        "tdx_td_attributes_debug": False,
+        "dbgstat": "disabled",
+        "tdx_td_attributes_septve_disable": True,
+        "x-ms-strongroom-migratable": False,
+    },
+    "snp": {
+        "x-ms-attestation-type": "sevsnpvm",
+        "x-ms-sevsnpvm-hostdata": APPLICATION,
+        "x-ms-sevsnpvm-is-debuggable": False,
+        "x-ms-sevsnpvm-migration-allowed": False,
+        "x-ms-sevsnpvm-vmpl": 0,
+    },
+}
+"""What the results of virtual machines say in the place of SGX's three claims."""
+
+
+def claims_of(tee: TeeKind) -> dict[str, Any]:
+    if tee == "sgx":
+        return CLAIMS
+    return {name: value for name, value in CLAIMS.items() if not name.startswith("x-ms-sgx-")} | VIRTUAL[tee]
+
+
 def approval(**changes: object) -> Approval:
     return Approval.from_object(APPROVAL | changes)
 
@@ -107,6 +134,50 @@ def test_approval_survives_its_canonical_form() -> None:
 def test_each_claim_of_the_result_matters(claim: str, value: object, *, absent: bool) -> None:
     claims = {name: each for name, each in CLAIMS.items() if name != claim} | ({} if absent else {claim: value})
     assert refused_names(approval(), claims=claims) == [claim]
+
+
+@pytest.mark.parametrize("tees", [("sgx",), ("tdx",), ("snp",), ("snp", "sgx"), ("tdx", "snp", "sgx")])
+@pytest.mark.parametrize("tee", TEE_KINDS)
+def test_a_kind_of_tee_passes_where_it_is_named(tee: TeeKind, tees: tuple[TeeKind, ...]) -> None:
+    refused = refused_names(approval(tees=tees), claims=claims_of(tee))
+    assert (refused == []) == (tee in tees)
+    assert tee in tees or "x-ms-attestation-type" in refused
+
+
+def test_an_approval_that_names_no_kind_of_tee_means_sgx() -> None:
+    assert approval().tees == ("sgx",)
+
+
+@pytest.mark.parametrize("tees", [(), ("sgx", "sgx"), ("sev",), "sgx", ("sgx", "tdx", "snp", "sgx")])
+def test_an_approval_names_each_kind_of_tee_once(tees: object) -> None:
+    with pytest.raises(FormatError):
+        approval(tees=tees)
+
+
+@pytest.mark.parametrize(
+    ("tee", "claim", "value"),
+    [
+        ("tdx", "tdx_mrconfigid", "00" * 48),
+        ("tdx", "tdx_mrconfigid", APPLICATION),
+        ("tdx", "tdx_mrconfigid", APPLICATION + "00" * 15 + "01"),
+        ("tdx", "tdx_td_attributes_debug", True),
+        ("tdx", "dbgstat", "enabled"),
+        ("tdx", "tdx_td_attributes_septve_disable", False),
+        ("tdx", "x-ms-strongroom-migratable", True),
+        ("tdx", "x-ms-attestation-type", "sevsnpvm"),
+        ("snp", "x-ms-sevsnpvm-hostdata", "00" * 32),
+        ("snp", "x-ms-sevsnpvm-is-debuggable", True),
+        ("snp", "x-ms-sevsnpvm-migration-allowed", True),
+        ("snp", "x-ms-sevsnpvm-vmpl", 1),
+        ("snp", "x-ms-sevsnpvm-vmpl", False),
+        ("snp", "x-ms-attestation-type", "tdxvm"),
+    ],
+)
+@pytest.mark.parametrize("absent", [False, True])
+def test_each_claim_of_a_virtual_machine_matters(tee: TeeKind, claim: str, value: object, *, absent: bool) -> None:
+    kept = {name: each for name, each in claims_of(tee).items() if name != claim}
+    claims = kept | ({} if absent else {claim: value})
+    assert refused_names(approval(tees=[tee]), claims=claims) == [claim]
 
 
 @pytest.mark.parametrize(("member", "value"), [("application", "ff" * 32), ("role", "executor"), ("run", "ff" * 32)])

@@ -359,6 +359,7 @@ def test_a_missing_or_unknown_api_version_is_refused(installed: Installation) ->
             installed.service.get_policy(Call(path={}, query=version, authorization="", body=b""))
 
 
-def test_unknown_platform_families_have_no_endorsements(installed: Installation) -> None:
+@pytest.mark.parametrize("platform", ["sgx.000000000000.platform", "tdx.000000000000.processor", f"snp.{'0' * 64}"])
+def test_unknown_platforms_have_no_endorsements(installed: Installation, platform: str) -> None:
     with pytest.raises(NotFoundError):
-        installed.service.endorsements(installed.call(fmspc="0" * 12))
+        installed.service.endorsements(installed.call(platform=platform))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from strongroom.base.errors import ConfigurationError
-from strongroom.simulation.measure import Environment, Measurer, enclave_measurement
+from strongroom.simulation.measure import Environment, Measurer, tee_measurement
+from strongroom.wire.model import TEE_KINDS
 
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 TAG = sys.implementation.cache_tag
@@ -162,10 +163,12 @@ def test_two_environments_with_the_same_files_have_the_same_measurement(
     assert Measurer().measure(Environment.of_python(copy / "bin" / "python")) == before
 
 
-def test_the_entry_is_part_of_an_enclaves_measurement(installation: Installation) -> None:
+def test_the_entry_and_the_kind_of_tee_are_part_of_the_measurement(installation: Installation) -> None:
     files = installation.measure()
     entries = ("strongroom.agent", "strongroom.services.key_service")
-    assert len({enclave_measurement(files, entry) for entry in entries} | {files}) == 3
+    measured = {tee_measurement(files, entry, tee=tee) for entry in entries for tee in TEE_KINDS}
+    assert len(measured | {files}) == 7
+    assert {len(each) for each in measured} == {64, 96}
 
 
 def test_there_is_no_measurement_of_what_is_no_interpreter(installation: Installation) -> None:

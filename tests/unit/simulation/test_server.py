@@ -14,14 +14,15 @@ from typing import Any, Self
 import pytest
 
 import strongroom
-from strongroom.attestation.attester import SimulatedSgxDevice, collect_evidence
-from strongroom.attestation.attester.simulated_sgx import ask_platform, short_address
+from strongroom.attestation.attester import SimulatedDevice, collect_evidence
+from strongroom.attestation.attester.simulated import ask_platform, short_address
 from strongroom.attestation.endorsements.dcap import DirectoryEndorsements
-from strongroom.attestation.evidence.dcap_quote import parse_sgx_quote
+from strongroom.attestation.endorsements.snp import DirectoryRevocations, SnpEndorsements
+from strongroom.attestation.evidence.dcap_quote import parse_sgx_quote, parse_tdx_quote
 from strongroom.attestation.evidence.pck import platform_kind
 from strongroom.attestation.evidence.simulated import entry_command
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
-from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, VerifiedSgx, verify_sgx
+from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, VerifiedSgx, verify_sgx, verify_snp, verify_tdx
 from strongroom.base.clock import SystemClock
 from strongroom.base.errors import (
     ConfigurationError,
@@ -32,6 +33,7 @@ from strongroom.base.errors import (
 )
 from strongroom.crypto import x509
 from strongroom.simulation.server import endorsements_of, expected_measurement, listen, serve, socket_of
+from strongroom.wire.model import TeeKind
 
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 CONFIG_ID = b"application digest".ljust(64, b"\x00")
@@ -47,10 +49,10 @@ ENCLAVE = '''
 """Stands where the agent stands: does on the device what its standard input says, and answers line by line."""
 import base64, json, os, subprocess, sys
 from pathlib import Path
-from strongroom.attestation.attester import SimulatedSgxDevice, collect_evidence
+from strongroom.attestation.attester import SimulatedDevice, collect_evidence
 from strongroom.base.errors import StrongroomError
 
-device = SimulatedSgxDevice(Path(sys.argv[1]))
+device = SimulatedDevice(Path(sys.argv[1]), kind=sys.argv[2] if len(sys.argv) > 2 else "sgx")
 
 def do(request):
     match request:
@@ -58,7 +60,10 @@ def do(request):
             device.launch(bytes.fromhex(config_id))
             return "launched"
         case ["evidence", runtime_data]:
-            return base64.b64encode(collect_evidence(device, runtime_data=runtime_data.encode()).quote).decode()
+            evidence = collect_evidence(device, runtime_data=runtime_data.encode())
+            return base64.b64encode(evidence.quote).decode()
+        case ["chain", runtime_data]:
+            return collect_evidence(device, runtime_data=runtime_data.encode()).certificate_chain
         case ["child", inner]:
             child = [sys.executable, "-I", "-m", "strongroom.agent", sys.argv[1]]
             text = json.dumps(inner) + "\\n"
@@ -105,17 +110,21 @@ class Machine:
         self.platform.kill()
         self.platform.communicate()
 
-    def enclave(self, python: Path | None = None, *, options: tuple[str, ...] = ()) -> "Enclave":
+    def enclave(self, python: Path | None = None, *, options: tuple[str, ...] = (), tee: TeeKind = "sgx") -> "Enclave":
         command = entry_command(str(python or self.python), "strongroom.agent")
-        return Enclave([command[0], *options, *command[1:], str(self.socket)])
+        return Enclave([command[0], *options, *command[1:], str(self.socket), tee])
+
+    @property
+    def roots(self) -> TrustedRoots:
+        found = x509.parse_pem_chain((endorsements_of(self.folder) / "roots.pem").read_bytes())
+        return TrustedRoots(roots=tuple(TrustedRoot(certificate_der=each, simulated=True) for each in found))
 
     def verify(self, quote: bytes, runtime_data: bytes) -> VerifiedSgx:
         kind = platform_kind(parse_sgx_quote(quote))
         source = DirectoryEndorsements(endorsements_of(self.folder))
-        (root,) = x509.parse_pem_chain((endorsements_of(self.folder) / "roots.pem").read_bytes())
         return verify_sgx(
             UnverifiedEvidence(kind="sgx", quote=quote, runtime_data=runtime_data),
-            trusted_roots=TrustedRoots(roots=(TrustedRoot(certificate_der=root, simulated=True),)),
+            trusted_roots=self.roots,
             endorsements=source.get(fmspc=kind.fmspc, ca=kind.ca),
             now=datetime.now(tz=UTC),
         )
@@ -182,6 +191,43 @@ def test_a_launched_process_is_quoted_with_its_measurement_and_configuration(mac
     assert verified.hardware == "simulated"
 
 
+def test_a_process_may_be_launched_as_a_trust_domain(machine: Machine) -> None:
+    with machine.enclave(tee="tdx") as domain:
+        assert domain.do("launch", CONFIG_ID.hex()) == "launched"
+        quote = _b64(domain.do("evidence", "runtime data"))
+        assert domain.do("chain", "runtime data") is None
+    kind = platform_kind(parse_tdx_quote(quote))
+    verified = verify_tdx(
+        UnverifiedEvidence(kind="tdx", quote=quote, runtime_data=b"runtime data"),
+        trusted_roots=machine.roots,
+        endorsements=DirectoryEndorsements(endorsements_of(machine.folder)).get(
+            fmspc=kind.fmspc, ca=kind.ca, tee="TDX"
+        ),
+        now=datetime.now(tz=UTC),
+    )
+    assert verified.quote.report.mrconfigid == CONFIG_ID[:48]
+    expected = expected_measurement(machine.socket, entry="strongroom.agent", tee="tdx")
+    assert (verified.quote.report.mrtd.hex(), verified.hardware) == (expected, "simulated")
+
+
+def test_a_process_may_be_launched_as_a_guest(machine: Machine) -> None:
+    with machine.enclave(tee="snp") as guest:
+        assert guest.do("launch", CONFIG_ID.hex()) == "launched"
+        report = _b64(guest.do("evidence", "runtime data"))
+        chain = guest.do("chain", "runtime data")
+    root = x509.parse_pem_chain(chain.encode())[-1]
+    crl = DirectoryRevocations(endorsements_of(machine.folder)).crl(root)
+    verified = verify_snp(
+        UnverifiedEvidence(kind="snp", quote=report, runtime_data=b"runtime data"),
+        trusted_roots=machine.roots,
+        endorsements=SnpEndorsements(certificate_chain=chain, crl=crl.hex()),
+        now=datetime.now(tz=UTC),
+    )
+    assert verified.report.host_data == CONFIG_ID[:32]
+    expected = expected_measurement(machine.socket, entry="strongroom.agent", tee="snp")
+    assert (verified.report.measurement.hex(), verified.hardware) == (expected, "simulated")
+
+
 def test_entries_have_different_measurements(machine: Machine) -> None:
     entries = ("strongroom.agent", "strongroom.services.attestation_service", "strongroom.services.key_service")
     assert len({expected_measurement(machine.socket, entry=entry) for entry in entries}) == 3
@@ -219,7 +265,7 @@ def test_a_process_started_in_another_way_is_not_launched(machine: Machine, opti
 
 
 def test_this_process_is_not_launched(machine: Machine) -> None:
-    device = SimulatedSgxDevice(machine.socket)
+    device = SimulatedDevice(machine.socket)
     with pytest.raises(RefusedError):
         device.launch(bytes(64))
     with pytest.raises(RefusedError):
@@ -242,8 +288,14 @@ def test_another_environment_has_another_measurement(machine: Machine, tmp_path:
         {},
         {"op": "quote"},
         {"op": "quote", "report_data": "00"},
-        {"op": "launch", "config_id": "zz"},
-        {"op": "launch", "config_id": bytes(64).hex(), "entry": "strongroom.agent"},
+        {"op": "launch", "tee": "sgx", "value": "zz"},
+        {"op": "launch", "tee": "sgx", "value": bytes(64).hex(), "entry": "strongroom.agent"},
+        {"op": "launch", "tee": "sgx", "value": bytes(48).hex()},
+        {"op": "launch", "tee": "snp", "value": bytes(64).hex()},
+        {"op": "launch", "tee": "sev", "value": bytes(64).hex()},
+        {"op": "launch", "value": bytes(64).hex()},
+        {"op": "measure", "entry": "strongroom.agent"},
+        {"op": "measure", "entry": "strongroom.agent", "tee": "sev"},
     ],
     ids=json.dumps,
 )
@@ -278,12 +330,12 @@ def test_a_second_platform_process_in_the_same_folder_is_refused(machine: Machin
 def test_a_platform_that_does_not_run_is_unavailable(tmp_path: Path) -> None:
     for path in (tmp_path / "platform.sock", tmp_path / "missing" / "platform.sock"):
         with pytest.raises(UnavailableError) as caught:
-            SimulatedSgxDevice(path).quote(bytes(64))
+            SimulatedDevice(path).quote(bytes(64))
         assert "Start the simulated platform" in caught.value.action
 
 
 def test_a_device_takes_only_64_bytes(tmp_path: Path) -> None:
-    device = SimulatedSgxDevice(tmp_path / "platform.sock")
+    device = SimulatedDevice(tmp_path / "platform.sock")
     for call in (device.launch, device.quote):
         with pytest.raises(FormatError):
             call(bytes(63))

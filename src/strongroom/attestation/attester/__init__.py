@@ -1,6 +1,15 @@
 """The attester: asks the hardware to quote. What runs in the TEE loads this and nothing of the verifier."""
 
-from strongroom.attestation.attester.device import QuoteDevice, collect_evidence
-from strongroom.attestation.attester.simulated_sgx import SimulatedSgxDevice
+from strongroom.attestation.attester.choice import Machine, detect_devices, open_device
+from strongroom.attestation.attester.device import Quote, QuoteDevice, collect_evidence
+from strongroom.attestation.attester.simulated import SimulatedDevice
 
-__all__ = ["QuoteDevice", "SimulatedSgxDevice", "collect_evidence"]
+__all__ = [
+    "Machine",
+    "Quote",
+    "QuoteDevice",
+    "SimulatedDevice",
+    "collect_evidence",
+    "detect_devices",
+    "open_device",
+]

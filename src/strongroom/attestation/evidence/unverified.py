@@ -1,10 +1,10 @@
 """Evidence as it arrives: nothing in it is known to be true."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from strongroom.base.errors import LimitError
 from strongroom.base.limits import LIMITS
+from strongroom.wire.model import TeeKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,17 +15,20 @@ class UnverifiedEvidence:
         kind: The evidence format: "sgx" and "tdx" are DCAP quotes, "snp" an SEV-SNP report.
         quote: The bytes of the quote, or of the report.
         runtime_data: The exact bytes whose SHA-256 should stand in the report data; None where the sender says nothing.
+        certificate_chain: On SEV-SNP, where the attester's host hands it out: PEM of VCEK or VLEK, ASK or ASVK, ARK.
 
     Raises:
-        LimitError: One of the two is larger than `LIMITS` allows.
+        LimitError: One of them is larger than `LIMITS` allows.
     """
 
-    kind: Literal["sgx", "tdx", "snp"]
+    kind: TeeKind
     quote: bytes
     runtime_data: bytes | None
+    certificate_chain: str | None = None
 
     def __post_init__(self) -> None:
-        if len(self.quote) > LIMITS.evidence_bytes or len(self.runtime_data or b"") > LIMITS.runtime_data_bytes:
+        evidence_bytes = max(len(self.quote), len(self.certificate_chain or ""))
+        if evidence_bytes > LIMITS.evidence_bytes or len(self.runtime_data or b"") > LIMITS.runtime_data_bytes:
             raise LimitError("the evidence is larger than allowed")
 
 

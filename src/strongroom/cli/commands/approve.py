@@ -19,6 +19,7 @@ from strongroom.crypto.keys import VerifyingKey
 from strongroom.policy.approval import Approval, PlatformDemand
 from strongroom.submit.run import load_trust
 from strongroom.submit.services import trusted_service
+from strongroom.wire.model import TEE_KINDS, TeeKind
 
 Access = Literal["read", "write"]
 
@@ -70,6 +71,15 @@ Access = Literal["read", "write"]
     metavar="KEYFILE",
     help="Who may read what it prints; repeatable.  [default: nobody]",
 )
+@click.option(
+    "--tee",
+    "tees",
+    type=click.Choice(TEE_KINDS),
+    multiple=True,
+    default=("sgx",),
+    show_default=True,
+    help="A kind of TEE that it may run in; repeatable.",
+)
 @state_option
 def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
     *,
@@ -84,6 +94,7 @@ def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
     until: str | None,
     submitters: tuple[str, ...],
     recipients: tuple[str, ...],
+    tees: tuple[TeeKind, ...],
     state: State,
 ) -> None:
     """Approve that an application reads or writes a dataset.
@@ -101,10 +112,13 @@ def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
         key_service=trusted_service(trust, "key-service").identity,
         application=description.digest,
         access=access,
-        evidence_policy_hash=_policy_hash(state),
+        evidence_policy_hash=_policy_hash(state, tees),
         attestation_issuer=trusted_service(trust, "attestation-service").url,
         hardware=trust.hardware,
-        platform=_platform(trust.hardware, machines, any_machine=any_machine, least=(min_tcb_evaluation, min_crl)),
+        platform=_platform(
+            trust.hardware, machines, tees, any_machine=any_machine, least=(min_tcb_evaluation, min_crl)
+        ),
+        tees=tuple(dict.fromkeys(tees)),
         shape="process",
         max_runs=max_runs,
         not_after=until,
@@ -171,7 +185,12 @@ def _demand_binding(description: ApplicationDescription, *, dataset: str, access
 
 
 def _platform(
-    hardware: str, machines: tuple[str, ...], *, any_machine: bool, least: tuple[int | None, int | None]
+    hardware: str,
+    machines: tuple[str, ...],
+    tees: tuple[TeeKind, ...],
+    *,
+    any_machine: bool,
+    least: tuple[int | None, int | None],
 ) -> PlatformDemand | None:
     min_tcb_evaluation, min_crl = least
     if any_machine and machines:
@@ -180,26 +199,30 @@ def _platform(
         return None
     if not machines and not any_machine and hardware == "real":
         raise click.UsageError("name the machines (--machine ID), or say --any-machine")
-    if hardware == "real" and None in least:
+    only_amd = set(tees) == {"snp"}
+    if hardware == "real" and (min_crl is None or (min_tcb_evaluation is None and not only_amd)):
         raise click.UsageError("say --min-tcb-evaluation and --min-crl: how fresh the vendor's word must be")
     return PlatformDemand.from_object(
         {
             "machines": list(machines) or "any",
-            "min_tcb_evaluation_data_number": min_tcb_evaluation or 0,
+            "min_tcb_evaluation_data_number": min_tcb_evaluation if only_amd else min_tcb_evaluation or 0,
             "min_crl_number": min_crl or 0,
         }
     )
 
 
-def _policy_hash(state: State) -> str:
+def _policy_hash(state: State, tees: tuple[TeeKind, ...]) -> str:
     client, token = attestation_client(state)
-    registered = registered_policy(client, token=token)
-    if registered is None:
+    registered = {tee: registered_policy(client, token=token, tee=tee) for tee in tees}
+    hashes = {policy.hash for policy in registered.values() if policy is not None}
+    missing = [tee for tee, policy in registered.items() if policy is None]
+    if missing or len(hashes) != 1:
+        what = f"no evidence policy is registered for {', '.join(missing)}" if missing else "each kind has its own"
         raise ConfigurationError(
-            "no evidence policy is registered, so no evidence would be accepted",
+            f"the approval names one evidence policy for all its kinds of TEE, and {what}",
             action="register one: strongroom policy set --default",
         )
-    return registered.hash
+    return hashes.pop()
 
 
 def _print(approval: Approval, description: ApplicationDescription, *, state: State) -> None:
@@ -207,7 +230,7 @@ def _print(approval: Approval, description: ApplicationDescription, *, state: St
     say(f"You approve: {approval.access} dataset {approval.dataset}")
     rows = [
         *describe(description),
-        ("hardware", f"{approval.hardware}{simulated}, a TEE for each process"),
+        ("hardware", f"{approval.hardware}{simulated}, a TEE ({' or '.join(approval.tees)}) for each process"),
         ("machines", f"hardware = {approval.machines}"),
         *_freshness(approval.platform),
         ("evidence", f"policy {approval.evidence_policy_hash} at {approval.attestation_issuer}"),
@@ -226,8 +249,8 @@ def _print(approval: Approval, description: ApplicationDescription, *, state: St
 def _freshness(platform: PlatformDemand | None) -> list[tuple[str, str]]:
     if platform is None:
         return []
-    tcb, crl = platform.min_tcb_evaluation_data_number, platform.min_crl_number
-    return [("vendor data", f"tcbEvaluationDataNumber at least {tcb}, revocation list at least {crl}")]
+    tcb, crl = platform.min_tcb_evaluation_data_number, f"revocation list at least {platform.min_crl_number}"
+    return [("vendor data", crl if tcb is None else f"tcbEvaluationDataNumber at least {tcb}, {crl}")]
 
 
 def _people(recipients: tuple[dict[str, str], ...]) -> str:

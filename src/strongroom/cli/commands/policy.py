@@ -7,7 +7,7 @@ import click
 from strongroom.base.clock import SystemClock
 from strongroom.base.errors import FormatError
 from strongroom.cli.options import examples, json_option, state_option
-from strongroom.cli.policies import default_policy, registered_policy, sign_policy
+from strongroom.cli.policies import default_policy, register_policy, registered_policy
 from strongroom.cli.session import attestation_client, owner_key
 from strongroom.cli.state import State, read_file
 from strongroom.cli.terminal import print_json, say
@@ -27,7 +27,7 @@ def policy() -> None:
 @click.option("--default", "use_default", is_flag=True, help="Accept exactly the agent that the trust file names.")
 @state_option
 def set_policy(*, file: Path | None, use_default: bool, state: State) -> None:
-    """Sign the policy in FILE with the owner's key and register it.
+    """Sign the policy in FILE with the owner's key and register it, for every kind of TEE.
 
     The language is Azure Attestation's. Approvals name the policy by its hash: after a change, applications have to
     be approved again.
@@ -36,7 +36,7 @@ def set_policy(*, file: Path | None, use_default: bool, state: State) -> None:
         raise click.UsageError("name a policy file, or say --default")
     chosen = _read(file) if file else default_policy(load_trust(state.trust))
     client, token = attestation_client(state)
-    client.set_policy(sign_policy(chosen, key=owner_key(state), now=SystemClock().now()), token=token)
+    register_policy(client, chosen, key=owner_key(state), token=token, now=SystemClock().now())
     say(f"evidence policy {chosen.hash} registered; approvals name it by this hash")
 
 

@@ -70,7 +70,7 @@ def _print_body(body: ReceiptBody) -> None:
 def _print_proof(verified: VerifiedReceipt) -> None:
     _line("digest", verified.application)
     for member in verified.members:
-        where = f"joined {member['joined_at']}, code (mrenclave) {short(member['mrenclave'])}"
+        where = f"joined {member['joined_at']}, {member['tee']}, code {short(member['measurement'])}"
         _line(f"TEE {member['number']}", f"{member['role']}, {where}")
     for name, version in verified.inputs.items():
         _line("input", f"{name} version {version.number}, manifest {short(version.manifest_digest)}")

@@ -17,6 +17,8 @@ from strongroom.cli.terminal import following, note, say
 from strongroom.simulation.server import socket_of
 from strongroom.submit.run import Places, RunOutcome, SubmitEvent, SubmitRequest, load_trust, pack
 from strongroom.submit.run import submit as submit_run
+from strongroom.wire.descriptor import DeviceSetting
+from strongroom.wire.model import TEE_KINDS, TeeKind
 
 _SIGNAL_BASE: Final = 128
 _MEASURED: Final = "what runs must be measured before it runs: download it and give it with --py-files or --files"
@@ -168,8 +170,21 @@ _APPLICATION_OPTIONS: Final[tuple[Callable[[Callable[..., Any]], Callable[..., A
     metavar="FILE",
     help="The submitter's key, which the approvals name.  [default: your own]",
 )
+@click.option(
+    "--tee",
+    type=click.Choice(TEE_KINDS),
+    default="sgx",
+    show_default=True,
+    help="The kind of TEE that driver and executors are; the approvals must name it.",
+)
 @state_option
-def submit(*, key: Path | None, state: State, **options: Any) -> RunOutcome:  # noqa: ANN401 - the options above
+def submit(
+    *,
+    key: Path | None,
+    tee: TeeKind,
+    state: State,
+    **options: Any,  # noqa: ANN401 - the options above
+) -> RunOutcome:
     """Run a PySpark application on protected data, as spark-submit would.
 
     Datasets are named strongroom://NAME in the script's arguments. Give --dataset NAME=LOCATION for each one that is
@@ -182,7 +197,7 @@ def submit(*, key: Path | None, state: State, **options: Any) -> RunOutcome:  # 
         with following("running; Ctrl-C stops everything") as tell:
             outcome = submit_run(
                 request,
-                places=places_of(state),
+                places=places_of(state, tee=tee),
                 submitter=submitter,
                 on_event=lambda event: tell(line_of(event)),
                 clock=SystemClock(),
@@ -197,9 +212,10 @@ def submit(*, key: Path | None, state: State, **options: Any) -> RunOutcome:  # 
     return outcome
 
 
-def places_of(state: State) -> Places:
-    """Return where a run's files lie in an installation."""
-    return Places(trust=state.trust, packages=state.packages, runs=state.runs, device=socket_of(state.platform))
+def places_of(state: State, *, tee: TeeKind = "sgx") -> Places:
+    """Return where a run's files lie in an installation, and what its simulated platform launches agents as."""
+    device = DeviceSetting.from_object({"kind": f"simulated-{tee}", "socket": str(socket_of(state.platform))})
+    return Places(trust=state.trust, packages=state.packages, runs=state.runs, device=device)
 
 
 def line_of(event: SubmitEvent) -> str:

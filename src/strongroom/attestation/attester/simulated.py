@@ -14,37 +14,44 @@ from typing import Any, Final
 
 from typing_extensions import override
 
-from strongroom.attestation.attester.device import CONFIG_ID_BYTES, REPORT_DATA_BYTES, QuoteDevice
+from strongroom.attestation.attester.device import REPORT_DATA_BYTES, Quote, QuoteDevice, require_size
+from strongroom.attestation.evidence.fields import launch_value
 from strongroom.base.encoding import from_any_b64, parse_json_object
 from strongroom.base.errors import FormatError, StrongroomError, UnavailableError, error_for_code
 from strongroom.base.limits import LIMITS
+from strongroom.wire.model import TeeKind
 
 _TIMEOUT_S: Final = 120.0
 _ACTION: Final = "Start the simulated platform (`strongroom up`), and check the path of its socket."
 
 
-class SimulatedSgxDevice(QuoteDevice):
-    """A simulated SGX platform.
+class SimulatedDevice(QuoteDevice):
+    """A simulated platform.
 
     Args:
         socket_path: The platform's socket.
+        kind: The kind of TEE that this process shall be.
     """
 
-    def __init__(self, socket_path: Path) -> None:
+    def __init__(self, socket_path: Path, *, kind: TeeKind = "sgx") -> None:
         self._socket_path = socket_path
+        self._kind: TeeKind = kind
 
     @override
     def launch(self, config_id: bytes) -> None:
         """Bind this process to its measurement and this configuration (see `QuoteDevice`)."""
-        _require_size(config_id, CONFIG_ID_BYTES)
-        ask_platform(self._socket_path, {"op": "launch", "config_id": config_id.hex()})
+        value = launch_value(self._kind, config_id)
+        ask_platform(self._socket_path, {"op": "launch", "tee": self._kind, "value": value.hex()})
 
     @override
-    def quote(self, report_data: bytes) -> bytes:
+    def quote(self, report_data: bytes) -> Quote:
         """Return a quote of this process (see `QuoteDevice`)."""
-        _require_size(report_data, REPORT_DATA_BYTES)
-        reply = ask_platform(self._socket_path, {"op": "quote", "report_data": report_data.hex()})
-        return from_any_b64(str(reply.get("quote_b64", "")))
+        require_size(report_data, REPORT_DATA_BYTES)
+        match ask_platform(self._socket_path, {"op": "quote", "report_data": report_data.hex()}):
+            case {"quote_b64": str(quote), "certificate_chain": str() | None as chain, **more} if not more:
+                return Quote(kind=self._kind, data=from_any_b64(quote), certificate_chain=chain)
+            case _:
+                raise FormatError("the simulated platform's answer holds no quote")
 
 
 def ask_platform(socket_path: Path, request: dict[str, str]) -> dict[str, Any]:
@@ -66,9 +73,9 @@ def ask_platform(socket_path: Path, request: dict[str, str]) -> dict[str, Any]:
             with connection.makefile("rb") as stream:
                 line = stream.readline(LIMITS.evidence_bytes * 2)
     except OSError as error:
-        raise UnavailableError("the simulated SGX platform does not answer", action=_ACTION) from error
+        raise UnavailableError("the simulated platform does not answer", action=_ACTION) from error
     if not line.endswith(b"\n"):
-        raise UnavailableError("the simulated SGX platform closed the connection", action=_ACTION)
+        raise UnavailableError("the simulated platform closed the connection", action=_ACTION)
     reply = parse_json_object(line)
     match reply:
         case {"error": {"code": str(code), "message": str(message), "action": str(action)}}:
@@ -93,8 +100,3 @@ def short_address(socket_path: Path) -> Iterator[str]:
 
 def _refusal(code: str, message: str, action: str) -> StrongroomError:
     return error_for_code(code)(message, action=action)
-
-
-def _require_size(value: bytes, size_bytes: int) -> None:
-    if len(value) != size_bytes:
-        raise FormatError(f"{size_bytes} bytes were expected")
