@@ -14,9 +14,10 @@ from tests.support.tee import PlatformDevice, Runner
 
 from strongroom.agent import member as agent
 from strongroom.attestation.attester import Quote
+from strongroom.attestation.evidence.fields import read_fields
 from strongroom.attestation.evidence.snp_report import GuestPolicy
 from strongroom.attestation.evidence.td_report import TdAttributes
-from strongroom.base.encoding import canonical_json
+from strongroom.base.encoding import canonical_json, from_b64url, to_b64url
 from strongroom.base.errors import ConfigurationError, NotFoundError, RefusedError, StrongroomError, VerificationError
 from strongroom.receipts.verify import verify_receipt
 from strongroom.simulation.amd import SimulatedAmd
@@ -219,6 +220,18 @@ def test_an_edit_of_a_receipts_evidence_shows(
     receipt = json.loads(receipts[kind])
     edit(receipt)
     with pytest.raises(StrongroomError):
+        verify_receipt(canonical_json(receipt), trust=every.runner.trust())
+
+
+@pytest.mark.parametrize("kind", TEE_KINDS)
+def test_a_quote_that_is_not_the_results_shows(every: Bench, receipts: dict[TeeKind, bytes], kind: TeeKind) -> None:
+    receipt = json.loads(receipts[kind])
+    evidence = members_of(receipt)[1]["evidence"]
+    device = every.device(kind)
+    device.launch(agent.launch_identity(every.runner.description.digest))
+    again = device.quote(read_fields(kind, from_b64url(evidence["quote"])).report_data)  # the same, signed anew
+    evidence["quote"] = to_b64url(again.data)
+    with pytest.raises(VerificationError, match="does not hold: quote"):
         verify_receipt(canonical_json(receipt), trust=every.runner.trust())
 
 

@@ -17,7 +17,6 @@ from strongroom.base.errors import FormatError
 from strongroom.crypto.x509 import parse_pem_chain, to_pem
 
 _ENTRY: Final = struct.Struct("<16sII")
-_MAX_ENTRIES: Final = 64
 _NAMES: Final[Mapping[bytes, str]] = {
     uuid.UUID("63da758d-e664-4564-adc5-f4b93be8accd").bytes: "VCEK",
     uuid.UUID("a8074bc2-a25a-483e-aae6-39c045a0b8a1").bytes: "VLEK",
@@ -63,7 +62,7 @@ def read_certificate_table(table: bytes) -> dict[str, bytes]:
     """
     entries: list[tuple[bytes, int, int]] = []
     for start in range(0, len(table), _ENTRY.size):  # 1
-        if len(table) - start < _ENTRY.size or len(entries) > _MAX_ENTRIES:
+        if len(table) - start < _ENTRY.size:
             raise FormatError("the host's certificate table has no end")
         guid, offset, length = _ENTRY.unpack_from(table, start)
         if not any(guid):

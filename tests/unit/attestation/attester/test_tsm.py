@@ -67,6 +67,12 @@ def test_a_guest_is_reported_on_and_verifies_with_what_its_host_hands_out(tmp_pa
     assert (verified.report.host_data, verified.report.vmpl) == (CONFIG_ID[:32], 0)
 
 
+def test_zeros_behind_a_quote_are_left_out(tmp_path: Path) -> None:
+    tree = TsmTree(report=lambda request: tdx_maker()(request.inblob) + bytes(3000))
+    evidence = collect_evidence(tsm(tmp_path, tree), runtime_data=RUNTIME_DATA)
+    assert BENCH.verify_td(evidence.quote).quote.to_bytes() == evidence.quote
+
+
 TREES = {"tdx": TsmTree, "snp": snp_tree}
 
 
