@@ -57,6 +57,19 @@ def test_refuses_an_application_whose_approval_is_used_up(
     installation.assert_clear_end(ended, step=Step.RELEASE, says=["runs"])
 
 
+@pytest.mark.parametrize("tee", ["tdx", "snp"])
+def test_refuses_a_kind_of_tee_that_the_approval_does_not_name(
+    installation: Installation, count: Submission, tee: str
+) -> None:
+    submission = replace(count, options=("--name", f"approved-for-sgx-not-{tee}"))
+    installation.approve(submission)
+
+    ended = installation.submit(submission, options=("--tee", tee))
+
+    assert "evidence verified and appraised" in ended.stdout
+    installation.assert_clear_end(ended, step=Step.RELEASE, says=['x-ms-attestation-type: expected "sgx", found'])
+
+
 def test_refuses_an_application_whose_approval_has_expired(installation: Installation, count: Submission) -> None:
     submission = replace(count, options=("--name", "expired"))
     until = datetime.now(tz=UTC) + timedelta(seconds=8)
