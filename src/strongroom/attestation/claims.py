@@ -25,7 +25,7 @@ RuntimeDataType: TypeAlias = Literal["JSON", "Binary"]
 ISOLATION: Final = "x-ms-isolation-tee"
 EPHEMERAL_KID: Final = "TpmEphemeralEncryptionKey"
 
-_SAFE: Final[Mapping[str, Mapping[str, ClaimValue]]] = {
+SAFE_CLAIMS: Final[Mapping[str, Mapping[str, ClaimValue]]] = {
     "sgx": {
         "x-ms-sgx-is-debuggable": False,
         "x-ms-strongroom-provision-key": False,
@@ -336,9 +336,9 @@ def demand_named(claims: Mapping[str, Json], *, named: Collection[Claim]) -> Non
 def _safe_values(found: Mapping[str, ClaimValue]) -> dict[str, ClaimValue]:
     """Return what safe evidence would say; what lies under a confidential VM is named by its path."""
     kind = str(found["x-ms-attestation-type"])
-    if kind in _SAFE:
-        return dict(_SAFE[kind])
-    under = _SAFE[str(found[f"{ISOLATION}.x-ms-attestation-type"])]
+    if kind in SAFE_CLAIMS:
+        return dict(SAFE_CLAIMS[kind])
+    under = SAFE_CLAIMS[str(found[f"{ISOLATION}.x-ms-attestation-type"])]
     return {name if name in found else f"{ISOLATION}.{name}": safe for name, safe in under.items()}
 
 

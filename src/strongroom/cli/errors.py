@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from strongroom.base.errors import StrongroomError
+from strongroom.cli.terminal import printable
 
 EXIT_FAILED: Final = 1
 EXIT_INTERRUPTED: Final = 130
@@ -56,4 +57,5 @@ def _explain_known(error: StrongroomError) -> str:
     lines += [f"  {mismatch}" for mismatch in error.mismatches]
     if error.action:
         lines.append(f"  → {error.action}")
-    return "\n".join(lines)
+    # A message may name what stood in a file or came from a peer.
+    return "\n".join(printable(line) for text in lines for line in text.split("\n"))

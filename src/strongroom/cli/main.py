@@ -26,6 +26,7 @@ _COMMANDS: Final[Mapping[str, LazyCommand]] = {
     "down": _command("up:down", "Stop what `up` started."),
     "status": _command("up:status", "Show what runs, where, and who is trusted."),
     "policy": _command("policy:policy", "Say which evidence the attestation service accepts."),
+    "evidence": _command("evidence:evidence", "Look at evidence in files, and verify it."),
     "dataset": _command("dataset:dataset", "Make, fill, look at and decrypt datasets, as their owner."),
     "app": _command("app:app", "Pack applications and look at packed ones."),
     "approve": _command("approve:approve", "Approve that an application reads or writes a dataset."),

@@ -132,4 +132,20 @@ class UntilDate(click.ParamType[str]):
         return to_rfc3339(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
+class Moment(click.ParamType[datetime]):
+    """A moment: RFC 3339 text, or a day for its beginning; UTC where it names no zone."""
+
+    name = "TIME"
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        try:
+            moment = datetime.fromisoformat(str(value))
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is no time; write 2026-12-31 or 2026-12-31T18:00:00Z", param, ctx)
+
+
 DATASET_NAME: Final = DatasetName()

@@ -31,6 +31,11 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
+def printable(text: str) -> str:
+    """Return text that others wrote, so that it cannot steer the terminal: control characters are spelled out."""
+    return "".join(each if each.isprintable() else f"\\u{ord(each):04x}" for each in text)
+
+
 def short(value: str) -> str:
     """Return the beginning of a digest or an id, as tables show it; every command takes such a beginning."""
     what, colon, digest = value.rpartition(":")

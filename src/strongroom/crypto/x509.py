@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
-from strongroom.base.errors import FormatError, UntrustedRootError, VerificationError
+from strongroom.base.clock import to_rfc3339
+from strongroom.base.errors import FormatError, Mismatch, UntrustedRootError, VerificationError
 from strongroom.crypto.keys import SigningKey, VerifyingKey
 
 if TYPE_CHECKING:
@@ -219,6 +220,93 @@ def extension(certificate_der: bytes, oid: str) -> Extension | None:
         if found.oid.dotted_string == oid and isinstance(found.value, x509.UnrecognizedExtension):
             return Extension(oid=oid, value_der=found.value.value, critical=found.critical)
     return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateFields:
+    """What a certificate says, for people; nothing of it is checked.
+
+    Attributes:
+        subject: Distinguished name (RFC 4514).
+        issuer: Likewise.
+        serial_number: Hexadecimal text.
+        not_before: From when it holds.
+        not_after: Until when it holds.
+        key: Kind of key and size in bits.
+        is_ca: Whether it may certify others.
+    """
+
+    subject: str
+    issuer: str
+    serial_number: str
+    not_before: datetime
+    not_after: datetime
+    key: str
+    is_ca: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrlFields:
+    """What a revocation list says, for people; nothing of it is checked.
+
+    Attributes:
+        issuer: Distinguished name (RFC 4514).
+        number: Grows with each list; None where it has none.
+        last_update: From when it holds.
+        next_update: Until when it holds; None where it does not say.
+        revoked: The serial numbers on it, hexadecimal text.
+    """
+
+    issuer: str
+    number: int | None
+    last_update: datetime
+    next_update: datetime | None
+    revoked: tuple[str, ...]
+
+
+def read_certificate(certificate_der: bytes) -> CertificateFields:
+    """Return what a certificate says.
+
+    Raises:
+        FormatError: Not a certificate.
+    """
+    certificate = _load(certificate_der)
+    constraints = _extension_value(certificate, x509.BasicConstraints)
+    key = _public_key(certificate)
+    kind = (
+        key.curve.name if isinstance(key, ec.EllipticCurvePublicKey) else type(key).__name__.removesuffix("PublicKey")
+    )
+    try:
+        return CertificateFields(
+            subject=certificate.subject.rfc4514_string(),
+            issuer=certificate.issuer.rfc4514_string(),
+            serial_number=f"{certificate.serial_number:x}",
+            not_before=certificate.not_valid_before_utc,
+            not_after=certificate.not_valid_after_utc,
+            key=f"{kind}, {key.key_size} bits" if isinstance(key, rsa.RSAPublicKey) else kind,
+            is_ca=constraints is not None and constraints.ca,
+        )
+    except _MALFORMED as error:
+        raise FormatError("a certificate's names or numbers are malformed") from error
+
+
+def read_crl(crl_der: bytes) -> CrlFields:
+    """Return what a certificate revocation list says.
+
+    Raises:
+        FormatError: Not a list.
+    """
+    crl = _load_crl(crl_der)
+    try:
+        return CrlFields(
+            issuer=crl.issuer.rfc4514_string(),
+            number=_crl_number(crl),
+            last_update=crl.last_update_utc,
+            next_update=crl.next_update_utc,
+            revoked=tuple(f"{revoked.serial_number:x}" for revoked in crl),
+        )
+    except _MALFORMED as error:
+        raise FormatError("a revocation list is malformed") from error
 
 
 def crl_distribution_points(certificate_der: bytes) -> tuple[str, ...]:
@@ -641,7 +729,13 @@ def _check_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) ->
 
 def _check_validity(start: datetime, end: datetime, now: datetime, what: str) -> None:
     if not start <= now <= end:
-        raise VerificationError(f"{what} is not valid at this time", action="Check the clock; renew what has expired.")
+        raise VerificationError(
+            f"{what} is not valid at this time",
+            action="Check the clock; renew what has expired.",
+            mismatches=(
+                Mismatch(name="time", expected=f"{to_rfc3339(start)} to {to_rfc3339(end)}", actual=to_rfc3339(now)),
+            ),
+        )
 
 
 def _check_extensions(certificate: x509.Certificate, position: int, *, understood: str | None) -> None:
@@ -669,13 +763,17 @@ def _check_crl(crl: x509.CertificateRevocationList, issuer: x509.Certificate) ->
         for revoked in crl:
             critical = critical or any(found.critical for found in revoked.extensions)
         end = crl.next_update_utc
-        values = [found.value for found in crl.extensions]
-        number = next((value.crl_number for value in values if isinstance(value, x509.CRLNumber)), 0)
+        number = _crl_number(crl)
     except _MALFORMED as error:
         raise FormatError("a revocation list is malformed") from error
     if not signed or critical or end is None:
         raise VerificationError("a revocation list was not signed by its issuer, or cannot be understood")
-    return VerifiedCrl(number=number, last_update=crl.last_update_utc, next_update=end)
+    return VerifiedCrl(number=number or 0, last_update=crl.last_update_utc, next_update=end)
+
+
+def _crl_number(crl: x509.CertificateRevocationList) -> int | None:
+    numbers = [found.value.crl_number for found in crl.extensions if isinstance(found.value, x509.CRLNumber)]
+    return numbers[0] if numbers else None
 
 
 # --- the library's objects -------------------------------------------------------------------------------------------

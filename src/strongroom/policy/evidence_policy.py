@@ -91,7 +91,7 @@ class EvidencePolicy:
 
         Source: Azure Attestation, "Claim and claim rules", "Policy version 1.1".
         """
-        state = _State(claims)
+        state = State(claims)
         for rule in self.rules.configuration:
             state.run(rule)
         named = _authorize(self.rules.authorization, state)
@@ -129,8 +129,25 @@ def evidence_policy_hash(text: str) -> str:
     return to_b64url(hashlib.sha256(to_b64url(text.encode("utf-8")).encode("ascii")).digest())
 
 
-class _State:
-    """The claim sets while rules run; a set holds each claim once."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnmetCondition:
+    """A condition that found no claim (or, negated, found one).
+
+    Attributes:
+        number: Its place in the rule, from 1.
+        mismatches: What it wanted, and what stood there instead.
+    """
+
+    number: int
+    mismatches: tuple[Mismatch, ...]
+
+
+class State:
+    """The claim sets while rules run; a set holds each claim once.
+
+    Args:
+        claims: What the verified evidence says.
+    """
 
     def __init__(self, claims: Iterable[Claim]) -> None:
         self.incoming: dict[Claim, None] = dict.fromkeys(claims)
@@ -138,7 +155,15 @@ class _State:
         self.properties: dict[str, ClaimValue] = {}
 
     def run(self, rule: Rule) -> list[Sequence[Claim]] | None:
-        """Run one rule; return the claims that met each condition, or None when one found no claim."""
+        """Run one rule.
+
+        Returns:
+            The claims that met each condition, or None when one does not hold.
+
+        Raises:
+            RefusedError: The rule cannot be evaluated, or gives a property two values.
+            LimitError: There are more than `MAX_CLAIMS` claims.
+        """
         matches = _matches(rule.conditions, self.incoming)
         if matches is None:
             return None
@@ -158,7 +183,7 @@ class _State:
                 raise RefusedError(f"the evidence policy gives {claim.type} two values", step=Step.ATTEST)
 
 
-def _authorize(rules: Sequence[Rule], state: _State) -> frozenset[Claim]:
+def _authorize(rules: Sequence[Rule], state: State) -> frozenset[Claim]:
     """Run the authorization rules; return the claims that a permit() rule asked for by name and value."""
     permitted = False
     named: set[Claim] = set()
@@ -297,11 +322,15 @@ def _denied(rule: Rule, matches: Iterable[Sequence[Claim]]) -> RefusedError:
     )
 
 
-def _explain(rule: Rule, state: _State) -> tuple[Mismatch, ...]:
-    """Return what each unmet condition of a rule wanted and what stood there instead."""
+def _explain(rule: Rule, state: State) -> tuple[Mismatch, ...]:
+    return tuple(mismatch for unmet in unmet_conditions(rule, state) for mismatch in unmet.mismatches)
+
+
+def unmet_conditions(rule: Rule, state: State) -> tuple[UnmetCondition, ...]:
+    """Return what each unmet condition of a rule that did not fire wanted, and what stood there instead."""
     matches: list[Sequence[Claim]] = []
-    mismatches: list[Mismatch] = []
-    for condition in rule.conditions:
+    unmet: list[UnmetCondition] = []
+    for number, condition in enumerate(rule.conditions, start=1):
         found = _named(rule.conditions, matches)
         try:
             matches.append([claim for claim in state.incoming if not _failing(claim, condition, found)])
@@ -310,10 +339,11 @@ def _explain(rule: Rule, state: _State) -> tuple[Mismatch, ...]:
             continue
         if condition.negated and matches[-1]:
             claim = matches[-1][0]
-            mismatches.append(Mismatch(name=claim.type, expected="no such claim", actual=show(claim.value)))
+            mismatch = Mismatch(name=claim.type, expected="no such claim", actual=show(claim.value))
+            unmet.append(UnmetCondition(number=number, mismatches=(mismatch,)))
         elif not condition.negated and not matches[-1]:
-            mismatches += _nearest_claim(condition, state, found)
-    return tuple(mismatches)
+            unmet.append(UnmetCondition(number=number, mismatches=_nearest_claim(condition, state, found)))
+    return tuple(unmet)
 
 
 def _failing(claim: Claim, condition: Condition, found: _Found) -> list[Comparison]:
@@ -327,19 +357,19 @@ def _failing(claim: Claim, condition: Condition, found: _Found) -> list[Comparis
     ]
 
 
-def _nearest_claim(condition: Condition, state: _State, found: _Found) -> list[Mismatch]:
+def _nearest_claim(condition: Condition, state: State, found: _Found) -> tuple[Mismatch, ...]:
     wanted = " and ".join(_demand(each, found) for each in condition.comparisons)
     names = [each for each in condition.comparisons if each.property is Property.TYPE]
     candidates = [(claim, _failing(claim, condition, found)) for claim in state.incoming]
     meant = [(claim, failing) for claim, failing in candidates if names and not set(names) & set(failing)]
     if not meant:
         name = next((each.expected for each in names if isinstance(each.expected, str)), "a claim")
-        return [Mismatch(name=name, expected=wanted, actual="no such claim")]
+        return (Mismatch(name=name, expected=wanted, actual="no such claim"),)
     claim, failing = min(meant, key=lambda pair: len(pair[1]))
-    return [
+    return tuple(
         Mismatch(name=claim.type, expected=_demand(each, found), actual=show(_property(claim, each.property)))
         for each in failing
-    ]
+    )
 
 
 def _demand(comparison: Comparison, found: _Found) -> str:

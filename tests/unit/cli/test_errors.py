@@ -125,3 +125,10 @@ main()
     assert ended.returncode == 130
     assert ended.stdout == "cleaned up\n"
     assert ended.stderr == "strongroom: interrupted; what this command started is stopped\n"
+
+
+def test_an_error_that_names_what_a_peer_sent_cannot_steer_the_terminal() -> None:
+    error = RefusedError(
+        "no \x1b[2J", action="ask \x9b", mismatches=(Mismatch(name="a", expected="b", actual="\x07\u202e"),)
+    )
+    assert all(line.isprintable() for line in explain(error).split("\n"))

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strongroom.cli.options import DatasetName, FileList, Memory, PlacedDataset, Setting, UntilDate
+from strongroom.cli.options import DatasetName, FileList, Memory, Moment, PlacedDataset, Setting, UntilDate
 
-TYPES = [DatasetName(), FileList(), Memory(), PlacedDataset(), Setting(), UntilDate()]
+TYPES = [DatasetName(), FileList(), Memory(), Moment(), PlacedDataset(), Setting(), UntilDate()]
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,19 @@ def test_files_are_separated_by_commas() -> None:
 )
 def test_a_day_ends_at_its_end_in_utc(text: str, moment: str) -> None:
     assert UntilDate().convert(text, None, None) == moment
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-12-31", "2026-12-31T00:00:00+00:00"),
+        ("2026-12-31T18:00:00Z", "2026-12-31T18:00:00+00:00"),
+        ("2026-12-31T18:00:00+02:00", "2026-12-31T16:00:00+00:00"),
+        ("2026-12-31T18:00:00", "2026-12-31T18:00:00+00:00"),
+    ],
+)
+def test_a_moment_is_in_utc_and_a_day_stands_for_its_beginning(text: str, moment: str) -> None:
+    assert Moment().convert(text, None, None).isoformat() == moment
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: type(kind).__name__)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from strongroom.cli.terminal import counting, print_records, short
+from strongroom.cli.terminal import counting, print_records, printable, short
 
 DIGEST = "0123456789ab" + "c" * 52
 
@@ -46,3 +46,7 @@ def test_a_counter_adds_up_and_in_a_pipe_says_so_once(capsys: pytest.CaptureFixt
 
     assert counter.total == 7
     assert capsys.readouterr().err == "encrypting …\n"
+
+
+def test_what_others_wrote_cannot_steer_the_terminal() -> None:
+    assert printable("a\x1b[2J\u202eb\n\u00e9") == "a\\u001b[2J\\u202eb\\u000a\u00e9"

@@ -118,8 +118,10 @@ def test_refuses_a_chain_in_another_order() -> None:
 
 @pytest.mark.parametrize("now", [NOW - 2 * DAY, NOW + 31 * DAY])
 def test_refuses_certificates_out_of_their_time(now: datetime) -> None:
-    with pytest.raises(VerificationError, match="not valid at this time"):
+    with pytest.raises(VerificationError, match="not valid at this time") as refused:
         GOOD.verify(now=now)
+    (time,) = refused.value.mismatches
+    assert (time.expected, time.actual) == ("2026-02-28T00:00:00Z to 2026-03-31T00:00:00Z", f"{now:%Y-%m-%dT%H:%M:%SZ}")
 
 
 def test_refuses_a_leaf_that_issues() -> None:
@@ -187,9 +189,26 @@ def test_refuses_when_a_revocation_list_is_missing() -> None:
         GOOD.verify(revocation=RevocationLists([]))
 
 
+def test_a_certificate_is_read_as_it_was_issued() -> None:
+    found = x509.read_certificate(GOOD.ca)
+    assert (found.subject, found.issuer) == ("CN=ca", "CN=root")
+    assert (found.not_before, found.not_after) == (NOW - DAY, NOW + 30 * DAY)
+    assert (found.key, found.is_ca) == ("secp256r1", True)
+    assert int(found.serial_number, 16) > 0
+    assert not x509.read_certificate(GOOD.leaf).is_ca
+
+
+def test_a_revocation_list_is_read_as_it_was_issued() -> None:
+    found = x509.read_crl(GOOD.ca_list(number=7, revoked_der=[GOOD.leaf]))
+    assert (found.issuer, found.number) == ("CN=ca", 7)
+    assert (found.last_update, found.next_update) == (NOW - DAY, NOW + 7 * DAY)
+    assert found.revoked == (x509.read_certificate(GOOD.leaf).serial_number,)
+
+
 @given(st.binary(max_size=64))
 def test_any_bytes_are_a_certificate_or_a_format_error(data: bytes) -> None:
-    for read in (x509.to_pem, x509.public_key, x509.common_name, x509.parse_pem_chain):
+    readers = (x509.to_pem, x509.public_key, x509.common_name, x509.parse_pem_chain, x509.read_certificate)
+    for read in (*readers, x509.read_crl, x509.crl_from_pem):
         with pytest.raises(FormatError):
             read(data)
     with pytest.raises(FormatError):
@@ -208,7 +227,7 @@ def test_any_one_byte_edit_of_a_leaf_is_refused(position: int, difference: int) 
 def test_readers_meet_edited_certificates_without_other_errors(position: int, difference: int) -> None:
     edited = bytearray(GOOD.leaf)
     edited[position] ^= difference
-    for read in (x509.to_pem, x509.public_key, x509.common_name, x509.spki_sha256):
+    for read in (x509.to_pem, x509.public_key, x509.common_name, x509.spki_sha256, x509.read_certificate):
         with contextlib.suppress(FormatError):
             read(bytes(edited))
     with contextlib.suppress(FormatError):

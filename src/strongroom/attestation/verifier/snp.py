@@ -59,7 +59,7 @@ def verify_snp(
     4. Check the key's signature over the report.
     5. Check that no TCB version in the report is newer than the one that runs.
     6. Refuse guests that may be debugged.
-    7. Check that the report data is SHA-256 of the runtime data, followed by 32 zero bytes.
+    7. Check that the report data is SHA-256 of the runtime data, if there are any, followed by 32 zero bytes.
 
     The caller MUST still appraise the claims (migration, VMPL, measurement, host data, TCB, chip) against an evidence
     policy, and check the nonce in the runtime data.
