@@ -68,9 +68,9 @@ def test_revocation_lists_of_roots_that_are_not_trusted_are_not_served(folder: P
     [
         "",
         "sgx",
-        f"sgx.{FAMILY}",
-        f"sev.{FAMILY}.platform",
-        f"sgx.{FAMILY}.other",
+        "sgx.00a067110000",
+        "sev.00a067110000.platform",
+        "sgx.00a067110000.other",
         "snp.",
         "snp.../x",
         "sgx.../.platform",

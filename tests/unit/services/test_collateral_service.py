@@ -193,7 +193,7 @@ def demand_verified(service: RunningService) -> None:
                 body=json.dumps(body).encode(),
                 content_type="application/json",
             ).require_success()
-    found = parse_endorsements(AttestationClient(service.http()).endorsements(FMSPC).encode())
+    found = parse_endorsements(AttestationClient(service.http()).endorsements(f"sgx.{FMSPC}.platform").encode())
     assert bench.verify(endorsements=found, now=CLOCK.now()).tcb_status == "UpToDate"
 
 

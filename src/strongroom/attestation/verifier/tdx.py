@@ -28,7 +28,7 @@ def verify_tdx(
     """Verify TDX evidence.
 
     1. Parse the quote; refuse versions and key types we do not know, trust domains under debug, and those whose pages
-       the host can take away unnoticed (SEPT_VE_DISABLE is off); dcap-qvl reads neither.
+       the host can take away unnoticed (SEPT_VE_DISABLE is off) or that can be moved; dcap-qvl reads none of them.
     2. Check platform and quoting enclave, and their signatures over the quote (`verify_platform`).
     3. Find the TCB level of platform, quoting enclave and TDX module; refuse unknown and revoked ones.
     4. Let dcap-qvl verify the same, where it reads such evidence, and demand that it found the same.
@@ -95,14 +95,20 @@ def verify_tdx_quote(
     # 1.
     quote = parse_tdx_quote(quote_bytes)
     report = quote.report
-    if refuse_unsafe and report.td_attributes.under_debug:
+    attributes = report.td_attributes
+    read_by_both = attributes.sept_ve_disable and not attributes.under_debug and not attributes.migratable
+    if refuse_unsafe and attributes.under_debug:
         raise VerificationError(
             "the evidence is of a trust domain under debug, whose memory the host can read",
             action="Launch it without debug.",
         )
-    if refuse_unsafe and not report.td_attributes.sept_ve_disable:
+    if refuse_unsafe and not attributes.sept_ve_disable:
         raise VerificationError(
             "the host can take pages of this trust domain away unnoticed", action="Launch it with SEPT_VE_DISABLE."
+        )
+    if refuse_unsafe and attributes.migratable:
+        raise VerificationError(
+            "the trust domain can be moved to another machine", action="Launch it without migration."
         )
     # 2.
     platform = verify_platform(quote, trusted_roots=trusted_roots, endorsements=endorsements, now=now)
@@ -114,7 +120,6 @@ def verify_tdx_quote(
         qe_identity=platform.qe_identity,
         td_report=report,
     )
-    read_by_both = report.td_attributes.sept_ve_disable and not report.td_attributes.under_debug
     verified = VerifiedQuote(
         quote=quote, platform=platform, tcb=tcb, verifiers=BOTH_VERIFIERS if read_by_both else OUR_VERIFIER
     )
