@@ -107,7 +107,7 @@ def test_azures_client_is_answered_and_opens_the_answer(
         *("x-ms-azurevm-attestation-protocol-ver", "x-ms-azurevm-attested-pcrs", "x-ms-azurevm-is-windows"),
         *("x-ms-azurevm-osbuild", "x-ms-azurevm-osdistro", "x-ms-azurevm-ostype", "x-ms-azurevm-osversion-major"),
         *("x-ms-azurevm-osversion-minor", "x-ms-azurevm-vmid", "x-ms-isolation-tee", "x-ms-policy-hash"),
-        *("x-ms-runtime", "x-ms-ver"),
+        *("x-ms-runtime", "x-ms-ver", "x-ms-policy-signer"),
     }
     assert sample <= set(claims)
     assert all(name.startswith("x-ms-strongroom-") for name in set(claims) - sample)

@@ -144,8 +144,8 @@ class KeyBench:
         signer = LogSigner(origin=f"strongroom-key-service/{self.identity.identity}", key=self.identity.statement.key)
         return open_store(self.database, open_master_key=lambda new: open_master_key(uri, create=new), signer=signer)
 
-    def _issuer_key(self, kid: str, _now: datetime) -> VerifyingKey:
-        if kid != "issuer":
+    def _issuer_key(self, header: Mapping[str, Any], _now: datetime) -> VerifyingKey:
+        if header["kid"] != "issuer":
             raise VerificationError("no such key")
         return self.issuer.verifying_key
 

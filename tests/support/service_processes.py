@@ -1,13 +1,12 @@
 """The attestation service and the key service as real processes on 127.0.0.1, over a simulated platform."""
 
-import base64
 import hashlib
 import json
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -21,10 +20,11 @@ from strongroom.base.clock import SystemClock
 from strongroom.base.encoding import canonical_json, to_b64url
 from strongroom.clients.attestation import AttestationClient
 from strongroom.clients.owner import OwnerClient, person_token
-from strongroom.clients.pinned import PinnedHttp
+from strongroom.clients.pinned import PinnedHttp, Response
 from strongroom.crypto.jose import sign_jws
 from strongroom.crypto.keys import SigningKey
-from strongroom.crypto.x509 import new_identity, spki_sha256, to_pem
+from strongroom.crypto.x509 import new_identity, spki_sha256, to_pem, to_x5c
+from strongroom.services.issuers import AttestationServiceSettings, TrustedIssuers, pinned_issuers
 from strongroom.simulation.amd import SimulatedAmd
 from strongroom.simulation.platform import PlatformCondition, SimulatedPlatform
 from strongroom.wire.model import TEE_KINDS
@@ -93,7 +93,7 @@ def start(module: str, config: Path, *, url: str, state: Path) -> RunningService
 class Installation:
     """Both services, an owner, and a platform whose enclaves the evidence policy permits."""
 
-    def __init__(self, folder: Path, *, host: str = "127.0.0.1") -> None:
+    def __init__(self, folder: Path, *, host: str = "127.0.0.1", **attestation: Any) -> None:
         now = datetime.now(tz=UTC)
         self.folder, self.host = folder, host
         self.owner, self.submitter = SigningKey.generate("ES256"), SigningKey.generate("ES256")
@@ -107,8 +107,8 @@ class Installation:
         (endorsements / f"{family}-tdx.json").write_bytes(platform.endorsements(now=now, tee="TDX").to_json())
         crl = bytes.fromhex(self.amd.endorsements(now=now).crl)
         (endorsements / f"{spki_sha256(self.amd.root_der)}.crl").write_bytes(crl)
-        self.attestation = self._start_attestation(endorsements)
-        self._set_policy(now)
+        self.attestation = self._start_attestation(endorsements, attestation)
+        self.set_policy()
         self.keys = self.start_keys(self.write_key_config())
 
     @property
@@ -116,7 +116,7 @@ class Installation:
         """The simulated vendors' roots: Intel's and AMD's."""
         return self.platform.platform.root_der, self.amd.root_der
 
-    def _start_attestation(self, endorsements: Path) -> RunningService:
+    def _start_attestation(self, endorsements: Path, changed: Mapping[str, Any]) -> RunningService:
         port, state = free_port(), self.folder / "attestation"
         url = f"https://127.0.0.1:{port}"
         config = {
@@ -130,21 +130,56 @@ class Installation:
             "roots": [{"certificate_pem": to_pem(root), "simulated": True} for root in self.roots],
             "endorsements": {"kind": "folder", "path": str(endorsements)},
             "platform": None,
+            **changed,
         }
         path = self.folder / "attestation.json"
         path.write_text(json.dumps(config))
         return start("attestation_service", path, url=url, state=state)
 
-    def _set_policy(self, now: datetime) -> None:
-        certificate = new_identity(
+    def restart_attestation(self) -> None:
+        """Start the attestation service again with its configuration, whether or not it still runs."""
+        self.attestation.stop()
+        state = self.folder / "attestation"
+        self.attestation = start("attestation_service", self.attestation.config, url=self.attestation.url, state=state)
+
+    def set_policy(self) -> None:
+        client = AttestationClient(self.attestation.http())
+        for tee in TEE_KINDS:
+            client.set_policy(self.policy_token(POLICY), token=self.attestation_token(), tee=tee)
+
+    def attestation_token(self) -> str:
+        """The owner's bearer token for the attestation service."""
+        return person_token(self.owner, audience=self.attestation.identity, clock=CLOCK)
+
+    def ask_attestation(self, method: str, target: str, body: bytes = b"") -> Response:
+        """Send one request to the attestation service, as the owner."""
+        headers = {"Authorization": f"Bearer {self.attestation_token()}"}
+        return self.attestation.http().request(method, target, body=body, headers=headers)
+
+    def rotate_signing_key(self) -> str:
+        """Have the attestation service make a new signing key; return its kid."""
+        answer = self.ask_attestation("POST", "/strongroom/v1/signing-keys:rotate")
+        return str(json.loads(answer.require_success())["kid"])
+
+    def issuers(self) -> TrustedIssuers:
+        """What a key service makes of its configuration: it believes this attestation service."""
+        service = self.attestation
+        settings = AttestationServiceSettings(
+            url=service.url, identity=service.identity, certificate_pem=service.certificate_pem
+        )
+        return pinned_issuers([settings], clock=CLOCK)
+
+    def owner_certificate(self) -> bytes:
+        """A certificate of the owner's key, as policy tokens carry one."""
+        now = CLOCK.now()
+        return new_identity(
             common_name="signer", key=self.owner, not_before=now - timedelta(1), not_after=now + timedelta(1)
         )
-        body = canonical_json({"AttestationPolicy": to_b64url(POLICY.encode())})
-        token = sign_jws(body, key=self.owner, header={"x5c": [base64.b64encode(certificate).decode()]})
-        client = AttestationClient(self.attestation.http())
-        person = person_token(self.owner, audience=self.attestation.identity, clock=CLOCK)
-        for tee in TEE_KINDS:
-            client.set_policy(token, token=person, tee=tee)
+
+    def policy_token(self, text: str) -> str:
+        """A policy, signed by the owner."""
+        body = canonical_json({"AttestationPolicy": to_b64url(text.encode())})
+        return sign_jws(body, key=self.owner, header={"x5c": to_x5c([self.owner_certificate()])})
 
     def write_key_config(self, **changed: Any) -> Path:
         port = free_port()
@@ -200,8 +235,9 @@ class Installation:
 
 
 @contextmanager
-def installation(folder: Path, *, host: str = "127.0.0.1") -> Iterator[Installation]:
-    made = Installation(folder, host=host)
+def installation(folder: Path, *, host: str = "127.0.0.1", **attestation: Any) -> Iterator[Installation]:
+    """Both services; further arguments are members of the attestation service's configuration."""
+    made = Installation(folder, host=host, **attestation)
     try:
         yield made
     finally:

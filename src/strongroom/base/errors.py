@@ -9,6 +9,7 @@
     ├── NotFoundError          the named thing does not exist
     ├── ConflictError          somebody else was faster, or the thing exists already
     ├── LimitError             larger, longer or more often than allowed
+    │   └── RateError          more often than allowed: it will be allowed later
     ├── IntegrityError         stored data is not what was written
     ├── ConfigurationError     this installation or this command is not set up right
     ├── UnavailableError       a service or a device does not answer
@@ -128,6 +129,12 @@ class LimitError(StrongroomError):
     """Larger, longer or more often than allowed."""
 
     code = "limit"
+
+
+class RateError(LimitError):
+    """More often than allowed; later it is allowed again."""
+
+    code = "rate"
 
 
 class IntegrityError(StrongroomError):

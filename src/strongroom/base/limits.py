@@ -8,6 +8,7 @@ class Limits:
     """What is accepted at most."""
 
     request_body_bytes: int = 4 << 20
+    attest_body_bytes: int = 1 << 20
     evidence_bytes: int = 64 << 10
     runtime_data_bytes: int = 16 << 10
     token_bytes: int = 256 << 10

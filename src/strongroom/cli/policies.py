@@ -6,13 +6,15 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from strongroom.attestation.evidence.simulated import ENTRIES
-from strongroom.base.encoding import canonical_json, from_b64url, parse_json_object, to_b64url
+from strongroom.base.encoding import canonical_json, parse_json_object, to_b64url
 from strongroom.base.errors import ConfigurationError, FormatError
 from strongroom.clients.attestation import AttestationClient
-from strongroom.crypto.jose import sign_jws, unverified_header, unverified_payload
+from strongroom.crypto.jose import sign_jws, unverified_payload
 from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.x509 import new_identity
 from strongroom.policy.evidence_policy import EvidencePolicy, parse_evidence_policy
+from strongroom.services.evidence_policies import DENY_ALL
+from strongroom.services.policy_tokens import policy_text, read_policy_token
 from strongroom.wire.model import TEE_KINDS, TeeKind
 from strongroom.wire.trust import Trust
 
@@ -106,7 +108,7 @@ def sign_policy(policy: EvidencePolicy, *, key: SigningKey, now: datetime) -> st
 
 
 def registered_policy(client: AttestationClient, *, token: str, tee: TeeKind = "sgx") -> EvidencePolicy | None:
-    """Return the policy that a kind of TEE's evidence is appraised with; None where nobody registered one.
+    """Return the policy that a kind of TEE's evidence is appraised with; None where the denying default stands.
 
     The connection is pinned to the service, so that its answer's own signature adds nothing.
 
@@ -118,10 +120,5 @@ def registered_policy(client: AttestationClient, *, token: str, tee: TeeKind = "
             pass
         case _:
             raise FormatError("the attestation service's answer holds no policy")
-    if unverified_header(stored).get("alg") == "none":
-        return None
-    match parse_json_object(unverified_payload(stored)):
-        case {"AttestationPolicy": str(text)}:
-            return parse_evidence_policy(from_b64url(text).decode("utf-8", errors="replace"))
-        case _:
-            raise FormatError("the stored policy token holds no policy")
+    text = policy_text(read_policy_token(stored).payload)
+    return None if text == DENY_ALL else parse_evidence_policy(text)

@@ -51,17 +51,23 @@ class AttestationClient:
         return _token(reply.require_success())
 
     def certificates(self) -> tuple[bytes, ...]:
-        """Return the newest signing certificate's chain, DER, leaf first (`GET /certs`).
+        """Return the certificates of all keys that sign results or did, the newest first, and then the identity's.
+
+        Returns:
+            DER; what a receipt needs so that the results in it can be verified (`GET /certs`).
 
         Raises:
-            FormatError: The answer holds no chain.
+            FormatError: The answer holds no such chains.
             UnavailableError: The service does not answer.
         """
         match parse_json_object(self._http.request("GET", "/certs").require_success()):
-            case {"keys": [{"x5c": [*chain]}, *_]} if chain and all(isinstance(item, str) for item in chain):
-                return tuple(from_any_b64(item) for item in chain)
+            case {"keys": [*keys]} if keys:
+                chains = [_chain(key) for key in keys]
             case _:
                 raise FormatError("the attestation service publishes no signing certificate")
+        if len({identity for _, identity in chains}) != 1:
+            raise FormatError("the attestation service's certificates are not all of one identity")
+        return (*(leaf for leaf, _ in chains), chains[0][1])
 
     def endorsements(self, platform: str) -> str:
         """Return what the service verifies a platform's evidence with.
@@ -117,6 +123,14 @@ def _evidence(evidence: UnverifiedEvidence) -> dict[str, Json]:
         "VcekCertChain": to_b64url(evidence.certificate_chain.encode("ascii")),
     }
     return {"report": to_b64url(canonical_json(report))}
+
+
+def _chain(key: object) -> tuple[bytes, bytes]:
+    match key:
+        case {"x5c": [str(leaf), str(identity)]}:
+            return from_any_b64(leaf), from_any_b64(identity)
+        case _:
+            raise FormatError("a signing key of the attestation service has no certificate chain")
 
 
 def _token(body: bytes) -> str:

@@ -6,6 +6,7 @@ Signatures in the same spirit (`r || s`) are what `VerifyingKey.verify` and `Sig
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from strongroom.base.errors import FormatError
 from strongroom.crypto.keys import VerifyingKey
@@ -44,3 +45,27 @@ def point_of_key(key: VerifyingKey) -> bytes:
         raise FormatError("only P-256 keys have a point")
     numbers = public.public_numbers()
     return b"".join(value.to_bytes(_COORDINATE_BYTES, "big") for value in (numbers.x, numbers.y))
+
+
+def signature_of_any_form(signature: bytes, *, key: VerifyingKey) -> bytes:
+    """Return an ECDSA signature as `VerifyingKey.verify` takes it, whether it came so or in DER, as X.509 has it.
+
+    Args:
+        signature: `r || s`, or DER.
+        key: The P-256 or P-384 key that it is to be checked with.
+
+    Raises:
+        FormatError: Neither form, or the key is of another kind.
+
+    Source: RFC 7518, section 3.4; RFC 3279, section 2.2.3.
+    """
+    if not isinstance(key.hazmat, ec.EllipticCurvePublicKey):
+        raise FormatError("only keys on elliptic curves make ECDSA signatures")
+    size = (key.hazmat.key_size + 7) // 8
+    if len(signature) == 2 * size:
+        return signature
+    try:
+        r, s = decode_dss_signature(signature)
+        return r.to_bytes(size, "big") + s.to_bytes(size, "big")
+    except (ValueError, OverflowError) as error:
+        raise FormatError("not an ECDSA signature") from error

@@ -15,7 +15,7 @@ from joserfc import jwe, jws
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from strongroom.base.encoding import canonical_json, from_b64url, parse_json_object
+from strongroom.base.encoding import canonical_json, from_b64url, parse_json_object, to_b64url
 from strongroom.base.errors import FormatError, IntegrityError, LimitError, VerificationError
 from strongroom.base.limits import LIMITS
 from strongroom.base.secret import SecretBytes
@@ -54,6 +54,14 @@ def sign_jws(payload: bytes, *, key: SigningKey, header: Mapping[str, Any] | Non
     protected = {**(header or {}), "alg": key.algorithm}
     jwk = _JWK_CLASS[key.algorithm].import_key(key.hazmat)  # type: ignore[attr-defined]
     return jws.serialize_compact(protected, payload, jwk, algorithms=[key.algorithm])
+
+
+def insecure_unsigned_jws(payload: bytes) -> str:
+    """Return a compact JWS that nobody signed: `alg` none, an empty signature. `verify_jws` refuses all of them.
+
+    Source: RFC 7515, appendix A.5.
+    """
+    return f"{to_b64url(canonical_json({'alg': 'none'}))}.{to_b64url(payload)}."
 
 
 def unverified_header(token: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Source: RFC 5280, sections 4.2, 5 and 6.1.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import ipaddress
 import warnings
@@ -180,6 +181,16 @@ def to_pem(certificate_der: bytes) -> str:
         FormatError: Not a certificate.
     """
     return _load(certificate_der).public_bytes(Encoding.PEM).decode("ascii")
+
+
+def to_x5c(chain_der: Sequence[bytes]) -> list[str]:
+    """Return certificates as JOSE carries them: standard base64 of their DER bytes (RFC 7515, section 4.1.6)."""
+    return [base64.b64encode(certificate_der).decode("ascii") for certificate_der in chain_der]
+
+
+def sha1_thumbprint(certificate_der: bytes) -> bytes:
+    """Return SHA-1 of a certificate, as Azure names certificates and `x5t` does: a name, which protects nothing."""
+    return hashlib.sha1(certificate_der, usedforsecurity=False).digest()
 
 
 def public_key(certificate_der: bytes) -> VerifyingKey:
@@ -699,6 +710,17 @@ def verify_leaf(chain_der: list[bytes], *, identity: str, usage: LeafUsage, now:
         sans=() if names is None else tuple(str(name.value) for name in names),
         not_after=verified.not_after,
     )
+
+
+def demand_valid(certificate_der: bytes, *, now: datetime) -> None:
+    """Refuse a certificate before and after its validity; its signature is not looked at.
+
+    Raises:
+        FormatError: Not a certificate.
+        VerificationError: It is not valid at `now`.
+    """
+    certificate = _load(certificate_der)
+    _check_validity(certificate.not_valid_before_utc, certificate.not_valid_after_utc, now, "the certificate")
 
 
 def _check_path(

@@ -18,7 +18,7 @@ from strongroom.clients.statements import ServiceStatements
 from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.jose import unverified_header, unverified_payload, verify_jws
 from strongroom.crypto.keys import VerifyingKey
-from strongroom.crypto.x509 import LeafUsage, parse_pem_chain, verify_leaf
+from strongroom.crypto.x509 import LeafUsage, parse_pem_chain, spki_sha256, verify_leaf
 from strongroom.policy.approval import Approval, appraise_result
 from strongroom.policy.tee_claims import TEE_CLAIMS, quote_hash
 from strongroom.receipts.build import evidence_of, receipt_digest
@@ -154,10 +154,7 @@ def _verify_member(body: ReceiptBody, member: RunMember, *, trust: Trust) -> Att
     joined_at = datetime.strptime(member.joined_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     service = _attestation_service(trust, body.attestation_service)
     leaf = verify_leaf(
-        [from_b64url(certificate) for certificate in body.attestation_certificates],
-        identity=service.identity,
-        usage=LeafUsage.SIGNING,
-        now=joined_at,
+        _signing_chain(body, member.result), identity=service.identity, usage=LeafUsage.SIGNING, now=joined_at
     )
     result = verify_result(member.result, issuer=service.url, verifying_key=leaf.public_key, now=joined_at)
     evidence, runtime_data = evidence_of(member.evidence), from_b64url(member.evidence.runtime_data)
@@ -201,6 +198,16 @@ def _verify_evidence(evidence: UnverifiedEvidence, *, body: ReceiptBody, trust: 
         case _:
             dcap = parse_endorsements(endorsements.encode())
             return verify_sgx(evidence, trusted_roots=roots, endorsements=dcap, now=now).hardware
+
+
+def _signing_chain(body: ReceiptBody, result: str) -> list[bytes]:
+    """Return the certificate of the key that signed a result, and the identity's: a run may see several such keys."""
+    *leaves, identity = (from_b64url(certificate) for certificate in body.attestation_certificates)
+    kid = unverified_header(result).get("kid")
+    leaf = next((leaf for leaf in leaves if spki_sha256(leaf) == kid), None)
+    if leaf is None:
+        raise VerificationError("the receipt holds no certificate of the key that signed a result", action=_ACTION)
+    return [leaf, identity]
 
 
 def _verify_signature(receipt: Receipt, members: Mapping[str, tuple[AttestationResult, ...]]) -> VerifyingKey:

@@ -1,46 +1,48 @@
-"""The attestation service: Azure Attestation's REST contract for SGX, TDX and SEV-SNP (step 4).
+"""The attestation service: Azure Attestation's REST contract, for SGX, TDX and SEV-SNP (step 4).
 
-It verifies evidence, has the registered policy appraise it, and signs the result. It frees nothing: each key
+It verifies evidence, has the standing policy appraise it, and signs the result. It frees nothing: each key
 service decides whose results it accepts and under which policy.
 
-Source: Azure Attestation REST API 2025-06-01; Azure Attestation, "Claim sets", "Author and sign a policy".
+Source: Azure Attestation REST API 2020-10-01, 2022-08-01, 2025-06-01; Azure Attestation, "Claim sets".
 """
 
-import logging
+import contextlib
 import sys
-import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import Field
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute
 
 from strongroom.attestation.claims import demand_named, incoming_claims
+from strongroom.attestation.endorsements.dcap import Tee
 from strongroom.attestation.endorsements.platforms import find_endorsements
 from strongroom.attestation.verifier import TrustedRoot, TrustedRoots
-from strongroom.base.clock import Clock, SystemClock
-from strongroom.base.encoding import Json, canonical_json, from_any_b64, from_b64url, parse_json_object, to_b64url
+from strongroom.base.clock import Clock, SystemClock, to_rfc3339
+from strongroom.base.encoding import Json, canonical_json
 from strongroom.base.errors import (
-    AuthenticationError,
     ConfigurationError,
     FormatError,
-    LimitError,
     NotFoundError,
-    RefusedError,
     StrongroomError,
-    VerificationError,
+    UnavailableError,
 )
 from strongroom.base.limits import LIMITS
+from strongroom.base.workflow import Step
 from strongroom.crypto.derive import sha256_hex
-from strongroom.crypto.jose import sign_jws, unverified_header, verify_jws
 from strongroom.crypto.keys import VerifyingKey
-from strongroom.crypto.random import random_bytes
-from strongroom.crypto.x509 import parse_pem_chain, public_key
-from strongroom.policy.evidence_policy import EvidencePolicy, parse_evidence_policy
+from strongroom.crypto.x509 import parse_pem_chain
+from strongroom.policy.claims import claims_to_json
+from strongroom.policy.evidence_policy import EvidencePolicy
 from strongroom.services import azure_guest
+from strongroom.services.attestation_errors import attestation_error, management_error, policy_error
+from strongroom.services.attestation_store import AttestationStore, open_attestation_store
+from strongroom.services.azure_guest import AzureGuestDesk
+from strongroom.services.connections import ConnectionLimits
 from strongroom.services.endorsement_sources import EndorsementSettings, open_endorsements
 from strongroom.services.errors import ErrorShape, Reply, strongroom_error
 from strongroom.services.evidence import (
@@ -49,8 +51,9 @@ from strongroom.services.evidence import (
     configuration_digest,
     launch_platform,
 )
-from strongroom.services.evidence_kinds import EVIDENCE_KINDS, Anchors, EvidenceKind, read_attest_request
-from strongroom.services.files import read_file, replace_file
+from strongroom.services.evidence_kinds import EVIDENCE_KINDS, Anchors, VerifiedClaims, read_attest_request
+from strongroom.services.evidence_policies import POLICY_TYPES, EvidencePolicies, PolicyManagement, read_draft
+from strongroom.services.files import read_file
 from strongroom.services.http import (
     Call,
     application,
@@ -60,16 +63,43 @@ from strongroom.services.http import (
     log_to_stderr,
     serve,
 )
-from strongroom.services.identity import ServiceIdentity, open_identity, tls_names
+from strongroom.services.identity import ServiceIdentity, open_identity, prepare_folder, tls_names
+from strongroom.services.metrics import AttestationMetrics
+from strongroom.services.policy_tokens import token_of_body
+from strongroom.services.result_signing import ResultProperties, ResultSigner, Tokens
+from strongroom.services.tcb_baselines import tcb_baselines
+from strongroom.services.traffic import RateLimiter, Traffic
 from strongroom.wire.model import Message, Url
 from strongroom.wire.service import Mode
 from strongroom.wire.trust import TrustedRootEntry
 
-API_VERSIONS: Final = frozenset({"2020-10-01", "2022-08-01", "2025-06-01"})
-DENY_ALL: Final = "version= 1.0;\nauthorizationrules\n{\n\t=> deny();\n};\nissuancerules\n{\n};\n"
-_LIFETIME: Final = timedelta(hours=8)
+API_VERSIONS: Final = ("2020-10-01", "2022-08-01", "2025-06-01")
+_NEWEST: Final = API_VERSIONS[-1]
+_TYPES_SINCE: Final[Mapping[str, str]] = {"TdxVm": _NEWEST}
+"""Types that older versions do not have. SEV-SNP guests use every version: Microsoft's own clients send the oldest."""
+_WITHOUT_DRAFT: Final = frozenset({"TdxVm"})
+"""Types whose contract has no draft policies."""
+_BASELINE_TEES: Final[Mapping[str, Tee]] = {"SgxEnclave": "SGX", "OpenEnclave": "SGX", "TdxVm": "TDX"}
 COMMON_NAME: Final = "Strongroom attestation service"
-_log = logging.getLogger(__name__)
+_DATABASE: Final = "attestation.db"
+
+
+class ServiceLimits(Message):
+    """What the service bears; beyond it, callers are told to come again later.
+
+    Attributes:
+        request_s: A request must have arrived completely after so many seconds.
+        connections: Connections open at once.
+        connections_per_address: Of them, from one address.
+        requests_per_second: Of all addresses together; twice as many in one go after a pause.
+        requests_per_second_per_address: Of one address.
+    """
+
+    request_s: int = Field(default=30, gt=0)
+    connections: int = Field(default=512, gt=0)
+    connections_per_address: int = Field(default=256, gt=0)
+    requests_per_second: int = Field(default=2000, gt=0)
+    requests_per_second_per_address: int = Field(default=500, gt=0)
 
 
 class AttestationServiceConfig(Message):
@@ -80,11 +110,15 @@ class AttestationServiceConfig(Message):
         host: Address to listen on.
         port: Port to listen on.
         names: Further host names and addresses for the TLS certificate.
-        state: Folder for identity and policy, the owner's alone.
-        owners: Public JWKs of the people who may change policy; their signature is also the policy signature.
+        state: Folder for identity and database, the owner's alone.
+        owners: Public JWKs of the people who may change policy; their keys are also policy signers.
+        policy_management: `isolated`: a policy must be signed by an owner's key, or by the key of a registered policy
+            certificate. `owner`: an owner's token is enough.
         roots: Hardware roots; a simulated one must be named so.
         endorsements: Where the platforms' collateral comes from: a folder, a bundle, or the vendors' servers.
         platform: The simulated platform this service itself runs on; None for a service outside any TEE.
+        signing_key_max_age_days: After so many days a new key signs the results (a certificate: ten years).
+        limits: What the service bears.
     """
 
     version: Literal[1] = 1
@@ -95,9 +129,12 @@ class AttestationServiceConfig(Message):
     state: str
     mode: Mode
     owners: tuple[dict[str, str], ...] = Field(min_length=1)
+    policy_management: PolicyManagement = "isolated"
     roots: tuple[TrustedRootEntry, ...] = Field(min_length=1)
     endorsements: EndorsementSettings
     platform: PlatformSettings | None
+    signing_key_max_age_days: int = Field(default=365, ge=1, le=3000)
+    limits: ServiceLimits = ServiceLimits()
 
     def digest(self) -> str:
         """Return the digest of what decides whom this service believes; paths and addresses to listen on left out."""
@@ -112,32 +149,32 @@ class AttestationServiceConfig(Message):
                 "issuer": self.url,
                 "mode": self.mode,
                 "policy_signers": list(owners),
+                "policy_management": self.policy_management,
                 "roots": roots,
             }
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _StoredPolicy:
-    """An evidence policy, and the signed token in which it came."""
-
-    jws: str
-    policy: EvidencePolicy
-
-    @classmethod
-    def read(cls, path: Path) -> "_StoredPolicy":
-        """Read the policy of one kind of evidence; without a stored one everything is denied."""
-        stored = read_file(path)
-        jws = stored.decode("ascii") if stored is not None else _unsigned(DENY_ALL)
-        return cls(jws=jws, policy=parse_evidence_policy(_policy_text(jws)))
-
-
 class AttestationService:
-    """The service without HTTP."""
+    """The service without HTTP.
 
-    def __init__(self, config: AttestationServiceConfig, *, identity: ServiceIdentity, clock: Clock) -> None:
+    Args:
+        config: The configuration.
+        identity: The service's keys.
+        store: Its state.
+        clock: The time.
+
+    Raises:
+        IntegrityError: A stored policy is not what was stored.
+        UnavailableError: The store cannot be used.
+    """
+
+    def __init__(
+        self, config: AttestationServiceConfig, *, identity: ServiceIdentity, store: AttestationStore, clock: Clock
+    ) -> None:
         self._config = config
-        self._identity = identity
+        self._identity = identity.identity
+        self._store = store
         self._clock = clock
         self._owners = {key.thumbprint: key for key in map(VerifyingKey.from_jwk, config.owners)}
         self._roots = TrustedRoots(
@@ -146,77 +183,171 @@ class AttestationService:
                 for root in config.roots
             )
         )
-        sources = open_endorsements(config.endorsements, trusted_roots=self._roots, clock=clock)
-        self._endorsements, self._revocations = sources.dcap, sources.snp
-        self._lock = threading.Lock()
-        self._policies = {
-            name: _StoredPolicy.read(self._policy_file(name)) for name in (*EVIDENCE_KINDS, azure_guest.POLICY_TYPE)
-        }
+        self._endorsements = open_endorsements(config.endorsements, trusted_roots=self._roots, clock=clock)
+        self.metrics: Final = AttestationMetrics()
+        self.signer: Final = ResultSigner(
+            Tokens(issuer=config.url, signing_key_max_age=timedelta(days=config.signing_key_max_age_days)),
+            identity=identity,
+            folder=Path(config.state),
+            store=store,
+            clock=clock,
+        )
+        self._policies = EvidencePolicies(
+            management=config.policy_management, owners=self._owners, store=store, clock=clock
+        )
+
+    # --- attesting ---------------------------------------------------------------------------------------------------
 
     def attest(self, call: Call) -> Reply:
-        """`POST /attest/{SgxEnclave,TdxVm,SevSnpVm}`.
+        """`POST /attest/{SgxEnclave,OpenEnclave,TdxVm,SevSnpVm}`.
 
         1. Read evidence and runtime data; the runtime data's exact bytes are what the evidence binds.
         2. Verify the evidence; SGX's and TDX's with both verifiers.
-        3. Appraise the claims with the registered policy.
-        4. Sign the result; names that the service sets itself win over the policy's.
+        3. Appraise the claims and answer with the result (`result`).
         """
-        _demand_version(call)
-        name, kind = _kind(call)
-        request = read_attest_request(call.json_object(), kind)  # 1
-        claims = kind.verify(request, self.anchors())  # 2
-        return json_reply({"token": self.appraise(name, claims, nonce=request.nonce)})  # 3, 4
+        version, name = _version(call), _type(call, EVIDENCE_KINDS)
+        with self.metrics.attestation(name) as counted:
+            body = call.json_object()
+            draft = body.pop("draftPolicyForAttestation", None)
+            counted.is_draft = draft is not None
+            _demand_in_version(body, draft=draft, name=name, version=version)
+            kind = EVIDENCE_KINDS[name]
+            request = read_attest_request(body, kind)  # 1
+            verified = kind.verify(request, self.anchors())  # 2
+            return json_reply({"token": self.result(name, verified, nonce=request.nonce, draft=draft)})  # 3
 
     def anchors(self) -> Anchors:
-        """Return what evidence is verified with, now."""
+        """Return what evidence is verified with now.
+
+        Raises:
+            UnavailableError: This machine's clock stands behind a time that a vendor signed, or the store is gone.
+        """
+        now, newest = self._clock.now(), self._store.newest_signed_time.get()
+        if newest is not None and now < newest:
+            raise UnavailableError(
+                f"this service's clock stands behind {to_rfc3339(newest)}, when a vendor signed endorsements",
+                action="Set the machine's clock; evidence is not verified at a time that is over.",
+                step=Step.ATTEST,
+            )
         return Anchors(
             roots=self._roots,
-            endorsements=self._endorsements,
-            revocations=self._revocations,
-            now=self._clock.now(),
+            endorsements=self._endorsements.dcap,
+            revocations=self._endorsements.snp,
+            now=now,
         )
 
-    def appraise(self, name: str, claims: Mapping[str, Json], *, nonce: str | None = None) -> str:
-        """Have the registered policy appraise verified claims, and return the signed result.
+    def result(self, name: str, verified: VerifiedClaims, *, nonce: str | None = None, draft: object = None) -> str:
+        """Appraise the claims of verified evidence and return the attestation result.
+
+        1. Appraise them with the standing policy, or with the draft; what is not safe it must name.
+        2. Names that the service sets itself win over the policy's.
+        3. Sign the result; what a draft permitted is not signed.
 
         Args:
-            name: The policy's type.
-            claims: From verified evidence.
+            name: The evidence's type, whose policy decides.
+            verified: What the evidence says.
             nonce: What the client wants to see in the result.
+            draft: A draft policy, or None.
 
         Raises:
             RefusedError: The policy says no.
+            FormatError: The draft is not a policy.
+            UnavailableError: The store cannot be written.
         """
-        policy = self._current(name).policy
-        evaluation = policy.evaluate(incoming_claims(claims))
+        claims = verified.claims
+        self._store.newest_signed_time.advance(verified.newest_signed)
+        standing = self._policies.standing(name)
+        policy = standing.policy if draft is None else _draft(draft)
+        evaluation = policy.evaluate(incoming_claims(claims))  # 1
         demand_named(claims, named=evaluation.named)
-        issued: dict[str, Json] = {}
-        for claim in evaluation.issued:
-            before = issued.get(claim.type)
-            if before is None:
-                issued[claim.type] = claim.value
-            else:
-                issued[claim.type] = [*(before if isinstance(before, list) else [before]), claim.value]
-        refused = sorted(set(evaluation.properties) - {"x-ms-sgx-tcbidentifier"})
-        if refused:
-            raise RefusedError(f"the evidence policy sets {refused[0]}, which this service does not honour")
-        result: dict[str, Json] = {**issued, **claims, "x-ms-policy-hash": policy.hash}
+        properties = ResultProperties.of_policy(
+            evaluation.properties, tcb_evaluation_data_number=claims.get("x-ms-strongroom-tcb-evaluation-data-number")
+        )
+        result: dict[str, Json] = {**claims_to_json(evaluation.issued), **claims, "x-ms-policy-hash": policy.hash}  # 2
+        for own in ("nonce", "x-ms-policy-signer"):
+            result.pop(own, None)
         if nonce is not None:
             result["nonce"] = nonce
-        return self._sign(result)
+        if draft is not None:
+            return self.signer.draft(result, properties)
+        if standing.signer is not None:
+            result["x-ms-policy-signer"] = standing.signer
+        return self.signer.sign(result, properties)  # 3
+
+    def appraise_guest(self, verified: VerifiedClaims) -> str:
+        """Appraise a guest of an Azure confidential VM (see `result`)."""
+        with self.metrics.attestation(azure_guest.POLICY_TYPE):
+            return self.result(azure_guest.POLICY_TYPE, verified)
+
+    # --- policies ----------------------------------------------------------------------------------------------------
+
+    def get_policy(self, call: Call) -> Reply:
+        """`GET /policies/{type}`: the standing policy's token, inside a token of this service."""
+        name = self._policy_call(call)
+        return self._answer({"x-ms-policy": self._policies.standing(name).jws})
+
+    def put_policy(self, call: Call) -> Reply:
+        """`PUT /policies/{type}`: set a policy."""
+        name = self._policy_call(call)
+        with self.metrics.change("policy-put"):
+            return self._answer(self._policies.put(name, token_of_body(call.body)))
+
+    def reset_policy(self, call: Call) -> Reply:
+        """`POST /policies/{type}:reset`: remove a policy; the default denies everything."""
+        name = self._policy_call(call)
+        with self.metrics.change("policy-reset"):
+            return self._answer(self._policies.reset(name, token_of_body(call.body)))
+
+    def policy_certificates(self, call: Call) -> Reply:
+        """`GET /certificates`: the registered policy certificates."""
+        _version(call)
+        self._person(call)
+        return self._answer(self._policies.certificates())
+
+    def add_policy_certificate(self, call: Call) -> Reply:
+        """`POST /certificates:add`."""
+        token = self._certificate_call(call, "policyCertificateToAdd")
+        with self.metrics.change("certificate-add"):
+            return self._answer(self._policies.add_certificate(token))
+
+    def remove_policy_certificate(self, call: Call) -> Reply:
+        """`POST /certificates:remove`."""
+        token = self._certificate_call(call, "policyCertificateToRemove")
+        with self.metrics.change("certificate-remove"):
+            return self._answer(self._policies.remove_certificate(token))
+
+    def _policy_call(self, call: Call) -> str:
+        version, name = _version(call), _type(call, POLICY_TYPES)
+        self._person(call)
+        _demand_type_in_version(name, version)
+        return name
+
+    def _certificate_call(self, call: Call, member: str) -> str:
+        """Return the token of a call: bare, or in the JSON object of the newest version."""
+        version = _version(call)
+        self._person(call)
+        if not call.body.lstrip().startswith(b"{"):
+            return token_of_body(call.body)
+        if version != _NEWEST:
+            raise FormatError(f"api-version {version} takes the bare token as its body")
+        match call.json_object():
+            case {**members} if set(members) == {member} and isinstance(members[member], str):
+                return str(members[member])
+            case _:
+                raise FormatError(f"the body needs {member}, and nothing else")
+
+    # --- keys and metadata -------------------------------------------------------------------------------------------
 
     def certificates(self, call: Call) -> Reply:
-        """`GET /certs`: the signing key, with n and e beside Azure's x5c."""
+        """`GET /certs`: the keys whose tokens may still be good, the newest first."""
         del call
-        signing = self._identity.signing
-        key: dict[str, Json] = {
-            **signing.key.verifying_key.to_jwk(),
-            "alg": "RS256",
-            "use": "sig",
-            "kid": signing.thumbprint,
-            "x5c": list(signing.x5c),
-        }
-        return json_reply({"keys": [key]})
+        return json_reply({"keys": self.signer.published()})
+
+    def rotate_signing_key(self, call: Call) -> Reply:
+        """`POST /strongroom/v1/signing-keys:rotate`: make a new signing key; tokens of the old ones stay good."""
+        self._person(call)
+        with self.metrics.change("signing-key-rotate"):
+            return json_reply({"kid": self.signer.rotate()})
 
     def metadata(self, call: Call) -> Reply:
         """`GET /.well-known/openid-configuration`."""
@@ -231,168 +362,164 @@ class AttestationService:
             }
         )
 
-    def get_policy(self, call: Call) -> Reply:
-        """`GET /policies/{type}`: the stored policy token, inside a token of this service."""
-        _demand_version(call)
-        self._person(call)
-        name = self._policy_type(call)
-        return json_reply({"token": self._sign({"x-ms-policy": self._current(name).jws})})
-
-    def put_policy(self, call: Call) -> Reply:
-        """`PUT /policies/{type}`: store a policy that a policy signer signed."""
-        _demand_version(call)
-        self._person(call)
-        name = self._policy_type(call)
-        token = call.text().strip()
-        if token.startswith('"'):  # as Azure's Python client sends it
-            token = token.strip('"')
-        signer, policy = self._signed_policy(token)
-        with self._lock:
-            replace_file(self._policy_file(name), token.encode("ascii"))
-            self._policies[name] = _StoredPolicy(jws=token, policy=policy)
-        _log.info("evidence policy %s stored for %s", policy.hash, name)
-        return json_reply(
-            {
-                "token": self._sign(
-                    {
-                        "x-ms-policy-result": "Updated",
-                        "x-ms-policy-token-hash": to_b64url(bytes.fromhex(sha256_hex(token.encode()))),
-                        "x-ms-policy-signer": {**signer.to_jwk(), "kid": signer.thumbprint},
-                    }
-                )
-            }
-        )
+    def tcb_baselines(self, call: Call) -> Reply:
+        """`GET /tcbbaselines/{type}`: the vendor's evaluation data sets that evidence is verified with."""
+        version = _version(call)
+        if version != _NEWEST:
+            raise FormatError(f"api-version {version} has no TCB baselines", action=f"use {_NEWEST}")
+        tee = _BASELINE_TEES.get(_type(call, POLICY_TYPES))
+        found = [] if tee is None else tcb_baselines(self._endorsements.tcb_infos(), tee=tee)
+        return json_reply({"tcbBaselines": found})
 
     def endorsements(self, call: Call) -> Reply:
         """`GET /strongroom/v1/endorsements?platform=`: what this service verifies a platform's evidence with."""
         found = find_endorsements(
             call.required("platform"),
-            dcap=self._endorsements,
-            revocations=self._revocations,
+            dcap=self._endorsements.dcap,
+            revocations=self._endorsements.snp,
             roots_der=[root.certificate_der for root in self._roots.roots],
         )
         return Reply(body=found.encode("ascii"), content_type="text/plain")
 
-    def _policy_type(self, call: Call) -> str:
-        name = call.path["type"]
-        if name not in self._policies:
-            raise NotFoundError(
-                f"policies of type {name[:40]} are not supported", action=f"use one of {', '.join(self._policies)}"
-            )
-        return name
+    def ready(self, call: Call) -> Reply:
+        """`GET /readyz`: whether the store can be read, endorsements are here and the clock is not behind."""
+        del call
+        checks = {"store": False, "endorsements": self._endorsements.can_answer(), "clock": False}
+        with contextlib.suppress(UnavailableError):
+            self._store.check()
+            newest = self._store.newest_signed_time.get()
+            checks |= {"store": True, "clock": newest is None or self._clock.now() >= newest}
+        is_ready = all(checks.values())
+        shown: dict[str, Json] = {name: "ok" if holds else "failed" for name, holds in checks.items()}
+        return json_reply(
+            {"status": "ready" if is_ready else "not ready", "checks": shown}, status=200 if is_ready else 503
+        )
 
-    def _current(self, name: str) -> "_StoredPolicy":
-        with self._lock:
-            return self._policies[name]
-
-    def _policy_file(self, name: str) -> Path:
-        return Path(self._config.state) / f"policy-{name}.jws"
-
-    def _signed_policy(self, token: str) -> tuple[VerifyingKey, EvidencePolicy]:
-        header = unverified_header(token)
-        if header.get("alg") == "none":
-            raise AuthenticationError("the policy is not signed", action="sign it with an owner's key")
-        match header:
-            case {"x5c": [str(certificate), *_]} | {"jwk": {"x5c": [str(certificate), *_]}}:
-                shown = public_key(from_any_b64(certificate))
-            case _:
-                raise AuthenticationError("the policy carries no signing certificate (x5c)")
-        signer = self._owners.get(shown.thumbprint)
-        if signer is None:
-            raise AuthenticationError("the policy is not signed by a policy signer of this service")
-        try:
-            verify_jws(token, key=signer)
-        except VerificationError as error:
-            raise AuthenticationError("the policy's signature does not hold") from error
-        return signer, parse_evidence_policy(_policy_text(token))
+    def _answer(self, claims: Mapping[str, Json]) -> Reply:
+        return json_reply({"token": self.signer.sign(claims)})
 
     def _person(self, call: Call) -> None:
-        authenticate_person(call, owners=self._owners, audience=self._identity.identity, clock=self._clock)
-
-    def _sign(self, claims: Mapping[str, Json]) -> str:
-        now = int(self._clock.now().timestamp())
-        body: dict[str, Json] = {
-            **claims,
-            "iss": self._config.url,
-            "iat": now,
-            "nbf": now,
-            "exp": now + int(_LIFETIME.total_seconds()),
-            "jti": random_bytes(32).hex(),
-            "x-ms-ver": "1.0",
-        }
-        signing = self._identity.signing
-        header = {"typ": "JWT", "jku": f"{self._config.url}/certs", "kid": signing.thumbprint}
-        return sign_jws(canonical_json(body), key=signing.key, header=header)
+        authenticate_person(call, owners=self._owners, audience=self._identity, clock=self._clock)
 
 
-def attestation_application(service: AttestationService, evidence: ServiceEvidenceSource) -> Starlette:
+def attestation_application(
+    service: AttestationService, evidence: ServiceEvidenceSource, limits: ServiceLimits
+) -> Starlette:
     """Return the ASGI application."""
 
     def health(call: Call) -> Reply:
         del call
         return json_reply({"status": "ok"})
 
+    def metrics(call: Call) -> Reply:
+        del call
+        return service.metrics.reply()
+
     def own_evidence(call: Call) -> Reply:
         return json_reply(evidence.answer(call.required("nonce")))
 
+    def shape_for(path: str) -> ErrorShape:
+        return strongroom_error if path.startswith("/strongroom/") else attestation_error
+
+    limiter = RateLimiter(
+        per_second=limits.requests_per_second, per_second_and_address=limits.requests_per_second_per_address
+    )
+    traffic = Middleware(Traffic, limiter=limiter, counters=service.metrics, shape_for=shape_for)
+    guests = AzureGuestDesk(anchors=service.anchors, appraise=service.appraise_guest)
+    routes = [
+        *_azure_routes(service, guests),
+        _ours(
+            "/strongroom/v1/attest/AzureVm", guests.attest_vm, method="POST", max_body_bytes=LIMITS.attest_body_bytes
+        ),
+        _ours("/strongroom/v1/endorsements", service.endorsements),
+        _ours("/strongroom/v1/signing-keys:rotate", service.rotate_signing_key, method="POST"),
+        _ours("/strongroom/v1/evidence", own_evidence),
+        _ours("/healthz", health),
+        _ours("/readyz", service.ready),
+        _ours("/metrics", metrics),
+    ]
+    return application(routes, shape_for=shape_for, middleware=[traffic])
+
+
+def _azure_routes(service: AttestationService, guests: AzureGuestDesk) -> list[BaseRoute]:
     def attest_guest(call: Call) -> Reply:
-        _demand_version(call)
+        _version(call)
         return guests.attest_guest(call)
 
-    guests = azure_guest.AzureGuestDesk(anchors=service.anchors, appraise=service.appraise)
-    azure, ours = _azure_error, strongroom_error
-    routes = [
-        endpoint("/attest/AzureGuest", attest_guest, methods=["POST"], errors=azure),
-        endpoint("/strongroom/v1/attest/AzureVm", guests.attest_vm, methods=["POST"], errors=ours),
-        endpoint("/attest/{type}", service.attest, methods=["POST"], errors=azure),
-        endpoint("/certs", service.certificates, errors=azure),
-        endpoint("/.well-known/openid-configuration", service.metadata, errors=azure),
-        endpoint("/policies/{type}", service.get_policy, errors=azure),
-        endpoint("/policies/{type}", service.put_policy, methods=["PUT"], errors=_policy_error),
-        endpoint("/strongroom/v1/endorsements", service.endorsements, errors=ours),
-        endpoint("/strongroom/v1/evidence", own_evidence, errors=ours),
-        endpoint("/healthz", health, errors=ours),
+    def route(
+        path: str,
+        handler: Callable[[Call], Reply],
+        method: str = "GET",
+        *,
+        errors: ErrorShape = attestation_error,
+        max_body_bytes: int = LIMITS.token_bytes,
+    ) -> BaseRoute:
+        return endpoint(path, handler, methods=[method], errors=errors, max_body_bytes=max_body_bytes)
+
+    return [
+        route("/attest/AzureGuest", attest_guest, "POST", max_body_bytes=LIMITS.attest_body_bytes),
+        route("/attest/{type}", service.attest, "POST", max_body_bytes=LIMITS.attest_body_bytes),
+        route("/certs", service.certificates),
+        route("/.well-known/openid-configuration", service.metadata),
+        route("/policies/{type}:reset", service.reset_policy, "POST", errors=policy_error),
+        route("/policies/{type}", service.get_policy),
+        route("/policies/{type}", service.put_policy, "PUT", errors=policy_error),
+        route("/certificates", service.policy_certificates, errors=management_error),
+        route("/certificates:add", service.add_policy_certificate, "POST", errors=management_error),
+        route("/certificates:remove", service.remove_policy_certificate, "POST", errors=management_error),
+        route("/tcbbaselines/{type}", service.tcb_baselines),
     ]
 
-    def shape_for(path: str) -> ErrorShape:
-        return ours if path.startswith("/strongroom/") else azure
 
-    return application(routes, shape_for=shape_for)
+def _ours(
+    path: str,
+    handler: Callable[[Call], Reply],
+    *,
+    method: str = "GET",
+    max_body_bytes: int = LIMITS.token_bytes,
+) -> BaseRoute:
+    return endpoint(path, handler, methods=[method], errors=strongroom_error, max_body_bytes=max_body_bytes)
 
 
 def run(config: AttestationServiceConfig, *, clock: Clock) -> None:
     """Serve until SIGTERM. Prints one JSON line when the port is open."""
-    identity = open_identity(
-        Path(config.state),
-        common_name=COMMON_NAME,
-        sans=tls_names(config.url, config.names),
-        now=clock.now(),
-    )
-    configuration = config.digest()
-    platform = launch_platform(config.platform, configuration=configuration)
-    service = AttestationService(config, identity=identity, clock=clock)
-    evidence = ServiceEvidenceSource(
-        service="attestation-service",
-        mode=config.mode,
-        identity=identity,
-        configuration=configuration,
-        has_statement_key=False,
-        platform=platform,
-    )
+    folder = Path(config.state)
+    prepare_folder(folder)
+    with contextlib.closing(open_attestation_store(folder / _DATABASE)) as store:
+        identity = open_identity(
+            folder, common_name=COMMON_NAME, sans=tls_names(config.url, config.names), now=clock.now()
+        )
+        configuration = config.digest()
+        platform = launch_platform(config.platform, configuration=configuration)
+        service = AttestationService(config, identity=identity, store=store, clock=clock)
+        evidence = ServiceEvidenceSource(
+            service="attestation-service",
+            mode=config.mode,
+            identity=identity,
+            configuration=configuration,
+            signing_key=lambda: service.signer.thumbprint,
+            has_statement_key=False,
+            platform=platform,
+        )
 
-    def ready() -> None:
-        line = {"ready": "attestation-service", "url": config.url, "identity": identity.identity}
-        sys.stdout.write(canonical_json(line).decode() + "\n")
-        sys.stdout.flush()
+        def ready() -> None:
+            line = {"ready": "attestation-service", "url": config.url, "identity": identity.identity}
+            sys.stdout.write(canonical_json(line).decode() + "\n")
+            sys.stdout.flush()
 
-    serve(
-        attestation_application(service, evidence),
-        host=config.host,
-        port=config.port,
-        certificate_chain_pem=identity.tls_chain_pem,
-        key_pem=identity.tls.key.to_pem(),
-        ready=ready,
-    )
+        serve(
+            attestation_application(service, evidence, config.limits),
+            host=config.host,
+            port=config.port,
+            certificate_chain_pem=identity.tls_chain_pem,
+            key_pem=identity.tls.key.to_pem(),
+            ready=ready,
+            limits=ConnectionLimits(
+                request_s=config.limits.request_s,
+                connections=config.limits.connections,
+                per_address=config.limits.connections_per_address,
+            ),
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -412,69 +539,38 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(1) from None
 
 
-def _kind(call: Call) -> tuple[str, EvidenceKind]:
+def _version(call: Call) -> str:
+    version = call.required("api-version")
+    if version not in API_VERSIONS:
+        raise FormatError("this api-version is not supported", action=f"use one of {', '.join(API_VERSIONS)}")
+    return version
+
+
+def _type(call: Call, known: Collection[str]) -> str:
     name = call.path["type"]
-    kind = EVIDENCE_KINDS.get(name)
-    if kind is None:
-        raise NotFoundError(
-            f"evidence of type {name[:40]} is not supported", action=f"use one of {', '.join(EVIDENCE_KINDS)}"
-        )
-    return name, kind
+    if name not in known:
+        raise NotFoundError(f"evidence of type {name[:40]} is not supported", action=f"use one of {', '.join(known)}")
+    return name
 
 
-def _policy_text(token: str) -> str:
-    """Return the policy text of a policy token: `{"AttestationPolicy": base64url(text)}`."""
-    match parse_json_object(from_b64url(token.split(".")[1])):
-        case {"AttestationPolicy": str(encoded)}:
-            pass
-        case _:
-            raise FormatError("the policy token holds no AttestationPolicy")
-    text = from_any_b64(encoded)
-    if len(text) > LIMITS.policy_text_bytes:
-        raise LimitError("the policy is too large")
-    try:
-        return text.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise FormatError("the policy is not UTF-8 text") from error
+def _demand_type_in_version(name: str, version: str) -> None:
+    since = _TYPES_SINCE.get(name, version)
+    if version < since:
+        raise FormatError(f"api-version {version} has no {name}", action=f"use {since}")
 
 
-def _unsigned(text: str) -> str:
-    body = to_b64url(canonical_json({"AttestationPolicy": to_b64url(text.encode())}))
-    return f"{to_b64url(canonical_json({'alg': 'none'}))}.{body}."
+def _demand_in_version(body: Mapping[str, object], *, draft: object, name: str, version: str) -> None:
+    _demand_type_in_version(name, version)
+    if "nonce" in body and version < _NEWEST:
+        raise FormatError(f"api-version {version} has no nonce", action=f"use {_NEWEST}")
+    if draft is not None and name in _WITHOUT_DRAFT:
+        raise FormatError(f"draft policies are not supported for {name}")
 
 
-def _demand_version(call: Call) -> None:
-    if call.required("api-version") not in API_VERSIONS:
-        raise FormatError("this api-version is not supported", action=f"use one of {', '.join(sorted(API_VERSIONS))}")
-
-
-def _azure_error(error: StrongroomError) -> Reply:
-    """Answer as Azure Attestation does; our own code, action and mismatches ride in `innererror`."""
-    match error:
-        case RefusedError():
-            return _shaped(error, status=400, code="PolicyEvaluationError")
-        case FormatError() | VerificationError():
-            return _shaped(error, status=400, code="InvalidParameter")
-        case AuthenticationError():
-            return _shaped(error, status=401, code="Unauthorized")
-        case NotFoundError():
-            return _shaped(error, status=404, code="NotFound")
-        case LimitError():
-            return _shaped(error, status=413, code="RequestTooLarge")
-        case _:
-            return _shaped(error, status=500, code="InternalError")
-
-
-def _policy_error(error: StrongroomError) -> Reply:
-    if isinstance(error, FormatError):
-        return _shaped(error, status=400, code="PolicyParsingError")
-    return _azure_error(error)
-
-
-def _shaped(error: StrongroomError, *, status: int, code: str) -> Reply:
-    inner = parse_json_object(strongroom_error(error).body)["error"]
-    body: Json = {"error": {"code": code, "message": error.message, "innererror": inner}}
-    return Reply(body=canonical_json(body), status=status, headers={"x-ms-error-code": code})
+def _draft(draft: object) -> EvidencePolicy:
+    if not isinstance(draft, str):
+        raise FormatError("draftPolicyForAttestation is a policy's text, or a token that holds it")
+    return read_draft(draft)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Source: Azure Attestation REST API 2025-06-01, `POST /attest/AzureGuest`; Azure 
 """
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,14 +17,14 @@ from strongroom.attestation.evidence.azure_guest import parse_attestation_info
 from strongroom.attestation.evidence.dcap_quote import parse_tdx_quote
 from strongroom.attestation.evidence.pck import platform_kind
 from strongroom.attestation.evidence.unverified import UnverifiedAzureVm
-from strongroom.attestation.verifier import verify_azure_guest, verify_azure_vm
+from strongroom.attestation.verifier import VerifiedAzureGuest, VerifiedAzureVm, verify_azure_guest, verify_azure_vm
 from strongroom.base.encoding import Json, from_any_b64, from_b64url, to_b64url
 from strongroom.base.errors import FormatError
 from strongroom.crypto.keys import VerifyingKey
 from strongroom.crypto.transport_key import seal_to_tpm
 from strongroom.crypto.x509 import parse_pem_chain
 from strongroom.services.errors import Reply
-from strongroom.services.evidence_kinds import Anchors
+from strongroom.services.evidence_kinds import Anchors, VerifiedClaims
 from strongroom.services.http import Call, json_reply
 from strongroom.wire.azure_guest import AzureVmRequest, GuestEncryptionParams, SealedToken
 
@@ -39,11 +39,12 @@ class AzureGuestDesk:
 
     Attributes:
         anchors: Returns what evidence is verified with, now.
-        appraise: Has the policy of a type appraise claims, and returns the signed result; raises `RefusedError`.
+        appraise: Has the policy of type `AzureGuest` appraise what was verified, and returns the signed result; raises
+            `RefusedError`.
     """
 
     anchors: Callable[[], Anchors]
-    appraise: Callable[[str, Mapping[str, Json]], str]
+    appraise: Callable[[VerifiedClaims], str]
 
     def attest_vm(self, call: Call) -> Reply:
         """`POST /strongroom/v1/attest/AzureVm`: HCL report and quote over runtime data of the guest's choice.
@@ -72,7 +73,7 @@ class AzureGuestDesk:
         )
         if list(verified.pcr_values) != [number for number, _ in pcrs]:
             raise FormatError("the vTPM quoted other registers than those whose values came")
-        return json_reply({"token": self.appraise(POLICY_TYPE, azure_vm_claims(verified))})  # 3
+        return json_reply({"token": self.appraise(_verified(verified, azure_vm_claims(verified)))})  # 3
 
     def attest_guest(self, call: Call) -> Reply:
         """`POST /attest/AzureGuest`: as Azure's client calls it.
@@ -90,7 +91,7 @@ class AzureGuestDesk:
             endorsements=_endorsements(anchors, td_quote=evidence.td_quote, chain_pem=evidence.certificate_chain),
             now=anchors.now,
         )
-        token = self.appraise(POLICY_TYPE, azure_guest_claims(verified))  # 3
+        token = self.appraise(_verified(verified, azure_guest_claims(verified)))  # 3
         return json_reply({"token": to_b64url(_seal(token, verified.ephemeral_key).to_json())})  # 4
 
 
@@ -111,6 +112,10 @@ def _endorsements(anchors: Anchors, *, td_quote: bytes | None, chain_pem: bytes)
     return SnpEndorsements(
         certificate_chain=chain_pem.decode("ascii", errors="replace"), crl=anchors.revocations.crl(chain_der[-1]).hex()
     )
+
+
+def _verified(evidence: VerifiedAzureVm | VerifiedAzureGuest, claims: dict[str, Json]) -> VerifiedClaims:
+    return VerifiedClaims(claims=claims, newest_signed=evidence.hardware_evidence.newest_signed)
 
 
 def _seal(token: str, recipient: VerifyingKey) -> SealedToken:

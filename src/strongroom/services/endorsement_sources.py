@@ -1,5 +1,7 @@
 """Where a service's endorsements come from, as its configuration says: a folder, a bundle, or the vendors' servers."""
 
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
@@ -9,13 +11,14 @@ from pydantic import Field
 from typing_extensions import override
 
 from strongroom.attestation.endorsements.bundle import BundleEndorsements
-from strongroom.attestation.endorsements.dcap import DirectoryEndorsements, EndorsementSource
+from strongroom.attestation.endorsements.dcap import DirectoryEndorsements, EndorsementSource, parse_endorsements
 from strongroom.attestation.endorsements.documents import (
     AmdChainName,
     AmdCrlName,
     DocumentName,
     DocumentSource,
     Edition,
+    Entry,
     Found,
     VcekName,
 )
@@ -23,13 +26,13 @@ from strongroom.attestation.endorsements.folder import FolderDocuments
 from strongroom.attestation.endorsements.snp import DirectoryRevocations, SnpEndorsementSource
 from strongroom.attestation.verifier import TrustedRoots
 from strongroom.base.clock import Clock
-from strongroom.base.errors import ConfigurationError, NotFoundError
+from strongroom.base.errors import ConfigurationError, FormatError, NotFoundError, StrongroomError
 from strongroom.clients.amd_kds import KdsClient
 from strongroom.clients.https import Https
 from strongroom.clients.intel_pcs import INTEL_PCS, PcsClient, root_crl_address
 from strongroom.crypto import x509
 from strongroom.crypto.keys import VerifyingKey
-from strongroom.services.endorsement_cache import DocumentCache, StalenessLimits
+from strongroom.services.endorsement_cache import DocumentCache, StalenessLimits, read_entries
 from strongroom.wire.model import Message, Url
 
 
@@ -105,6 +108,7 @@ class CacheSettings(Message):
 
 
 EndorsementSettings: TypeAlias = Annotated[FolderSettings | BundleSettings | CacheSettings, Field(discriminator="kind")]
+_log = logging.getLogger(__name__)
 _INTEL_HOST: Final = urlsplit(INTEL_PCS).hostname
 
 
@@ -116,11 +120,15 @@ class Endorsements:
         dcap: For SGX and TDX.
         snp: For SEV-SNP.
         documents: The same, document by document.
+        tcb_infos: Returns the texts of the TCB infos that are here, not verified; nobody is asked for more.
+        can_answer: Whether there are endorsements here, or somebody to ask for them.
     """
 
     dcap: EndorsementSource
     snp: SnpEndorsementSource
     documents: DocumentSource
+    tcb_infos: Callable[[], Iterator[str]]
+    can_answer: Callable[[], bool]
 
 
 def open_endorsements(settings: EndorsementSettings, *, trusted_roots: TrustedRoots, clock: Clock) -> Endorsements:
@@ -139,18 +147,50 @@ def open_endorsements(settings: EndorsementSettings, *, trusted_roots: TrustedRo
         case FolderSettings():
             path = Path(settings.path)
             return Endorsements(
-                dcap=DirectoryEndorsements(path), snp=DirectoryRevocations(path), documents=FolderDocuments(path)
+                dcap=DirectoryEndorsements(path),
+                snp=DirectoryRevocations(path),
+                documents=FolderDocuments(path),
+                tcb_infos=lambda: _tcb_infos_of_folder(path),
+                can_answer=lambda: any(path.glob("*.json")) or any(path.glob("*.crl")),
             )
         case BundleSettings():
             signer = VerifyingKey.from_jwk(settings.signer)
             path = Path(settings.path)
-            return _all_from(BundleEndorsements(path, signer=signer, clock=clock, edition=settings.edition))
+            bundle = BundleEndorsements(path, signer=signer, clock=clock, edition=settings.edition)
+            return _all_from(bundle, entries=lambda: bundle.body().entries, has_server=False)
         case CacheSettings():
-            return _all_from(open_cache(settings, trusted_roots=trusted_roots, clock=clock))
+            folder = Path(settings.folder)
+            cache = open_cache(settings, trusted_roots=trusted_roots, clock=clock)
+            has_server = settings.pcs is not None or settings.kds is not None
+            return _all_from(cache, entries=lambda: read_entries(folder), has_server=has_server)
 
 
-def _all_from(documents: DocumentSource) -> Endorsements:
-    return Endorsements(dcap=documents, snp=documents, documents=documents)
+def _all_from(documents: DocumentSource, *, entries: Callable[[], Sequence[Entry]], has_server: bool) -> Endorsements:
+    def here() -> Sequence[Entry]:
+        try:
+            return entries()
+        except StrongroomError:
+            _log.warning("the kept endorsements cannot be listed", exc_info=True)
+            return ()
+
+    def tcb_infos() -> Iterator[str]:
+        return (entry.document.content for entry in here() if entry.name.kind == "tcb-info")
+
+    return Endorsements(
+        dcap=documents,
+        snp=documents,
+        documents=documents,
+        tcb_infos=tcb_infos,
+        can_answer=lambda: has_server or bool(here()),
+    )
+
+
+def _tcb_infos_of_folder(folder: Path) -> Iterator[str]:
+    for file in sorted(folder.glob("*.json")):
+        try:
+            yield parse_endorsements(file.read_bytes()).tcb_info
+        except (FormatError, OSError):
+            _log.warning("endorsements that cannot be read", extra={"fields": {"file": file.name}})
 
 
 def open_cache(settings: CacheSettings, *, trusted_roots: TrustedRoots, clock: Clock) -> DocumentCache:

@@ -1,6 +1,7 @@
 """What a service shows a client that must trust it first: a fresh, signed statement of its keys and configuration."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -74,6 +75,7 @@ class ServiceEvidenceSource:
         mode: Who is trusted.
         identity: The service's keys.
         configuration: From `configuration_digest`.
+        signing_key: Returns the thumbprint of the key that signs now: it may be another one tomorrow.
         has_statement_key: Whether the service signs statements (the key service does).
         platform: Its platform, or None.
     """
@@ -82,6 +84,7 @@ class ServiceEvidenceSource:
     mode: Mode
     identity: ServiceIdentity
     configuration: str
+    signing_key: Callable[[], str]
     has_statement_key: bool
     platform: Platform | None
 
@@ -99,7 +102,7 @@ class ServiceEvidenceSource:
             identity=self.identity.identity,
             mode=self.mode,
             tls_key=self.identity.tls.thumbprint,
-            signing_key=self.identity.signing.thumbprint,
+            signing_key=self.signing_key(),
             statement_key=self.identity.statement.thumbprint if self.has_statement_key else None,
             configuration=self.configuration,
             nonce=nonce,

@@ -4,8 +4,9 @@ Source: Azure Attestation REST API 2025-06-01, `POST /attest/{SgxEnclave,TdxVm,S
 """
 
 import hashlib
+import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
@@ -76,7 +77,20 @@ class Anchors:
     now: datetime
 
 
-Verify: TypeAlias = Callable[[AttestRequest, Anchors], dict[str, Json]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedClaims:
+    """What verified evidence says.
+
+    Attributes:
+        claims: The claims, not yet appraised.
+        newest_signed: The latest time that one of the documents it was verified with was signed at.
+    """
+
+    claims: dict[str, Json]
+    newest_signed: datetime
+
+
+Verify: TypeAlias = Callable[[AttestRequest, Anchors], VerifiedClaims]
 """Verifies evidence and returns its claims; raises what the verifier raises.
 
 They are not yet appraised, and may be of unsafe evidence: a policy must permit them, and `demand_named` must hold.
@@ -135,7 +149,7 @@ def _data(body: Mapping[str, Any], name: str) -> AttestedData | None:
     return AttestedData(data=decoded, kind="JSON" if kind.upper() == "JSON" else "Binary")
 
 
-def _sgx(request: AttestRequest, anchors: Anchors) -> dict[str, Json]:
+def _sgx(request: AttestRequest, anchors: Anchors) -> VerifiedClaims:
     _refuse_init_time(request)
     verified = verify_sgx(
         UnverifiedEvidence(kind="sgx", quote=request.evidence, runtime_data=request.runtime_data),
@@ -144,10 +158,11 @@ def _sgx(request: AttestRequest, anchors: Anchors) -> dict[str, Json]:
         now=anchors.now,
         refuse_unsafe=False,
     )
-    return sgx_claims(verified, runtime_data_type=request.runtime_kind)
+    claims = sgx_claims(verified, runtime_data_type=request.runtime_kind)
+    return VerifiedClaims(claims=claims, newest_signed=verified.newest_signed)
 
 
-def _tdx(request: AttestRequest, anchors: Anchors) -> dict[str, Json]:
+def _tdx(request: AttestRequest, anchors: Anchors) -> VerifiedClaims:
     _refuse_init_time(request)
     verified = verify_tdx(
         UnverifiedEvidence(kind="tdx", quote=request.evidence, runtime_data=request.runtime_data),
@@ -156,10 +171,11 @@ def _tdx(request: AttestRequest, anchors: Anchors) -> dict[str, Json]:
         now=anchors.now,
         refuse_unsafe=False,
     )
-    return tdx_claims(verified, runtime_data_type=request.runtime_kind)
+    claims = tdx_claims(verified, runtime_data_type=request.runtime_kind)
+    return VerifiedClaims(claims=claims, newest_signed=verified.newest_signed)
 
 
-def _snp(request: AttestRequest, anchors: Anchors) -> dict[str, Json]:
+def _snp(request: AttestRequest, anchors: Anchors) -> VerifiedClaims:
     match parse_json_object(request.evidence):
         case {"SnpReport": str(report), **more} if not set(more) - {"VcekCertChain"}:
             quote, chain = from_any_b64(report), more.get("VcekCertChain")
@@ -182,7 +198,7 @@ def _snp(request: AttestRequest, anchors: Anchors) -> dict[str, Json]:
             )
         if request.init_time.kind == "JSON":
             claims["x-ms-inittime"] = parse_json(request.init_time.data)
-    return claims
+    return VerifiedClaims(claims=claims, newest_signed=verified.newest_signed)
 
 
 def _snp_endorsements(quote: bytes, chain: object, anchors: Anchors) -> SnpEndorsements:
@@ -208,9 +224,22 @@ def _refuse_init_time(request: AttestRequest) -> None:
         raise FormatError("initTimeData is not supported for this kind of evidence")
 
 
+def _open_enclave(request: AttestRequest, anchors: Anchors) -> VerifiedClaims:
+    """Verify an Open Enclave report: a header of 16 bytes around an SGX quote.
+
+    Source: Open Enclave SDK, `oe_report_header_t`: version u32 = 1, type u32 = 2 (remote), size u64, the quote.
+    """
+    header, quote = request.evidence[: _OE_HEADER.size], request.evidence[_OE_HEADER.size :]
+    if len(header) < _OE_HEADER.size or _OE_HEADER.unpack(header) != (1, 2, len(quote)):
+        raise FormatError("not a remote Open Enclave report of version 1 with exactly one quote")
+    return _sgx(replace(request, evidence=quote), anchors)
+
+
+_OE_HEADER: Final = struct.Struct("<IIQ")
 EVIDENCE_KINDS: Final[Mapping[str, EvidenceKind]] = {
     "SgxEnclave": EvidenceKind(field="quote", verify=_sgx),
     "TdxVm": EvidenceKind(field="quote", verify=_tdx),
     "SevSnpVm": EvidenceKind(field="report", verify=_snp),
+    "OpenEnclave": EvidenceKind(field="report", verify=_open_enclave),
 }
 """By the name of Azure Attestation's attestation type."""

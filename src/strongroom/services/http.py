@@ -13,7 +13,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 import uvicorn
@@ -21,7 +21,8 @@ from anyio import to_thread
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from typing_extensions import override
@@ -41,6 +42,7 @@ from strongroom.base.limits import LIMITS
 from strongroom.base.secret import SecretBytes
 from strongroom.crypto.jose import unverified_header, verify_jws
 from strongroom.crypto.keys import VerifyingKey
+from strongroom.services.connections import ConnectionLimits, bounded_protocol
 from strongroom.services.errors import ErrorShape, Reply
 from strongroom.wire.key_service import PERSON_TOKEN_TYP, PersonToken
 
@@ -48,6 +50,9 @@ JOSE_TYPE: Final = "application/jose"
 TEXT_TYPE: Final = "text/plain; charset=utf-8"
 _KEEP_ALIVE_S: Final = 75
 _SHUTDOWN_S: Final = 2
+_LIMITS: Final = ConnectionLimits()
+ROUTE: Final = "strongroom.route"
+"""Where a request's ASGI scope says which of our paths answered it."""
 _log = logging.getLogger(__name__)
 
 
@@ -59,7 +64,7 @@ class Call:
         path: The path's parameters.
         query: The query's parameters; a name given twice is refused before a handler sees it.
         authorization: The header's value, or "".
-        body: At most `LIMITS.request_body_bytes`.
+        body: At most as large as the endpoint takes.
     """
 
     path: Mapping[str, str]
@@ -127,7 +132,14 @@ def text_reply(text: str) -> Reply:
     return Reply(body=text.encode("utf-8"), content_type=TEXT_TYPE)
 
 
-def endpoint(path: str, handler: Handler, *, methods: Sequence[str] = ("GET",), errors: ErrorShape) -> Route:
+def endpoint(
+    path: str,
+    handler: Handler,
+    *,
+    methods: Sequence[str] = ("GET",),
+    errors: ErrorShape,
+    max_body_bytes: int = LIMITS.request_body_bytes,
+) -> Route:
     """Bind a handler to a path.
 
     Args:
@@ -135,38 +147,50 @@ def endpoint(path: str, handler: Handler, *, methods: Sequence[str] = ("GET",), 
         handler: Called on a worker thread.
         methods: The HTTP methods it answers.
         errors: The shape of its errors.
+        max_body_bytes: A longer body is refused, if possible before it is read.
     """
 
     async def answer(request: Request) -> Response:
+        request.scope[ROUTE] = path
         try:
-            reply = await to_thread.run_sync(_guarded, handler, await _read_call(request), errors)
+            call = await _read_call(request, max_body_bytes)
+            reply = await to_thread.run_sync(_guarded, handler, call, errors)
         except StrongroomError as error:
             reply = errors(error)
-        return _to_response(reply)
+        except ClientDisconnect:
+            reply = errors(FormatError("the request ended in the middle"))  # nobody is there to read it
+        return to_response(reply)
 
     return Route(path, answer, methods=list(methods))
 
 
-def application(routes: Sequence[BaseRoute], *, shape_for: Callable[[str], ErrorShape]) -> Starlette:
+def application(
+    routes: Sequence[BaseRoute], *, shape_for: Callable[[str], ErrorShape], middleware: Sequence[Middleware] = ()
+) -> Starlette:
     """Make the ASGI application.
 
     Args:
         routes: From `endpoint`.
         shape_for: The error shape for a path that no route answers.
+        middleware: What every request goes through first.
     """
 
     async def unrouted(request: Request, error: Exception) -> Response:
         shape = shape_for(request.url.path)
         status = error.status_code if isinstance(error, HTTPException) else 404
         reply = shape(NotFoundError("there is nothing at this address, or not with this method"))
-        return _to_response(Reply(body=reply.body, status=status, content_type=reply.content_type))
+        return to_response(replace(reply, status=status))
 
     async def failed(request: Request, _error: Exception) -> Response:
         # A fault of ours ends as a plain 500; the server writes its details to our own log, and nowhere else.
         shape = shape_for(request.url.path)
-        return _to_response(shape(StrongroomError("the service failed", action="See the service's log.")))
+        return to_response(shape(StrongroomError("the service failed", action="See the service's log.")))
 
-    app = Starlette(routes=list(routes), exception_handlers={HTTPException: unrouted, Exception: failed})
+    app = Starlette(
+        routes=list(routes),
+        exception_handlers={HTTPException: unrouted, Exception: failed},
+        middleware=list(middleware),
+    )
     app.router.redirect_slashes = False
     return app
 
@@ -214,7 +238,7 @@ def authenticate_person(call: Call, *, owners: Mapping[str, VerifyingKey], audie
 
 
 class JsonLines(logging.Formatter):
-    """Log records as JSON lines."""
+    """Log records as JSON lines; `extra={"fields": {…}}` adds members."""
 
     @override
     def format(self, record: logging.LogRecord) -> str:
@@ -222,7 +246,8 @@ class JsonLines(logging.Formatter):
         if record.exc_info and record.exc_info[0]:
             fields["exception"] = record.exc_info[0].__name__
             fields["where"] = self.formatException(record.exc_info).rsplit("File ", 1)[-1].split("\n", 1)[0]
-        return json.dumps({**fields, "message": record.getMessage()})
+        more = getattr(record, "fields", None)
+        return json.dumps({**(more if isinstance(more, dict) else {}), **fields, "message": record.getMessage()})
 
 
 def log_to_stderr() -> None:
@@ -240,6 +265,7 @@ def serve(
     certificate_chain_pem: str,
     key_pem: SecretBytes,
     ready: Callable[[], None],
+    limits: ConnectionLimits = _LIMITS,
 ) -> None:
     """Serve HTTPS (TLS 1.2 or later) until SIGTERM or SIGINT, then finish the running requests and return.
 
@@ -250,6 +276,7 @@ def serve(
         certificate_chain_pem: The TLS leaf and what issued it.
         key_pem: The leaf's private key; it never touches a disk.
         ready: Called once the port is open.
+        limits: What the server bears.
 
     Raises:
         ConfigurationError: The address cannot be listened on.
@@ -257,6 +284,7 @@ def serve(
     context = _tls_context(certificate_chain_pem, key_pem)
     config = uvicorn.Config(
         app,
+        http=bounded_protocol(limits),
         host=host,
         port=port,
         ssl_context_factory=lambda _config, _default: context,
@@ -264,6 +292,7 @@ def serve(
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # what a caller says of its address decides nothing
         lifespan="off",
         ws="none",
         timeout_keep_alive=_KEEP_ALIVE_S,
@@ -332,15 +361,18 @@ def _guarded(handler: Handler, call: Call, errors: ErrorShape) -> Reply:
         return reply
 
 
-async def _read_call(request: Request) -> Call:
+async def _read_call(request: Request, max_body_bytes: int) -> Call:
     items = request.query_params.multi_items()
     query = dict(items)
     if len(query) != len(items):
         raise FormatError("a query parameter is given twice")
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced[:20]) > max_body_bytes:
+        raise LimitError("the request body is too large")
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > LIMITS.request_body_bytes:
+        if len(body) > max_body_bytes:
             raise LimitError("the request body is too large")
     return Call(
         path=dict(request.path_params),
@@ -350,6 +382,7 @@ async def _read_call(request: Request) -> Call:
     )
 
 
-def _to_response(reply: Reply) -> Response:
+def to_response(reply: Reply) -> Response:
+    """Return an answer as the web framework sends it."""
     headers = {"cache-control": "no-store", **reply.headers}
     return Response(reply.body, status_code=reply.status, media_type=reply.content_type, headers=headers)

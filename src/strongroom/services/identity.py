@@ -5,11 +5,10 @@ process, and certificates for the key that signs results and key releases (RS256
 and for the key that signs statements and the log (Ed25519).
 """
 
-import base64
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +27,7 @@ _SIGNING_LIFETIME: Final = timedelta(days=10 * 365)
 _TLS_LIFETIME: Final = timedelta(days=397)
 _BACKDATED: Final = timedelta(hours=1)
 """Leaves are valid from a little before their making, for peers whose clocks are late."""
+_SIGNING_KEY: Final = "signing.key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class CertifiedKey:
     @property
     def x5c(self) -> list[str]:
         """The chain as JOSE headers carry it (RFC 7515, section 4.1.6)."""
-        return [base64.b64encode(certificate).decode("ascii") for certificate in self.chain_der]
+        return x509.to_x5c(self.chain_der)
 
     def sign(self, payload: bytes, *, header: Mapping[str, Any]) -> str:
         """Return a compact JWS whose header carries `kid` and the chain beside the given members."""
@@ -53,24 +53,72 @@ class CertifiedKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Authority:
+    """The identity key as the issuer of a service's working certificates.
+
+    Attributes:
+        key: The identity key.
+        certificate_der: Its self-signed certificate.
+        common_name: What the certificates call the service.
+        sans: Host names and IP addresses under which clients reach it.
+    """
+
+    key: SigningKey
+    certificate_der: bytes
+    common_name: str
+    sans: tuple[str, ...]
+
+    def certify(self, key: SigningKey, *, usage: x509.LeafUsage, now: datetime) -> CertifiedKey:
+        """Issue a certificate for one of the service's own keys.
+
+        Args:
+            key: The key.
+            usage: Its one use, which also decides how long the certificate is valid.
+            now: The present time.
+        """
+        leaf = x509.issue_leaf(
+            issuer_cert=self.certificate_der,
+            issuer_key=self.key,
+            subject_public_key=key.verifying_key,
+            common_name=self.common_name,
+            sans=self.sans,
+            usage=usage,
+            not_before=now - _BACKDATED,
+            not_after=now + (_TLS_LIFETIME if usage is x509.LeafUsage.TLS else _SIGNING_LIFETIME),
+        )
+        return CertifiedKey(key=key, chain_der=(leaf, self.certificate_der))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceIdentity:
     """A service's keys.
 
     Attributes:
-        identity: SHA-256 of the identity key's SubjectPublicKeyInfo, hexadecimal: what others pin.
-        key: The identity key itself.
-        certificate_der: Its self-signed certificate.
+        authority: The identity key, and what it issues certificates with.
         tls: The key of this process's TLS connections.
         signing: The RS256 key for attestation results or key releases.
         statement: The Ed25519 key for statements and log checkpoints.
     """
 
-    identity: str
-    key: SigningKey
-    certificate_der: bytes
+    authority: Authority
     tls: CertifiedKey
     signing: CertifiedKey
     statement: CertifiedKey
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the identity key's SubjectPublicKeyInfo, hexadecimal: what others pin."""
+        return self.authority.key.verifying_key.thumbprint
+
+    @property
+    def key(self) -> SigningKey:
+        """The identity key itself."""
+        return self.authority.key
+
+    @property
+    def certificate_der(self) -> bytes:
+        """The identity's self-signed certificate."""
+        return self.authority.certificate_der
 
     @property
     def certificate_pem(self) -> str:
@@ -98,29 +146,36 @@ def open_identity(folder: Path, *, common_name: str, sans: Sequence[str], now: d
     prepare_folder(folder)
     key = _load_or_make(folder / "identity.key", "ES256")
     certificate = _load_or_issue_certificate(folder / "identity.pem", key, common_name=common_name, now=now)
-
-    def certify(leaf_key: SigningKey, usage: x509.LeafUsage, lifetime: timedelta) -> CertifiedKey:
-        leaf = x509.issue_leaf(
-            issuer_cert=certificate,
-            issuer_key=key,
-            subject_public_key=leaf_key.verifying_key,
-            common_name=common_name,
-            sans=sans,
-            usage=usage,
-            not_before=now - _BACKDATED,
-            not_after=now + lifetime,
-        )
-        return CertifiedKey(key=leaf_key, chain_der=(leaf, certificate))
-
-    signing, statement = (_load_or_make(folder / name, kind) for name, kind in _WORKING_KEYS)
+    authority = Authority(key=key, certificate_der=certificate, common_name=common_name, sans=tuple(sans))
+    signing = _load_or_make(folder / _SIGNING_KEY, "RS256")
+    statement = _load_or_make(folder / "statement.key", "Ed25519")
     return ServiceIdentity(
-        identity=key.verifying_key.thumbprint,
-        key=key,
-        certificate_der=certificate,
-        tls=certify(SigningKey.generate("ES256"), x509.LeafUsage.TLS, _TLS_LIFETIME),
-        signing=certify(signing, x509.LeafUsage.SIGNING, _SIGNING_LIFETIME),
-        statement=certify(statement, x509.LeafUsage.SIGNING, _SIGNING_LIFETIME),
+        authority=authority,
+        tls=authority.certify(SigningKey.generate("ES256"), usage=x509.LeafUsage.TLS, now=now),
+        signing=authority.certify(signing, usage=x509.LeafUsage.SIGNING, now=now),
+        statement=authority.certify(statement, usage=x509.LeafUsage.SIGNING, now=now),
     )
+
+
+def replace_signing_key(folder: Path, identity: ServiceIdentity, key: SigningKey, *, now: datetime) -> ServiceIdentity:
+    """Put a new signing key in the place of the old one, of whose private half nothing stays on the disk.
+
+    The caller MUST go on publishing the old certificate for as long as what the old key signed is to be accepted.
+
+    Args:
+        folder: The service's state folder.
+        identity: The service's keys.
+        key: The new key, RS256.
+        now: The present time.
+
+    Returns:
+        The same identity with the new signing key, certified.
+
+    Raises:
+        UnavailableError: The disk does not take it; the old key is still there.
+    """
+    replace_file(folder / _SIGNING_KEY, key.to_pem().reveal())
+    return replace(identity, signing=identity.authority.certify(key, usage=x509.LeafUsage.SIGNING, now=now))
 
 
 def tls_names(url: str, names: Sequence[str]) -> list[str]:
@@ -133,9 +188,6 @@ def tls_names(url: str, names: Sequence[str]) -> list[str]:
     if not host:
         raise ConfigurationError("the service's address (url) names no host", action="Write it as https://HOST:PORT.")
     return list(dict.fromkeys([host, *names]))
-
-
-_WORKING_KEYS: Final[tuple[tuple[str, Algorithm], ...]] = (("signing.key", "RS256"), ("statement.key", "Ed25519"))
 
 
 def prepare_folder(folder: Path) -> None:

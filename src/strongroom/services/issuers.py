@@ -3,12 +3,12 @@
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from strongroom.attestation.result import AttestationResult, verify_result
 from strongroom.base.clock import Clock
 from strongroom.base.encoding import from_any_b64, parse_json_object
-from strongroom.base.errors import FormatError, VerificationError
+from strongroom.base.errors import FormatError, StrongroomError, VerificationError
 from strongroom.base.workflow import Step
 from strongroom.clients.pinned import PinnedHttp
 from strongroom.crypto.jose import unverified_header, unverified_payload
@@ -20,8 +20,9 @@ _REFETCH: Final = timedelta(seconds=10)
 """At most so often an unknown key id makes the service ask for the keys again."""
 
 
-KeySource: TypeAlias = Callable[[str, datetime], VerifyingKey]
-"""Returns the key that an issuer signs with under a `kid`, at a time; raises `VerificationError` if there is none."""
+KeySource: TypeAlias = Callable[[Mapping[str, Any], datetime], VerifyingKey]
+"""Returns the key that an issuer signs with at a time, under the `kid` of a token's header, of which nothing is to be
+believed; raises `VerificationError` if there is none."""
 
 
 class AttestationServiceSettings(Message):
@@ -60,17 +61,17 @@ class TrustedIssuers:
             VerificationError: Of another issuer, of another key, expired, or changed.
             UnavailableError: The attestation service's keys are needed, and it does not answer.
         """
-        kid = unverified_header(token).get("kid")
+        header = unverified_header(token)
         claimed = parse_json_object(unverified_payload(token)).get("iss")
         source = self._key_sources.get(claimed.rstrip("/")) if isinstance(claimed, str) else None
-        if source is None or not isinstance(claimed, str) or not isinstance(kid, str):
+        if source is None or not isinstance(claimed, str) or not isinstance(header.get("kid"), str):
             raise VerificationError(
                 "the attestation result is not of an attestation service that this key service trusts",
                 action="Configure the attestation service's address and identity at the key service.",
                 step=Step.RELEASE,
             )
         now = self._clock.now()
-        return verify_result(token, issuer=claimed, verifying_key=source(kid, now), now=now)
+        return verify_result(token, issuer=claimed, verifying_key=source(header, now), now=now)
 
 
 def pinned_issuers(services: Sequence[AttestationServiceSettings], *, clock: Clock) -> TrustedIssuers:
@@ -83,7 +84,11 @@ def pinned_issuers(services: Sequence[AttestationServiceSettings], *, clock: Clo
 
 
 class _PublishedKeys:
-    """The keys that a pinned attestation service publishes, each certified by its identity."""
+    """The keys that a pinned attestation service publishes, each certified by its identity.
+
+    A key that is not known yet makes the service ask for the keys again: at once if the token shows that the identity
+    certified it (the service has a new key), otherwise not too often, because anybody can make a token.
+    """
 
     def __init__(self, settings: AttestationServiceSettings) -> None:
         self._identity = settings.identity
@@ -91,12 +96,14 @@ class _PublishedKeys:
             settings.url, settings.certificate_pem, settings.identity, service="the attestation service"
         )
         self._keys: Mapping[str, VerifyingKey] = {}
+        self._looked_for: set[str] = set()
         self._fetched_at: datetime | None = None
         self._lock = threading.Lock()
 
-    def __call__(self, kid: str, now: datetime) -> VerifyingKey:
+    def __call__(self, header: Mapping[str, Any], now: datetime) -> VerifyingKey:
+        kid = str(header["kid"])
         with self._lock:
-            if kid not in self._keys and (self._fetched_at is None or not abs(now - self._fetched_at) < _REFETCH):
+            if kid not in self._keys and (self._may_refetch(now) or self._is_new(header, kid, now)):
                 self._keys = self._fetch(now)
                 self._fetched_at = now
             if kid not in self._keys:
@@ -104,6 +111,22 @@ class _PublishedKeys:
                     "the attestation result is signed with a key that its service does not publish", step=Step.RELEASE
                 )
             return self._keys[kid]
+
+    def _may_refetch(self, now: datetime) -> bool:
+        return self._fetched_at is None or not abs(now - self._fetched_at) < _REFETCH
+
+    def _is_new(self, header: Mapping[str, Any], kid: str, now: datetime) -> bool:
+        """Return whether the identity certified the token's key, and it was not looked for before."""
+        if kid in self._looked_for:
+            return False
+        try:
+            _, key = self._certified(header, now)
+        except StrongroomError:
+            return False
+        if key.thumbprint != kid:
+            return False
+        self._looked_for.add(kid)  # few: the identity certified each of them
+        return True
 
     def _fetch(self, now: datetime) -> dict[str, VerifyingKey]:
         match parse_json_object(self._http.request("GET", "/certs").require_success()):

@@ -209,6 +209,7 @@ def _application(desk: KeyDesk, *, mode: Mode, configuration: str, platform: Pla
         mode=mode,
         identity=desk.identity,
         configuration=configuration,
+        signing_key=lambda: desk.identity.signing.thumbprint,
         has_statement_key=True,
         platform=platform,
     )

@@ -24,7 +24,7 @@ class ReceiptBody(Message):
         ticket: The submitter's run ticket.
         application: The application's description, canonical JSON text.
         attestation_service: Issuer of the attestation results.
-        attestation_certificates: Its signing certificate and identity certificate, DER.
+        attestation_certificates: Its signing certificates, then its identity certificate, DER.
         endorsements: What the members' evidence verifies with, by the platform's name: of SGX and TDX the collateral,
             JSON text; of SEV-SNP the root's revocation list, hexadecimal text.
         records: For each key service, by identity: members, approvals and leaves of the run.
@@ -43,7 +43,7 @@ class ReceiptBody(Message):
     ticket: CompactJws
     application: str
     attestation_service: Url
-    attestation_certificates: tuple[B64Url, ...] = Field(min_length=1, max_length=4)
+    attestation_certificates: tuple[B64Url, ...] = Field(min_length=2, max_length=16)
     endorsements: dict[str, str]
     records: dict[Hex32, RunRecord]
     inputs: dict[DatasetName, CompactJws]

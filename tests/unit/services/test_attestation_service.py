@@ -1,152 +1,41 @@
 """The attestation service in this process: what it answers, what it refuses."""
 
-import base64
 import hashlib
 import json
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.amd import amd_bench
+from tests.support.attestation_service import BOUND, POLICY, RUNTIME, URL, Installation
 from tests.support.platform import MRENCLAVE, MRTD, NOW, Bench
 
 from strongroom.attestation.evidence.sgx_report import FLAG_DEBUG, FLAG_INIT, FLAG_KSS, FLAG_MODE64BIT, SgxAttributes
 from strongroom.attestation.evidence.snp_report import GuestPolicy
-from strongroom.attestation.result import AttestationResult, verify_result
-from strongroom.base.encoding import canonical_json, parse_json_object, to_b64url
+from strongroom.base.encoding import from_any_b64, parse_json_object, to_b64url
 from strongroom.base.errors import (
     AuthenticationError,
     FormatError,
     NotFoundError,
     RefusedError,
     StrongroomError,
+    UnavailableError,
     VerificationError,
 )
-from strongroom.crypto.jose import sign_jws, unverified_payload
+from strongroom.crypto.jose import unverified_header, unverified_payload
 from strongroom.crypto.keys import SigningKey, VerifyingKey
-from strongroom.crypto.x509 import new_identity, spki_sha256, to_pem
 from strongroom.policy.evidence_policy import evidence_policy_hash
-from strongroom.services.attestation_service import AttestationService, AttestationServiceConfig
-from strongroom.services.endorsement_sources import FolderSettings
 from strongroom.services.http import Call
-from strongroom.services.identity import ServiceIdentity, open_identity
-from strongroom.wire.key_service import PERSON_TOKEN_TYP, PersonToken
-from strongroom.wire.trust import TrustedRootEntry
-
-RUNTIME = b'{"hello":"world"}'
-BOUND = hashlib.sha256(RUNTIME).digest() + bytes(32)
-URL = "https://127.0.0.1:8443"
-POLICY = (
-    "version= 1.0;\nauthorizationrules\n{\n"
-    f'\t[type=="x-ms-sgx-mrenclave", value=="{MRENCLAVE.hex()}"] && [type=="x-ms-sgx-is-debuggable", value==false]'
-    " => permit();\n};\nissuancerules\n{\n"
-    '\tc:[type=="x-ms-sgx-svn"] => issue(type="svn", value=c.value);\n'
-    '\t=> issue(type="iss", value="https://somebody.else");\n};\n'
-)
-
-
-class FixedClock:
-    def now(self) -> Any:
-        return NOW
-
-
-class Installation:
-    def __init__(self, folder: Path, bench: Bench) -> None:
-        self.bench = bench
-        self.owner = SigningKey.generate("ES256")
-        endorsements = folder / "endorsements"
-        endorsements.mkdir()
-        family = bench.platform.fmspc.hex()
-        (endorsements / f"{family}.json").write_bytes(bench.endorsements.to_json())
-        td = bench.platform.endorsements(now=NOW, tee="TDX")
-        (endorsements / f"{family}-tdx.json").write_bytes(td.to_json())
-        self.amd = amd_bench()
-        self.crl = endorsements / f"{spki_sha256(self.amd.amd.root_der)}.crl"
-        self.crl.write_bytes(bytes.fromhex(self.amd.endorsements().crl))
-        self.config = AttestationServiceConfig(
-            url=URL,
-            host="127.0.0.1",
-            port=1,
-            state=str(folder / "state"),
-            mode="owner-operated",
-            owners=(self.owner.verifying_key.to_jwk(),),
-            roots=tuple(
-                TrustedRootEntry(certificate_pem=to_pem(root), simulated=True)
-                for root in (bench.platform.root_der, self.amd.amd.root_der)
-            ),
-            endorsements=FolderSettings(path=str(endorsements)),
-            platform=None,
-        )
-        self.identity: ServiceIdentity = open_identity(
-            folder / "state", common_name="test", sans=("127.0.0.1",), now=NOW
-        )
-        self.service = self.start()
-
-    def snp_report(self, **fields: Any) -> bytes:
-        report = self.amd.amd.sign(self.amd.report(report_data=BOUND, **fields))
-        chain = self.amd.endorsements().certificate_chain.encode()
-        return json.dumps({"SnpReport": to_b64url(report), "VcekCertChain": to_b64url(chain)}).encode()
-
-    def start(self) -> AttestationService:
-        return AttestationService(self.config, identity=self.identity, clock=FixedClock())
-
-    def token(self, **changed: Any) -> str:
-        now = int(NOW.timestamp())
-        subject = self.owner.verifying_key.thumbprint
-        fields: dict[str, Any] = {"aud": self.identity.identity, "sub": subject, "iat": now, "exp": now + 60, **changed}
-        payload = PersonToken(**fields).to_json()
-        return sign_jws(payload, key=self.owner, header={"typ": PERSON_TOKEN_TYP, "kid": subject})
-
-    def policy_token(self, text: str = POLICY, *, signer: SigningKey | None = None) -> str:
-        key = signer or self.owner
-        certificate = new_identity(
-            common_name="policy signer", key=key, not_before=NOW.replace(year=2025), not_after=NOW.replace(year=2027)
-        )
-        body = canonical_json({"AttestationPolicy": to_b64url(text.encode())})
-        return sign_jws(body, key=key, header={"x5c": [base64.b64encode(certificate).decode()]})
-
-    def put(self, token: str, *, bearer: str | None = None, kind: str = "SgxEnclave") -> dict[str, Any]:
-        call = self.call(token.encode(), bearer=bearer or self.token(), kind=kind)
-        return parse_json_object(self.service.put_policy(call).body)
-
-    def call(
-        self,
-        body: bytes = b"",
-        *,
-        bearer: str = "",
-        kind: str = "SgxEnclave",
-        **query: str,
-    ) -> Call:
-        return Call(
-            path={"type": kind},
-            query={"api-version": "2025-06-01", **query},
-            authorization=f"Bearer {bearer}" if bearer else "",
-            body=body,
-        )
-
-    def attest(self, *, runtime_data: bytes = RUNTIME, **changed: Any) -> str:
-        return self.send("SgxEnclave", {"quote": self.bench.quote(report_data=BOUND, **changed)}, runtime_data)
-
-    def send(
-        self,
-        kind: str,
-        evidence: dict[str, bytes],
-        runtime_data: bytes = RUNTIME,
-        **more: Any,
-    ) -> str:
-        body = {name: to_b64url(value) for name, value in evidence.items()} | more
-        body["runtimeData"] = {"data": to_b64url(runtime_data), "dataType": "JSON"}
-        answer = parse_json_object(self.service.attest(self.call(json.dumps(body).encode(), kind=kind)).body)
-        return str(answer["token"])
-
-    def claims(self, token: str) -> AttestationResult:
-        return verify_result(token, issuer=URL, verifying_key=self.identity.signing.key.verifying_key, now=NOW)
+from strongroom.services.policy_tokens import unsigned_policy
 
 
 @pytest.fixture
-def installed(tmp_path: Path) -> Installation:
-    return Installation(tmp_path, Bench.new())
+def installed(tmp_path: Path) -> Iterator[Installation]:
+    made = Installation(tmp_path, Bench.new())
+    yield made
+    made.store.close()
 
 
 def test_signs_the_claims_of_verified_evidence_that_the_policy_permits(installed: Installation) -> None:
@@ -180,7 +69,7 @@ def test_refuses_runtime_data_that_the_quote_does_not_bind(installed: Installati
 
 def test_keeps_its_policy_over_a_restart(installed: Installation) -> None:
     installed.put(installed.policy_token())
-    installed.service = installed.start()
+    installed.restart()
     assert installed.attest()
 
 
@@ -315,6 +204,19 @@ def test_evidence_without_runtime_data_is_attested_and_binds_nothing(installed: 
         installed.claims(token)
 
 
+def test_time_does_not_go_back_behind_what_a_vendor_signed(installed: Installation) -> None:
+    installed.put(installed.policy_token())
+    installed.attest()
+    newest = installed.store.newest_signed_time.get()
+    assert newest is not None
+    installed.clock.at = newest
+    installed.attest()
+    installed.restart()
+    installed.clock.at = newest - timedelta(seconds=1)
+    with pytest.raises(UnavailableError, match="clock"):
+        installed.attest()
+
+
 def test_launch_time_data_must_be_what_the_host_fixed(installed: Installation) -> None:
     installed.put(
         installed.policy_token(permit("x-ms-sevsnpvm-launchmeasurement", bytes(range(48)).hex())), kind="SevSnpVm"
@@ -346,7 +248,7 @@ def test_malformed_reports_are_format_errors(installed: Installation, report: by
         installed.send("SevSnpVm", {"report": json.dumps(extended).encode()})
 
 
-@pytest.mark.parametrize("kind", ["OpenEnclave", "sgxenclave", ""])
+@pytest.mark.parametrize("kind", ["Tpm", "sgxenclave", ""])
 def test_other_kinds_of_evidence_are_not_found(installed: Installation, kind: str) -> None:
     for ask in (installed.service.attest, installed.service.get_policy, installed.service.put_policy):
         with pytest.raises(NotFoundError, match="not supported"):
@@ -356,10 +258,186 @@ def test_other_kinds_of_evidence_are_not_found(installed: Installation, kind: st
 def test_a_missing_or_unknown_api_version_is_refused(installed: Installation) -> None:
     for version in ({}, {"api-version": "2019-01-01"}):
         with pytest.raises(FormatError):
-            installed.service.get_policy(Call(path={}, query=version, authorization="", body=b""))
+            installed.service.get_policy(Call(path={"type": "SgxEnclave"}, query=version, authorization="", body=b""))
 
 
 @pytest.mark.parametrize("platform", ["sgx.000000000000.platform", "tdx.000000000000.processor", f"snp.{'0' * 64}"])
 def test_unknown_platforms_have_no_endorsements(installed: Installation, platform: str) -> None:
     with pytest.raises(NotFoundError):
         installed.service.endorsements(installed.call(platform=platform))
+
+
+# --- versions, drafts, Open Enclave, properties ----------------------------------------------------------------------
+
+
+def sgx_body(installed: Installation, **more: Any) -> bytes:
+    quote = installed.bench.quote(report_data=BOUND)
+    data = {"data": to_b64url(RUNTIME), "dataType": "JSON"}
+    return json.dumps({"quote": to_b64url(quote), "runtimeData": data, **more}).encode()
+
+
+@pytest.mark.parametrize("version", ["2020-10-01", "2022-08-01"])
+def test_older_versions_have_no_trust_domains_no_nonce_and_no_baselines(installed: Installation, version: str) -> None:
+    installed.put(installed.policy_token())
+    assert installed.ask("POST", "/attest/SgxEnclave", sgx_body(installed), version=version).status == 200
+    refused = [
+        installed.ask("POST", "/attest/SgxEnclave", sgx_body(installed, nonce="1"), version=version),
+        installed.ask("POST", "/attest/TdxVm", sgx_body(installed), version=version),
+        installed.ask("GET", "/policies/TdxVm", version=version),
+        installed.ask("GET", "/tcbbaselines/SgxEnclave", version=version),
+    ]
+    assert {(each.status, each.headers["x-ms-error-code"]) for each in refused} == {(400, "InvalidParameter")}
+    assert all(version in parse_json_object(each.body)["error"]["message"] for each in refused)
+
+
+def test_a_draft_decides_instead_of_the_standing_policy_and_is_never_signed(installed: Installation) -> None:
+    installed.put(installed.policy_token())
+    permitting = permit("x-ms-sgx-mrenclave", bytes(32).hex())
+    draft = {"draftPolicyForAttestation": permitting}
+    quote = {"quote": installed.bench.quote(report_data=BOUND, mrenclave=bytes(32))}
+    token = installed.send("SgxEnclave", quote, **draft)
+    header, _, signature = token.split(".")
+    assert (header, signature) == (to_b64url(b'{"alg":"none"}'), "")
+    said = json.loads(unverified_payload(token))
+    assert said["x-ms-policy-hash"] == evidence_policy_hash(permitting)
+    assert said["appraised"] == bytes(32).hex()
+    with pytest.raises(VerificationError):
+        installed.claims(token)
+    with pytest.raises(RefusedError):
+        installed.send("SgxEnclave", quote)
+    with pytest.raises(RefusedError):
+        installed.send("SgxEnclave", {"quote": installed.bench.quote(report_data=BOUND)}, **draft)
+    as_token = {"draftPolicyForAttestation": unsigned_policy(permitting)}
+    assert json.loads(unverified_payload(installed.send("SgxEnclave", quote, **as_token)))["appraised"]
+
+
+@pytest.mark.parametrize("draft", [1, "", "nonsense", "{", "\ud800{", "a.b.c", {"x": 1}])
+def test_a_draft_that_is_no_policy_is_a_format_error(installed: Installation, draft: Any) -> None:
+    with pytest.raises(FormatError):
+        installed.send(
+            "SgxEnclave", {"quote": installed.bench.quote(report_data=BOUND)}, draftPolicyForAttestation=draft
+        )
+
+
+def test_trust_domains_have_no_drafts(installed: Installation) -> None:
+    quote = {"quote": installed.bench.td_quote(report_data=BOUND)}
+    with pytest.raises(FormatError, match="draft"):
+        installed.send("TdxVm", quote, draftPolicyForAttestation=permit("tdx_mrtd", MRTD.hex()))
+
+
+def test_attests_an_open_enclave_report_under_a_policy_of_its_own(installed: Installation) -> None:
+    quote = installed.bench.quote(report_data=BOUND)
+    report = {"report": struct.pack("<IIQ", 1, 2, len(quote)) + quote}
+    installed.put(installed.policy_token())  # for SgxEnclave: it does not speak for OpenEnclave
+    with pytest.raises(RefusedError):
+        installed.send("OpenEnclave", report)
+    installed.put(installed.policy_token(), kind="OpenEnclave")
+    result = installed.claims(installed.send("OpenEnclave", report))
+    assert result.claims["x-ms-sgx-mrenclave"] == MRENCLAVE.hex()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        lambda size: struct.pack("<IIQ", 2, 2, size),
+        lambda size: struct.pack("<IIQ", 1, 1, size),
+        lambda size: struct.pack("<IIQ", 1, 2, size + 1),
+        lambda size: struct.pack("<IIQ", 1, 2, size)[:-1],
+        lambda _size: b"",
+    ],
+    ids=["version", "local", "size", "short", "none"],
+)
+def test_refuses_other_open_enclave_reports(installed: Installation, header: Callable[[int], bytes]) -> None:
+    quote = installed.bench.quote(report_data=BOUND)
+    with pytest.raises(FormatError):
+        installed.send("OpenEnclave", {"report": header(len(quote)) + quote})
+
+
+def with_property(name: str, value: str) -> str:
+    return (
+        f'version= 1.1;\nconfigurationrules\n{{\n\t=> issueproperty(type="{name}", value={value});\n}};\n'
+        "authorizationrules\n{\n\t=> permit();\n};\nissuancerules\n{\n};\n"
+    )
+
+
+def test_the_policy_says_how_long_a_result_is_valid(installed: Installation) -> None:
+    installed.put(installed.policy_token())
+    assert lifetime(installed.attest()) == 8 * 3600
+    installed.put(installed.policy_token(with_property("report_validity_in_minutes", "10")))
+    assert lifetime(installed.attest()) == 600
+
+
+def lifetime(token: str) -> int:
+    said = json.loads(unverified_payload(token))
+    return int(said["exp"] - said["iat"])
+
+
+def test_the_policy_may_have_the_certificate_named_instead_of_carried(installed: Installation) -> None:
+    installed.put(installed.policy_token(with_property("omit_x5c", "false")))
+    header = unverified_header(installed.attest())
+    published = installed.service.signer.published()[0]
+    assert header["x5c"] == published["x5c"]  # type: ignore[index, call-overload]
+    installed.put(installed.policy_token(with_property("omit_x5c", "true")))
+    header = unverified_header(installed.attest())
+    assert "x5c" not in header
+    leaf = from_any_b64(published["x5c"][0])  # type: ignore[index, call-overload, arg-type]
+    assert header["x5t"] == to_b64url(hashlib.sha1(leaf).digest())
+
+
+def test_a_tcb_baseline_is_demanded_of_the_evidence(installed: Installation) -> None:
+    answer = installed.ask("GET", "/tcbbaselines/SgxEnclave")
+    (baseline,) = parse_json_object(answer.body)["tcbBaselines"]
+    number = baseline["tcbEvaluationDataNumber"]
+    assert baseline == {
+        "tcbIdentifier": str(number),
+        "tcbEvaluationDataNumber": number,
+        "tcbReleaseDate": baseline["tcbReleaseDate"],
+        "isSelectedTcb": True,
+    }
+    for identifier in ("azuredefault", str(number), str(number - 1)):
+        installed.put(installed.policy_token(with_property("x-ms-sgx-tcbidentifier", f'"{identifier}"')))
+        assert installed.attest()
+    for identifier in (str(number + 1), "", "newest", "-1", "9" * 40):
+        installed.put(installed.policy_token(with_property("x-ms-sgx-tcbidentifier", f'"{identifier}"')))
+        with pytest.raises(RefusedError, match="baseline"):
+            installed.attest()
+
+
+def test_only_intels_evidence_has_tcb_baselines(installed: Installation) -> None:
+    found = {
+        kind: parse_json_object(installed.ask("GET", f"/tcbbaselines/{kind}").body)["tcbBaselines"]
+        for kind in ("SgxEnclave", "OpenEnclave", "TdxVm", "SevSnpVm", "AzureGuest")
+    }
+    assert {kind for kind, baselines in found.items() if baselines} == {"SgxEnclave", "OpenEnclave", "TdxVm"}
+    (installed.crl.parent / "broken.json").write_bytes(b"{")
+    assert installed.ask("GET", "/tcbbaselines/SgxEnclave").status == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("report_validity_in_minutes", "0"),
+        ("report_validity_in_minutes", "525601"),
+        ("report_validity_in_minutes", "true"),
+        ("report_validity_in_minutes", '"10"'),
+        ("omit_x5c", "1"),
+        ("omit_x5c", '"true"'),
+        ("x-ms-sgx-tcbidentifier", "17"),
+        ("require_valid_aik_cert", "true"),
+        ("required_pcr_mask", "1"),
+        ("something", "1"),
+    ],
+)
+def test_properties_that_are_not_honoured_are_refused(installed: Installation, name: str, value: str) -> None:
+    installed.put(installed.policy_token(with_property(name, value)))
+    with pytest.raises(RefusedError, match=name):
+        installed.attest()
+
+
+def test_what_the_service_says_of_itself_cannot_be_issued_by_a_policy(installed: Installation) -> None:
+    names = ("nonce", "x-ms-policy-signer", "x-ms-policy-hash", "iss", "exp", "jti", "x-ms-ver", "x-ms-runtime")
+    rules = "".join(f'=> issue(type="{name}", value="forged");' for name in names)
+    text = f"version= 1.0;authorizationrules{{=> permit();}};issuancerules{{{rules}}};"
+    installed.restart(policy_management="owner")
+    installed.put(unsigned_policy(text))
+    assert "forged" not in json.loads(unverified_payload(installed.attest())).values()

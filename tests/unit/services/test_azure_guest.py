@@ -21,9 +21,9 @@ from strongroom.base.errors import FormatError, NotFoundError, RefusedError, Ver
 from strongroom.base.secret import SecretBytes
 from strongroom.clients.azure_guest import azure_vm_request
 from strongroom.crypto.transport_key import Envelope, open_envelope
-from strongroom.services.azure_guest import POLICY_TYPE, AzureGuestDesk
+from strongroom.services.azure_guest import AzureGuestDesk
 from strongroom.services.errors import Reply
-from strongroom.services.evidence_kinds import Anchors
+from strongroom.services.evidence_kinds import Anchors, VerifiedClaims
 from strongroom.services.http import Call
 
 
@@ -43,7 +43,7 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         cloud().write_endorsements(folder / "endorsements")
         self.folder = folder / "endorsements"
-        self.appraised: list[tuple[str, Mapping[str, Json]]] = []
+        self.appraised: list[Mapping[str, Json]] = []
         self.desk = AzureGuestDesk(anchors=self._anchors, appraise=self._appraise)
 
     def _anchors(self) -> Anchors:
@@ -54,9 +54,9 @@ class Desk:
             now=cloud().now,
         )
 
-    def _appraise(self, name: str, claims: Mapping[str, Json]) -> str:
-        self.appraised.append((name, claims))
-        if claims["x-ms-strongroom-hardware"] != "simulated":
+    def _appraise(self, verified: VerifiedClaims) -> str:
+        self.appraised.append(verified.claims)
+        if verified.claims["x-ms-strongroom-hardware"] != "simulated":
             raise RefusedError("not this policy")
         return "header.claims.signature"
 
@@ -93,8 +93,8 @@ def test_azures_call_is_answered_to_the_certified_key(desk: Desk, kind: HclKind,
     reply = desk.guest(simulated(kind).info(), member)
     assert opened(reply, simulated(kind)) == b"header.claims.signature"
     assert b"signature" not in reply.body
-    [(name, claims)] = desk.appraised
-    assert (name, claims["x-ms-attestation-type"]) == (POLICY_TYPE, "azurevm")
+    [claims] = desk.appraised
+    assert claims["x-ms-attestation-type"] == "azurevm"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -102,8 +102,8 @@ def test_our_call_is_answered_in_the_open(desk: Desk, kind: HclKind) -> None:
     certificates = cloud().snp_endorsements().certificate_chain if kind == "snp" else None
     reply = desk.vm(simulated(kind).vm.evidence(RUNTIME_DATA), certificates=certificates)
     assert parse_json_object(reply.body) == {"token": "header.claims.signature"}
-    [(name, claims)] = desk.appraised
-    assert (name, claims["x-ms-runtime"]) == (POLICY_TYPE, parse_json_object(RUNTIME_DATA))
+    [claims] = desk.appraised
+    assert claims["x-ms-runtime"] == parse_json_object(RUNTIME_DATA)
 
 
 @pytest.mark.parametrize("kind", KINDS)

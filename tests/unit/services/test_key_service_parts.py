@@ -120,7 +120,7 @@ class Clock:
         return NOW
 
 
-def refuse_all(_kid: str, _now: object) -> VerifyingKey:
+def refuse_all(_header: object, _now: object) -> VerifyingKey:
     raise VerificationError("no key")
 
 
@@ -136,7 +136,7 @@ def test_any_text_is_no_result(token: str) -> None:
 @pytest.mark.parametrize("claims", [{}, {"iss": 1}, {"iss": ["https://a.test"]}, {"iss": "https://b.test"}])
 def test_believes_nobody_who_is_not_configured(claims: dict[str, Any]) -> None:
     key = SigningKey.generate("RS256")
-    issuers = TrustedIssuers({"https://a.test": lambda _kid, _now: key.verifying_key}, clock=Clock())
+    issuers = TrustedIssuers({"https://a.test": lambda _header, _now: key.verifying_key}, clock=Clock())
     with pytest.raises(VerificationError, match="trusts"):
         issuers.verify(sign_jws(canonical_json(claims), key=key, header={"typ": "JWT", "kid": "k"}))
 

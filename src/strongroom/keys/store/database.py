@@ -8,7 +8,6 @@ newest one here; clients tell it, because tickets name the last checkpoint they 
 """
 
 import contextlib
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Generator, Iterable
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from strongroom.base.database import Schema, open_database
 from strongroom.base.errors import (
     ConfigurationError,
     FormatError,
@@ -34,12 +34,14 @@ from strongroom.log.checkpoint import Checkpoint, parse_and_verify_checkpoint, s
 from strongroom.log.merkle import MerkleTree, leaf_hash
 from strongroom.wire.key_service import LogProof
 
-_APPLICATION_ID: Final = 0x5374726D  # "Strm": whose database this is
 _STORE_KEY_CONTEXT: Final = b"strongroom/1 store key"
 _ROWS_INFO: Final = b"strongroom/1 store rows"
 _NONCES_INFO: Final = b"strongroom/1 nonces"
 
-_SCHEMA: Final = """
+_SCHEMA: Final = Schema(
+    application_id=0x5374726D,  # "Strm"
+    version=SCHEMA_VERSION,
+    statements="""
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 CREATE TABLE keys (
   name TEXT NOT NULL, version TEXT NOT NULL UNIQUE, number INTEGER NOT NULL, public TEXT NOT NULL, sealed BLOB NOT NULL,
@@ -69,7 +71,8 @@ CREATE TABLE leaves (
 ) STRICT;
 CREATE INDEX leaves_by_event ON leaves (event);
 CREATE INDEX leaves_by_run ON leaves (run, number);
-"""
+""",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,35 +236,12 @@ def open_store(path: Path, *, open_master_key: Callable[[bool], MasterKey], sign
     new = not path.exists()
     master_key = open_master_key(new)
     with _translated():
-        if new:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
+        connection = open_database(path, _SCHEMA, name="the key service's database")
         try:
-            _prepare(connection)
             return Store(connection, store_key=_store_key(connection, master_key), signer=signer)
         except BaseException:
             connection.close()
             raise
-
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-        connection.execute(f"PRAGMA {pragma}")
-    connection.execute("BEGIN EXCLUSIVE")
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if version == 0 and tables == 0:
-        for statement in filter(str.strip, _SCHEMA.split(";\n")):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    elif (version, application) != (SCHEMA_VERSION, _APPLICATION_ID):
-        raise ConfigurationError(
-            f"the key service's database has schema version {version}, this program knows {SCHEMA_VERSION}",
-            action="Start the program's version that wrote it.",
-        )
-    connection.execute("COMMIT")
 
 
 def _store_key(connection: sqlite3.Connection, master_key: MasterKey) -> SecretBytes:
