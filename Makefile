@@ -30,6 +30,7 @@ help: ## Show this list
 	@echo '  make demo DATA=PATH     uses your own TLC files (CSV, CSV.gz, Parquet)'
 	@echo '  make demo ARGS=...      passes further options to `strongroom demo`; likewise make bench'
 	@echo '  make test ARGS=...      passes further options to pytest'
+	@echo '  make fuzz ARGS=...      --target NAME --seconds N, --all or --list'
 
 # --- set-up ------------------------------------------------------------------------------------------------------
 
@@ -87,6 +88,14 @@ bench: .venv/.setup .venv/.developer ## Measure plain against protected; writes 
 test: .venv/.setup .venv/.developer system lint ## Run every check and every test
 	$(BIN)/pytest --numprocesses auto --dist loadfile $(ARGS)
 
+.venv/.fuzzer: .venv/.developer requirements/fuzz.txt
+	$(PIP) install --require-hashes --requirement requirements/fuzz.txt
+	@touch $@
+
+.PHONY: fuzz
+fuzz: .venv/.fuzzer ## Look for input that a parser does not survive, guided by coverage; no part of make test
+	$(BIN)/python -m tests.fuzz.atheris.run $(or $(ARGS),--all)
+
 .PHONY: lint
 lint: .venv/.installed .venv/.developer ## Run the checks that need no test: style, types, import layers, generated files
 	$(BIN)/ruff check $(CODE)
@@ -112,6 +121,7 @@ lock: .venv/.developer ## Choose the newest allowed versions and write requireme
 	$(LOCK) pyproject.toml --extra services --extra spark requirements/dev.in \
 		--constraint requirements/build.txt --constraint requirements/runtime.txt \
 		--output-file requirements/dev.txt
+	$(LOCK) requirements/fuzz.in --output-file requirements/fuzz.txt
 	@! grep -n '://' requirements/*.txt
 
 .PHONY: clean

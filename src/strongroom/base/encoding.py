@@ -4,11 +4,13 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 import rfc8785
 
 from strongroom.base.errors import FormatError
+
+_DOUBLE_LIMIT: Final = 2**53
 
 Json: TypeAlias = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
 
@@ -80,7 +82,10 @@ def canonical_json(value: Json) -> bytes:
 
 
 def parse_json(text: bytes | str) -> Any:  # noqa: ANN401 - JSON is of any type; callers give it to a model
-    """Parse JSON strictly: UTF-8, no duplicate names, no NaN or Infinity.
+    """Parse JSON strictly: UTF-8, no duplicate names, no NaN or Infinity, no large number written as a fraction.
+
+    What has a point or an exponent is read as a double. From 2**53 on, doubles are whole, so canonical JSON would write
+    them as integers that it does not read; and 1e400 would be Infinity.
 
     Raises:
         FormatError: The text is not such JSON.
@@ -89,6 +94,7 @@ def parse_json(text: bytes | str) -> Any:  # noqa: ANN401 - JSON is of any type;
         return json.loads(
             text.decode("utf-8") if isinstance(text, bytes) else text,
             object_pairs_hook=_unique_pairs,
+            parse_float=_exact_float,
             parse_constant=_refuse_constant,
         )
     except (ValueError, RecursionError) as error:
@@ -128,6 +134,14 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         msg = "duplicate name"
         raise ValueError(msg)
     return result
+
+
+def _exact_float(text: str) -> float:
+    value = float(text)
+    if abs(value) >= _DOUBLE_LIMIT:
+        msg = "a number with a point or an exponent is 2**53 or larger"
+        raise ValueError(msg)
+    return value
 
 
 def _refuse_constant(name: str) -> Any:  # noqa: ANN401 - the hook's type in the standard library

@@ -3,7 +3,8 @@
     StrongroomError
     ├── FormatError            bytes or text that are not what they claim to be
     ├── VerificationError      a signature, chain, digest or proof does not hold
-    │   └── UntrustedRootError the chain is sound but ends at a root nobody configured
+    │   ├── UntrustedRootError the chain is sound but ends at a root nobody configured
+    │   └── DisagreementError  two verifiers of the same evidence disagree: one of them is wrong
     ├── RefusedError           well formed and verified, but a policy says no (carries the mismatches)
     ├── AuthenticationError    the caller did not prove who they are
     ├── NotFoundError          the named thing does not exist
@@ -36,6 +37,10 @@ class Mismatch:
     expected: str
     actual: str
 
+    def __post_init__(self) -> None:
+        for field in ("name", "expected", "actual"):
+            object.__setattr__(self, field, _utf8(getattr(self, field)))
+
     @override
     def __str__(self) -> str:
         return f"{self.name}: expected {self.expected}, found {self.actual}"
@@ -48,6 +53,11 @@ def differences(values: Mapping[str, tuple[str, str]]) -> tuple[Mismatch, ...]:
         for name, (expected, actual) in values.items()
         if expected != actual
     )
+
+
+def _utf8(text: str) -> str:
+    """Return the text with lone surrogates spelled out: JSON strings can hold them, answers and logs cannot."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class StrongroomError(Exception):
@@ -70,9 +80,9 @@ class StrongroomError(Exception):
         step: Step | None = None,
         mismatches: tuple[Mismatch, ...] = (),
     ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.action = action
+        super().__init__(_utf8(message))
+        self.message = _utf8(message)
+        self.action = _utf8(action)
         self.step = step
         self.mismatches = mismatches
 
@@ -99,6 +109,12 @@ class UntrustedRootError(VerificationError):
     """The chain is sound but ends at a root that is not configured here."""
 
     code = "untrusted-root"
+
+
+class DisagreementError(VerificationError):
+    """Two verifiers disagree about the same evidence: one of them is wrong. Whoever runs them must look into it."""
+
+    code = "verifiers-disagree"
 
 
 class RefusedError(StrongroomError):

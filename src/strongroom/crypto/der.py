@@ -20,6 +20,8 @@ _LONG_FORM: Final = 0x80
 _MORE: Final = 0x80
 _LOW_BITS: Final = 0x7F
 _MAX_LENGTH_BYTES: Final = 4
+_MAX_ARC_BITS: Final = 256
+"""The largest arcs in use are UUIDs, of 128 bits (ITU-T X.667); Python does not write numbers of any length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +176,8 @@ def _dotted(content: bytes) -> str:
         if value == 0 and byte == _MORE:
             raise FormatError("DER: an object identifier is not in its shortest form")
         value = value << 7 | byte & _LOW_BITS
+        if value.bit_length() > _MAX_ARC_BITS:
+            raise FormatError("DER: an object identifier has a number of more than 256 bits")
         if not byte & _MORE:
             arcs.append(value)
             value = 0

@@ -27,6 +27,9 @@ _PublicKey: TypeAlias = "ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | 
 
 RSA_BITS: Final = 3072
 _RSA_MIN_BITS: Final = 2048
+_RSA_MAX_BITS: Final = 16384
+_RSA_MAX_EXPONENT_BITS: Final = 64
+"""What OpenSSL computes with; it reads larger keys, and such with an even modulus, and then cannot encrypt to them."""
 _CURVES: Final[Mapping[Algorithm, tuple[type[ec.EllipticCurve], str, int, type[hashes.HashAlgorithm]]]] = {
     "ES256": (ec.SECP256R1, "P-256", 32, hashes.SHA256),
     "ES384": (ec.SECP384R1, "P-384", 48, hashes.SHA384),
@@ -50,10 +53,10 @@ class VerifyingKey:
             self._key, self.algorithm = key, _ecdsa_algorithm(key)
         elif isinstance(key, ed25519.Ed25519PublicKey):
             self._key, self.algorithm = key, "Ed25519"
-        elif isinstance(key, rsa.RSAPublicKey) and key.key_size >= _RSA_MIN_BITS:
+        elif isinstance(key, rsa.RSAPublicKey) and _is_usable_rsa(key):
             self._key, self.algorithm = key, "RS256"
         else:
-            raise FormatError("a public key must be P-256, P-384, Ed25519 or RSA of at least 2048 bits")
+            raise FormatError("a public key must be P-256, P-384, Ed25519 or RSA of 2048 to 16384 bits")
 
     @classmethod
     def from_spki(cls, spki_der: bytes) -> VerifyingKey:
@@ -277,6 +280,12 @@ def _ecdsa_algorithm(key: ec.EllipticCurvePublicKey) -> Algorithm:
         if isinstance(key.curve, curve):
             return algorithm
     raise FormatError("an EC key must be on P-256 or P-384")
+
+
+def _is_usable_rsa(key: rsa.RSAPublicKey) -> bool:
+    numbers = key.public_numbers()
+    fits = _RSA_MIN_BITS <= key.key_size <= _RSA_MAX_BITS and numbers.e.bit_length() <= _RSA_MAX_EXPONENT_BITS
+    return fits and bool(numbers.n % 2)
 
 
 def _load_private_pem(pem: SecretBytes) -> PrivateKeyTypes:

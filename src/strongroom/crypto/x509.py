@@ -807,6 +807,7 @@ def _crl_number(crl: x509.CertificateRevocationList) -> int | None:
 def _load(certificate_der: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_der_x509_certificate(certificate_der)
+        _demand_whole_bytes(certificate_der, certificate.signature)
         _ = (certificate.subject, certificate.issuer, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
     except _MALFORMED as error:
         raise FormatError("not a certificate in DER form") from error
@@ -816,10 +817,17 @@ def _load(certificate_der: bytes) -> x509.Certificate:
 def _load_crl(crl_der: bytes) -> x509.CertificateRevocationList:
     try:
         crl = x509.load_der_x509_crl(crl_der)
+        _demand_whole_bytes(crl_der, crl.signature)
         _ = (crl.issuer, crl.last_update_utc, crl.next_update_utc, list(crl.extensions), list(crl))
     except _MALFORMED as error:
         raise FormatError("not a certificate revocation list in DER form") from error
     return crl
+
+
+def _demand_whole_bytes(signed_der: bytes, signature: bytes) -> None:
+    """Refuse a signature with "unused bits": nothing signs their number, so one document would have many spellings."""
+    if not signed_der.endswith(b"\0" + signature):
+        raise FormatError("the signature of a certificate or revocation list has unused bits")
 
 
 def _public_key(certificate: x509.Certificate) -> Any:  # noqa: ANN401 - the library's union of all keys

@@ -62,7 +62,7 @@ def _jmes_path(documents: Values, queries: Values) -> list[ClaimValue]:
     try:
         found = jmespath.search(query, _json(document, name), options=_OPTIONS)
         text = json.dumps(found, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    except (JMESPathError, ValueError, TypeError, RecursionError) as error:
+    except (JMESPathError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise _refused(name, "the query is no JMESPath, or does not fit the document") from error
     return [_limited(text, name)]
 

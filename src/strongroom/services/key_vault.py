@@ -144,7 +144,7 @@ class KeyVault:
         """Import a key, or a new version of one (`PUT /keys/{name}`)."""
         body = _ImportBody.from_json(call.body)
         kty = body.key.get("kty")
-        if kty not in _KEY_TYPES:
+        if not isinstance(kty, str) or kty not in _KEY_TYPES:
             raise FormatError("the key's type (kty) is not supported")
         if body.hsm and not kty.endswith("-HSM"):
             kty += "-HSM"

@@ -9,12 +9,10 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from strongroom.base.errors import RefusedError, StrongroomError, UnavailableError, VerificationError
+from strongroom.base.errors import DisagreementError, RefusedError, StrongroomError, UnavailableError
 from strongroom.services.errors import Reply
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_DISAGREEMENT: Final = "the two verifiers disagree"
-"""How `attestation.verifier.second_opinion` begins the message of that refusal."""
 
 
 @dataclass(slots=True)
@@ -91,7 +89,7 @@ class AttestationMetrics:
         except StrongroomError as error:
             outcome = _outcome(error)
             self._refusals.labels(kind, error.code).inc()
-            if isinstance(error, VerificationError) and error.message.startswith(_DISAGREEMENT):
+            if isinstance(error, DisagreementError):
                 self._disagreements.labels(kind).inc()
             raise
         finally:

@@ -28,6 +28,13 @@ def test_any_text_is_a_vendors_document_or_a_format_error(text: str) -> None:
             parse(text)
 
 
+def test_hexadecimal_fields_have_no_line_break_at_their_end() -> None:
+    document = json.loads(BENCH.endorsements.tcb_info)
+    for field in ("fmspc", "pceId"):
+        with pytest.raises(FormatError, match=field):
+            parse_tcb_info(json.dumps(document | {field: document[field] + "\n"}))
+
+
 def test_reads_real_endorsements(shared: Path) -> None:
     found = parse_endorsements((shared / "vectors" / "sgx" / "sgx_quote_collateral.json").read_bytes())
     assert parse_endorsements(found.to_json()) == found

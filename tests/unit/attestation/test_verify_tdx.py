@@ -18,7 +18,13 @@ from strongroom.attestation.evidence.dcap_quote import parse_tdx_quote
 from strongroom.attestation.evidence.td_report import TdAttributes
 from strongroom.attestation.verifier import TrustedRoot, TrustedRoots
 from strongroom.attestation.verifier.tdx import verify_tdx_quote
-from strongroom.base.errors import FormatError, StrongroomError, UntrustedRootError, VerificationError
+from strongroom.base.errors import (
+    DisagreementError,
+    FormatError,
+    StrongroomError,
+    UntrustedRootError,
+    VerificationError,
+)
 from strongroom.crypto import x509
 from strongroom.simulation.platform import TEE_TCB_SVN
 
@@ -204,6 +210,76 @@ def test_refuses_tcb_levels_without_tdx_components() -> None:
 
     with pytest.raises(VerificationError, match="platform reaches none"):
         BENCH.verify_td(edit=_tcb_info(without))
+
+
+OLDER = TEE_TCB_SVN[:2] + bytes([TEE_TCB_SVN[2] - 1]) + TEE_TCB_SVN[3:]
+OLDEST = TEE_TCB_SVN[:2] + bytes([TEE_TCB_SVN[2] - 2]) + TEE_TCB_SVN[3:]
+
+
+def two_levels(newer: TcbStatus, older: TcbStatus) -> Callable[[DcapEndorsements], DcapEndorsements]:
+    """Let the vendor know two levels of TDX parts, with these statuses."""
+
+    def edit(tcb: Document) -> None:
+        level = tcb["tcbLevels"][0]
+        below = json.loads(json.dumps(level))
+        below["tcb"]["tdxtcbcomponents"][2]["svn"] -= 1
+        level["tcbStatus"], below["tcbStatus"] = newer, older
+        tcb["tcbLevels"].append(below)
+
+    return _tcb_info(edit)
+
+
+@pytest.mark.parametrize(
+    ("newer", "older", "together"),
+    [
+        ("UpToDate", "OutOfDate", "TDRelaunchAdvised"),
+        ("SWHardeningNeeded", "OutOfDate", "TDRelaunchAdvised"),
+        ("ConfigurationNeeded", "OutOfDate", "TDRelaunchAdvisedConfigurationNeeded"),
+        ("ConfigurationAndSWHardeningNeeded", "OutOfDate", "TDRelaunchAdvisedConfigurationNeeded"),
+        ("UpToDate", "OutOfDateConfigurationNeeded", "TDRelaunchAdvisedConfigurationNeeded"),
+        ("OutOfDate", "OutOfDate", "OutOfDate"),
+        ("UpToDate", "SWHardeningNeeded", "SWHardeningNeeded"),
+        ("UpToDate", "ConfigurationNeeded", "ConfigurationNeeded"),
+    ],
+)
+def test_a_trust_domain_that_outlived_its_tdx_module(newer: TcbStatus, older: TcbStatus, together: str) -> None:
+    """Both verifiers read both versions: `verify_tdx` would refuse where they differ."""
+    quote = BENCH.td_quote(tee_tcb_svn=OLDER, tee_tcb_svn2=TEE_TCB_SVN, mrservicetd=bytes(48))
+    assert BENCH.verify_td(quote, edit=two_levels(newer, older)).tcb_status == together
+
+
+def test_a_trust_domain_that_went_back_to_an_older_module_keeps_the_status_of_its_launch() -> None:
+    quote = BENCH.td_quote(tee_tcb_svn=TEE_TCB_SVN, tee_tcb_svn2=OLDER, mrservicetd=bytes(48))
+    assert BENCH.verify_td(quote, edit=two_levels("UpToDate", "OutOfDate")).tcb_status == "UpToDate"
+
+
+@pytest.mark.parametrize(
+    ("current", "reason"), [(OLDER, "revoked"), (OLDEST, "reaches none"), (bytes(16), "reaches none")]
+)
+def test_refuses_a_current_tdx_module_that_is_revoked_or_unknown(current: bytes, reason: str) -> None:
+    quote = BENCH.td_quote(tee_tcb_svn=TEE_TCB_SVN, tee_tcb_svn2=current, mrservicetd=bytes(48))
+    with pytest.raises(VerificationError, match=reason) as refused:
+        BENCH.verify_td(quote, edit=two_levels("UpToDate", "Revoked"))
+    assert not isinstance(refused.value, DisagreementError)
+
+
+def test_the_oldest_level_dates_the_result() -> None:
+    older = "2020-01-01T00:00:00Z"
+
+    def edit(tcb: Document) -> None:
+        for identity in tcb["tdxModuleIdentities"]:
+            identity["tcbLevels"][0]["tcbDate"] = older
+
+    assert BENCH.verify_td(edit=_tcb_info(edit)).tcb_date == older
+
+
+def test_refuses_attributes_of_the_tdx_module_that_the_vendor_does_not_describe() -> None:
+    def edit(tcb: Document) -> None:
+        for module in (tcb["tdxModule"], *tcb["tdxModuleIdentities"]):
+            module["attributesMask"] = "00" * 8
+
+    with pytest.raises(VerificationError, match="another TDX module"):
+        BENCH.verify_td(BENCH.td_quote(seam_attributes=b"\1" + bytes(7)), edit=_tcb_info(edit))
 
 
 def _tcb_info(edit: Callable[[Document], None]) -> Callable[[DcapEndorsements], DcapEndorsements]:

@@ -33,7 +33,19 @@ def test_any_bytes_are_strict_json_or_a_format_error(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b'{"a":1,"a":1}', b'{"a":{"b":1,"b":2}}', b"NaN", b"[Infinity]", b"\xff", b"[" * 100_000, b"{'a':1}"]
+    "text",
+    [
+        b'{"a":1,"a":1}',
+        b'{"a":{"b":1,"b":2}}',
+        b"NaN",
+        b"[Infinity]",
+        b"1e400",
+        b"-1E999",
+        b"9007199254740992.0",
+        b"\xff",
+        b"[" * 100_000,
+        b"{'a':1}",
+    ],
 )
 def test_refuses_json_with_two_readings(text: bytes) -> None:
     with pytest.raises(FormatError):
@@ -63,8 +75,22 @@ def test_every_error_has_its_own_code_and_is_found_by_it() -> None:
         assert error.code not in found
         found.add(error.code)
         assert errors.error_for_code(error.code) is error
-        pending += error.__subclasses__()
+        pending += [each for each in error.__subclasses__() if each.__module__ == errors.__name__]
     assert errors.error_for_code("no such code") is errors.StrongroomError
+
+
+def test_numbers_with_a_fraction_survive_canonical_json() -> None:
+    for number in (b"1.5", b"-9007199254740991.0", b"1e15", b"5e-324"):
+        again = encoding.canonical_json(encoding.parse_json(number))
+        assert encoding.canonical_json(encoding.parse_json(again)) == again
+
+
+def test_what_an_error_says_is_always_text() -> None:
+    """A JSON string may hold half of a surrogate pair; an answer that quotes it must still be JSON."""
+    difference = errors.Mismatch(name="\ud800", expected="\udfff", actual="a\udc80")
+    error = errors.FormatError("\ud800 is not supported", action="\ud800", mismatches=(difference,))
+    assert str(error) == error.message == "\\ud800 is not supported"
+    encoding.canonical_json([error.message, error.action, *map(str, error.mismatches)])
 
 
 def test_the_eight_steps_are_numbered_in_order() -> None:

@@ -51,6 +51,13 @@ def test_refuses_what_is_not_der(data: bytes) -> None:
         der.read_element(data)
 
 
+def test_refuses_object_identifiers_with_endless_numbers() -> None:
+    for size in (40, 3000):
+        identifier = der.Element(tag=der.OBJECT_IDENTIFIER, content=b"\x2a" + b"\xff" * size + b"\x7f")
+        with pytest.raises(FormatError, match="256 bits"):
+            identifier.object_identifier()
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00\x01", b"\x80", b"\xff"])
 def test_refuses_negative_and_padded_integers(content: bytes) -> None:
     with pytest.raises(FormatError):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.x509 import load_der_x509_certificate, load_der_x509_crl
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -213,6 +214,25 @@ def test_any_bytes_are_a_certificate_or_a_format_error(data: bytes) -> None:
             read(data)
     with pytest.raises(FormatError):
         RevocationLists([data])
+
+
+@pytest.mark.parametrize("kind", ["certificate", "list"])
+def test_refuses_a_signature_with_unused_bits(kind: str) -> None:
+    """A signature whose last bit is zero would hold without it, and the certificate would have two spellings."""
+    made, signature = b"", b"\1"
+    while signature[-1] % 2:
+        if kind == "certificate":
+            made = Hierarchy().leaf
+            signature = load_der_x509_certificate(made).signature
+        else:
+            made = GOOD.ca_list()
+            signature = load_der_x509_crl(made).signature
+    number_of_unused_bits = len(made) - len(signature) - 1
+    edited = made[:number_of_unused_bits] + b"\1" + made[number_of_unused_bits + 1 :]
+    read: Callable[[bytes], object] = x509.common_name if kind == "certificate" else lambda der: RevocationLists([der])
+    read(made)
+    with pytest.raises(FormatError, match="unused bits"):
+        read(edited)
 
 
 @given(st.integers(0, len(GOOD.leaf) - 1), st.integers(1, 255))

@@ -151,6 +151,15 @@ def test_what_a_function_cannot_take_is_a_refusal(function: Function, arguments:
     assert refused.value.action
 
 
+@pytest.mark.parametrize(
+    ("document", "query"),
+    [("1e400", "@"), ("1", "ceil(`1e400`)"), ("1", "floor(`-1e400`)"), ("[1, 1" + "0" * 400 + "]", "avg(@)")],
+)
+def test_numbers_beyond_all_bounds_are_a_refusal(document: str, query: str) -> None:
+    with pytest.raises(RefusedError):
+        call(Function.JMES_PATH, [[document], [query]])
+
+
 def test_texts_have_a_limit() -> None:
     long = "a" * (MAX_TEXT // 2 + 1)
     with pytest.raises(LimitError):

@@ -250,7 +250,7 @@ def test_counts_outcomes_by_type_and_reason_and_never_a_value(
     assert found['strongroom_attestations_total{outcome="draft",type="SgxEnclave"}'] == 1
     assert found['strongroom_attestations_total{outcome="refused",type="SgxEnclave"}'] == 1
     assert found['strongroom_attestation_refusals_total{reason="refused",type="SgxEnclave"}'] == 1
-    assert found['strongroom_attestation_refusals_total{reason="verification",type="SgxEnclave"}'] == 1
+    assert found['strongroom_attestation_refusals_total{reason="verifiers-disagree",type="SgxEnclave"}'] == 1
     assert found['strongroom_attestation_refusals_total{reason="format",type="SgxEnclave"}'] == 1
     assert found['strongroom_verifier_disagreements_total{type="SgxEnclave"}'] == 1
     assert found['strongroom_policy_changes_total{call="policy-put",outcome="done"}'] == 1

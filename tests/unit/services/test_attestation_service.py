@@ -4,6 +4,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from tests.support.attestation_service import BOUND, POLICY, RUNTIME, URL, Installation
 from tests.support.platform import MRENCLAVE, MRTD, NOW, Bench
 
+from strongroom.attestation.evidence.dcap_quote import parse_sgx_quote
+from strongroom.attestation.evidence.pck import SGX_EXTENSION, pck_chain
 from strongroom.attestation.evidence.sgx_report import FLAG_DEBUG, FLAG_INIT, FLAG_KSS, FLAG_MODE64BIT, SgxAttributes
 from strongroom.attestation.evidence.snp_report import GuestPolicy
 from strongroom.base.encoding import from_any_b64, parse_json_object, to_b64url
@@ -24,9 +27,12 @@ from strongroom.base.errors import (
     UnavailableError,
     VerificationError,
 )
+from strongroom.crypto import der
 from strongroom.crypto.jose import unverified_header, unverified_payload
 from strongroom.crypto.keys import SigningKey, VerifyingKey
+from strongroom.crypto.x509 import CertificateRequest, Extension, issue_certificate, to_pem
 from strongroom.policy.evidence_policy import evidence_policy_hash
+from strongroom.services.attestation_errors import attestation_error
 from strongroom.services.http import Call
 from strongroom.services.policy_tokens import unsigned_policy
 
@@ -246,6 +252,38 @@ def test_malformed_reports_are_format_errors(installed: Installation, report: by
     extended = json.loads(installed.snp_report()) | {"Endorsements": "AA"}
     with pytest.raises(FormatError, match="nothing else"):
         installed.send("SevSnpVm", {"report": json.dumps(extended).encode()})
+
+
+def test_the_answer_to_a_body_with_half_a_character_is_an_error_in_azures_shape(installed: Installation) -> None:
+    body = b'{"quote":"AA","\\ud800":1}'
+    with pytest.raises(FormatError) as refused:
+        installed.service.attest(installed.call(body))
+    reply = attestation_error(refused.value)
+    assert reply.status == 400
+    assert parse_json_object(reply.body)["error"]["code"] == "InvalidParameter"
+
+
+def test_an_endless_object_identifier_in_a_certificate_is_a_format_error(installed: Installation) -> None:
+    """Certificates are read before anything is verified: to look up the platform's endorsements."""
+    endless = der.encode(der.OBJECT_IDENTIFIER, b"\x2a" + b"\xff" * 3000 + b"\x7f")
+    value = der.encode_sequence(der.encode_sequence(endless, der.encode(der.OCTET_STRING, b"")))
+    leaf = issue_certificate(
+        CertificateRequest(
+            common_name="a platform",
+            public_key=installed.owner.verifying_key,
+            not_before=NOW,
+            not_after=NOW,
+            ca_path_length=None,
+            extensions=[Extension(oid=SGX_EXTENSION, value_der=value, critical=False)],
+        ),
+        issuer_der=None,
+        issuer_key=installed.owner,
+    )
+    quote = parse_sgx_quote(installed.bench.quote(report_data=BOUND))
+    chain = "".join(map(to_pem, (leaf, *pck_chain(quote)[1:]))).encode()
+    forged = replace(quote, signature=replace(quote.signature, certification_data=chain))
+    with pytest.raises(FormatError, match="256 bits"):
+        installed.send("SgxEnclave", {"quote": forged.to_bytes()})
 
 
 @pytest.mark.parametrize("kind", ["Tpm", "sgxenclave", ""])

@@ -1,12 +1,14 @@
 """Configuration, identity and the trust in attestation services."""
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.key_service import KeyBench
 from tests.support.platform import NOW
 
 from strongroom.base.encoding import canonical_json
@@ -158,3 +160,14 @@ def test_any_body_reads_or_raises_format_error(body: bytes) -> None:
             read()
         except FormatError:
             continue
+
+
+@pytest.mark.parametrize("kty", [None, [], {}, ["RSA"], 1, "RSA1", "\ud800"])
+def test_a_key_of_no_known_type_is_a_format_error(tmp_path: Path, kty: Any) -> None:
+    bench = KeyBench(tmp_path)
+    body = json.dumps({"key": {"kty": kty}}).encode()
+    call = Call(
+        path={"name": "a-key"}, query={"api-version": "7.4"}, authorization=f"Bearer {bench.token()}", body=body
+    )
+    with pytest.raises(FormatError):
+        bench.vault.put(call)

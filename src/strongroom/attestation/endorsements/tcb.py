@@ -21,13 +21,13 @@ TcbStatus = Literal[
     "Revoked",
 ]
 _Svn = Annotated[int, Field(ge=0, le=0xFFFF)]
-_Hex2 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{4}$")]
-_Hex4 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{8}$")]
-_Hex6 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{12}$")]
-_Hex8 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{16}$")]
-_Hex16 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{32}$")]
-_Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{64}$")]
-_Hex48 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{96}$")]
+_Hex2 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{4}\Z")]
+_Hex4 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{8}\Z")]
+_Hex6 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{12}\Z")]
+_Hex8 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{16}\Z")]
+_Hex16 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{32}\Z")]
+_Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{64}\Z")]
+_Hex48 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{96}\Z")]
 
 
 class TcbComponent(Message):
@@ -85,7 +85,7 @@ class TdxModuleIdentity(TdxModule):
         id: "TDX_" and the module's major version in two hexadecimal digits.
     """
 
-    id: Annotated[str, StringConstraints(pattern=r"^TDX_[0-9A-Fa-f]{2}$")]
+    id: Annotated[str, StringConstraints(pattern=r"^TDX_[0-9A-Fa-f]{2}\Z")]
     tcb_levels: Annotated[list[QeLevel], Field(min_length=1)] = Field(alias="tcbLevels")
 
 

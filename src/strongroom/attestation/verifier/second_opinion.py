@@ -3,7 +3,9 @@
 Only its synchronous functions are used; its network part is not.
 """
 
+import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -11,7 +13,7 @@ from typing import Any, Final
 import dcap_qvl
 
 from strongroom.attestation.endorsements.dcap import DcapEndorsements
-from strongroom.base.errors import Mismatch, VerificationError
+from strongroom.base.errors import DisagreementError, Mismatch
 
 _SGX: Final = {
     "mrenclave": "mr_enclave",
@@ -37,6 +39,7 @@ _TDX: Final = {
     "rtmr3": "rt_mr3",
     "report_data": "report_data",
 }
+_log = logging.getLogger(__name__)
 _ACTION: Final = "Do not use this platform. Keep the evidence and report it: one of the two verifiers is wrong."
 
 
@@ -53,7 +56,10 @@ def require_agreement(
         now: The time of the check.
 
     Raises:
-        VerificationError: dcap-qvl refuses what ours accepted, or found something else; all differences are named.
+        DisagreementError: dcap-qvl refuses what ours accepted, or found something else; all differences are named.
+            The same is logged as an error, with the quote's digest: the alert for whoever runs this verifier. What
+            ours refuses never comes here: anybody can make evidence that only ours refuses (it reads more of it), and
+            such a refusal needs no second opinion.
     """
     seconds = int(now.timestamp())
     try:
@@ -61,8 +67,8 @@ def require_agreement(
         policy = dcap_qvl.QuotePolicy.claims_only(seconds)
         verified = dcap_qvl.QuoteVerifier(anchor_der).verify_with_policy(quote, collateral, seconds, policy)
     except ValueError as error:
-        raise VerificationError(
-            f"the two verifiers disagree: dcap-qvl refuses this evidence ({_last_cause(error)})", action=_ACTION
+        raise _disagreement(
+            f"the two verifiers disagree: dcap-qvl refuses this evidence ({_last_cause(error)})", quote
         ) from error
     theirs = _claims(json.loads(verified.to_json()))
     mismatches = tuple(
@@ -71,7 +77,15 @@ def require_agreement(
         if ours.get(name) != theirs.get(name)
     )
     if mismatches:
-        raise VerificationError("the two verifiers disagree", action=_ACTION, mismatches=mismatches)
+        raise _disagreement("the two verifiers disagree", quote, *mismatches)
+
+
+def _disagreement(message: str, quote: bytes, *mismatches: Mismatch) -> DisagreementError:
+    """Return the error, and raise the alert: the error alone would be seen only by whoever sent the evidence."""
+    error = DisagreementError(message, action=_ACTION, mismatches=mismatches)
+    differences = "; ".join(map(str, mismatches))
+    _log.error("%s: %s %s; quote %s", error.code, message, differences, hashlib.sha256(quote).hexdigest())
+    return error
 
 
 def _claims(document: Mapping[str, Any]) -> dict[str, str]:

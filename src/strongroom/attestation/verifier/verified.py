@@ -7,12 +7,12 @@ from typing import Final, Generic, Literal, TypeAlias
 
 from strongroom.attestation.endorsements.dcap import DcapEndorsements
 from strongroom.attestation.endorsements.snp import SnpEndorsements
-from strongroom.attestation.endorsements.tcb import TcbStatus
 from strongroom.attestation.evidence.dcap_quote import Body, DcapQuote
 from strongroom.attestation.evidence.pck import PckExtension
 from strongroom.attestation.evidence.sgx_report import SgxReportBody
 from strongroom.attestation.evidence.snp_report import Product, SnpReport, TcbVersion
 from strongroom.attestation.evidence.td_report import TdReportBody
+from strongroom.attestation.verifier.tcb import PlatformStatus
 from strongroom.base.errors import VerificationError
 
 _DIGEST_BYTES: Final = 32
@@ -44,7 +44,7 @@ class VerifiedDcap(Generic[Body]):
     quote: DcapQuote[Body]
     runtime_data: bytes | None
     verifiers: tuple[str, ...]
-    tcb_status: TcbStatus
+    tcb_status: PlatformStatus
     advisory_ids: tuple[str, ...]
     tcb_evaluation_data_number: int
     tcb_date: str

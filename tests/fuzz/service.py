@@ -1,0 +1,198 @@
+"""Both services in this process, as their handlers see calls: what they answer must never be their own fault."""
+
+import base64
+import functools
+import hashlib
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from tests.fuzz.samples import bench, new_folder, signer
+from tests.support.amd import amd_bench
+from tests.support.key_service import ISSUER, PLATFORM, POLICY_HASH, KeyBench, Tee
+from tests.support.platform import NOW, RUNTIME_DATA
+
+from strongroom.base.encoding import canonical_json, parse_json_object, to_b64url
+from strongroom.base.errors import DisagreementError, FormatError, StrongroomError
+from strongroom.crypto.derive import sha256_hex
+from strongroom.crypto.jose import sign_jws, unverified_payload
+from strongroom.crypto.x509 import new_identity, spki_sha256, to_pem
+from strongroom.services.attestation_errors import attestation_error, policy_error
+from strongroom.services.attestation_service import AttestationService, AttestationServiceConfig
+from strongroom.services.attestation_store import open_attestation_store
+from strongroom.services.endorsement_sources import FolderSettings
+from strongroom.services.errors import ErrorShape, Reply, strongroom_error
+from strongroom.services.http import Call, authenticate_person
+from strongroom.services.identity import open_identity
+from strongroom.wire.key_service import JOIN_TYP, PERSON_TOKEN_TYP, Evidence, JoinRequest, PersonToken
+from strongroom.wire.trust import TrustedRootEntry
+
+_POLICY = 'version= 1.0;authorizationrules{=> permit();};issuancerules{c:[type!="a"] => issue(claim=c);};'
+_OWN_FAULT = 500
+
+
+class FixedClock:
+    def now(self) -> Any:
+        return NOW
+
+
+class AnsweredNoError(StrongroomError):
+    """The service refused, in words that a client can read: what bad input shall lead to."""
+
+
+def answer(handler: Callable[[Call], Reply], call: Call, shape: ErrorShape) -> bytes:
+    """Return the answer of a handler, whose errors get their shape.
+
+    A status of 500 and more is a finding, and so is a disagreement of the two verifiers.
+
+    Raises:
+        AnsweredNoError: The status is 4xx.
+    """
+    try:
+        return handler(call).body
+    except DisagreementError:
+        raise
+    except StrongroomError as error:
+        reply = shape(error)
+        parse_json_object(reply.body)
+        assert reply.status < _OWN_FAULT, reply.body
+        raise AnsweredNoError(error.message) from error
+
+
+class FuzzedService:
+    """The service over simulated hardware, with a policy that permits everything."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._write_endorsements(folder)
+        roots = (bench().platform.root_der, amd_bench().amd.root_der)
+        config = AttestationServiceConfig(
+            url="https://127.0.0.1:8443",
+            host="127.0.0.1",
+            port=1,
+            state=str(folder / "state"),
+            mode="owner-operated",
+            owners=(signer().verifying_key.to_jwk(),),
+            roots=tuple(TrustedRootEntry(certificate_pem=to_pem(root), simulated=True) for root in roots),
+            endorsements=FolderSettings(path=str(folder)),
+            platform=None,
+        )
+        self.identity = open_identity(folder / "state", common_name="test", sans=("127.0.0.1",), now=NOW)
+        store = open_attestation_store(folder / "state" / "attestation.db")
+        self.service = AttestationService(config, identity=self.identity, store=store, clock=FixedClock())
+        for kind in ("SgxEnclave", "TdxVm", "SevSnpVm"):
+            self.service.put_policy(self._call(kind, self.policy_tokens()[0], bearer=self.person_token()))
+
+    @staticmethod
+    def _write_endorsements(folder: Path) -> None:
+        platform, chip = bench().platform, amd_bench()
+        family = platform.fmspc.hex()
+        (folder / f"{family}.json").write_bytes(platform.endorsements(now=NOW).to_json())
+        (folder / f"{family}-tdx.json").write_bytes(platform.endorsements(now=NOW, tee="TDX").to_json())
+        (folder / f"{spki_sha256(chip.amd.root_der)}.crl").write_bytes(bytes.fromhex(chip.endorsements().crl))
+
+    def body(self, kind: str, evidence: bytes) -> bytes:
+        field = "report" if kind == "SevSnpVm" else "quote"
+        runtime = {"data": to_b64url(RUNTIME_DATA), "dataType": "JSON"}
+        return canonical_json({field: to_b64url(evidence), "runtimeData": runtime, "nonce": "n"})
+
+    def attest(self, kind: str, body: bytes) -> bytes:
+        return answer(self.service.attest, self._call(kind, body), attestation_error)
+
+    def put_policy(self, token: bytes) -> bytes:
+        call = self._call("SgxEnclave", token, bearer=self.person_token())
+        return answer(self.service.put_policy, call, policy_error)
+
+    def authenticate(self, bearer: str) -> str:
+        call = self._call("SgxEnclave", b"", bearer=bearer)
+        owners = {signer().verifying_key.thumbprint: signer().verifying_key}
+        return authenticate_person(call, owners=owners, audience=self.identity.identity, clock=FixedClock())
+
+    def person_token(self) -> str:
+        at, subject = int(NOW.timestamp()), signer().verifying_key.thumbprint
+        token = PersonToken(aud=self.identity.identity, sub=subject, iat=at, exp=at + 60)
+        return sign_jws(token.to_json(), key=signer(), header={"typ": PERSON_TOKEN_TYP, "kid": subject})
+
+    def policy_tokens(self) -> list[bytes]:
+        day = timedelta(days=1)
+        shown = new_identity(common_name="signer", key=signer(), not_before=NOW - day, not_after=NOW + day)
+        body = canonical_json({"AttestationPolicy": to_b64url(_POLICY.encode())})
+        x5c = [base64.b64encode(shown).decode()]
+        return [
+            sign_jws(body, key=signer(), header={"x5c": x5c}).encode(),
+            sign_jws(body, key=signer(), header={"jwk": {"x5c": x5c}}).encode(),
+            f"{to_b64url(canonical_json({'alg': 'none'}))}.{to_b64url(body)}.".encode(),
+        ]
+
+    @staticmethod
+    def _call(kind: str, body: bytes, *, bearer: str = "") -> Call:
+        authorization = f"Bearer {bearer}" if bearer else ""
+        return Call(path={"type": kind}, query={"api-version": "2025-06-01"}, authorization=authorization, body=body)
+
+
+class FuzzedKeyService:
+    """The key service with datasets, approvals and a key; a TEE that is attested says what it likes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.bench = KeyBench(folder)
+        self.bench.prepare()
+        self.tee, self.ticket = Tee(), self.bench.ticket()
+        for name in ("update", "wrap", "release"):
+            self.vault("create", b'{"kty":"oct","key_size":256,"key_ops":["wrapKey","unwrapKey"]}', name=name)
+        self.vault("create", b'{"kty":"RSA","key_size":2048,"key_ops":["wrapKey","unwrapKey"]}', name="wrap-rsa")
+
+    def vault(self, operation: str, body: bytes, *, name: str) -> bytes:
+        """Call Key Vault's contract as an owner, about the key of that name."""
+        path = {"name": name}
+        call = Call(path=path, query={"api-version": "7.4"}, authorization=self._bearer, body=body)
+        handler = self.bench.vault._answering(getattr(self.bench.vault, operation))
+        return answer(handler, call, self.bench.vault.error)
+
+    @property
+    def _bearer(self) -> str:
+        return f"Bearer {self.bench.token()}"
+
+    def request(self) -> bytes:
+        """Return a driver's request to open a run."""
+        return unverified_payload(self.bench.join_request(self.tee, self.ticket))
+
+    def runtime_data(self) -> bytes:
+        return self.bench.runtime(self.tee, self.ticket).to_json()
+
+    def open_run(self, request: bytes) -> bytes:
+        """Open a run with a request that the TEE signed."""
+        token = sign_jws(request, key=self.tee.signing, header={"typ": JOIN_TYP})
+        return answer(self.bench.runs.open, self.bench.tee_call(token), strongroom_error)
+
+    def open_attested(self, runtime_data: bytes) -> bytes:
+        """Open a run with runtime data that the evidence binds and a trusted attestation service signed."""
+        config_id = bytes.fromhex(self.bench.description().digest).ljust(64, b"\0")
+        bound = hashlib.sha256(runtime_data).digest() + bytes(32)
+        quote = PLATFORM.platform.quote(PLATFORM.report(config_id=config_id, report_data=bound))
+        evidence = Evidence(kind="sgx", quote=to_b64url(quote), runtime_data=to_b64url(runtime_data))
+        at = int(NOW.timestamp())
+        claims = {
+            "x-ms-attestation-type": "sgx",
+            "x-ms-sgx-is-debuggable": False,
+            "x-ms-sgx-config-id": config_id.hex(),
+            "x-ms-strongroom-hardware": "simulated",
+            "x-ms-sgx-collateral": {"quotehash": sha256_hex(quote)},
+        }
+        said = {"iss": ISSUER, "nbf": at, "exp": at + 600, "x-ms-policy-hash": POLICY_HASH, **claims}
+        try:
+            payload = canonical_json({**said, "x-ms-runtime": parse_json_object(runtime_data)})
+        except FormatError as error:
+            raise AnsweredNoError("the attestation service gives no result for these") from error
+        result = sign_jws(payload, key=self.bench.issuer, header={"typ": "JWT", "kid": "issuer"})
+        return self.open_run(JoinRequest(ticket=self.ticket, result=result, evidence=evidence).to_json())
+
+
+@functools.cache
+def KEY_SERVICE() -> FuzzedKeyService:  # noqa: N802 - one for the process
+    return FuzzedKeyService(new_folder())
+
+
+@functools.cache
+def SERVICE() -> FuzzedService:  # noqa: N802 - one for the process
+    return FuzzedService(new_folder())
