@@ -19,7 +19,7 @@ from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.x509 import LeafUsage, new_identity, to_x5c
 from strongroom.services.http import _tls_context
 from strongroom.services.identity import CertifiedKey, ServiceIdentity, open_identity
-from strongroom.services.issuers import AttestationServiceSettings, pinned_issuers
+from strongroom.services.issuers import AttestationServiceSettings, configured_issuers
 from strongroom.services.policy_tokens import unsigned_policy
 
 RUNTIME = b'{"job":"taxi"}'
@@ -130,7 +130,7 @@ def test_a_published_key_must_be_certified_by_the_identity_for_signing(
             settings = AttestationServiceSettings(
                 url=url, identity=identity.identity, certificate_pem=identity.certificate_pem
             )
-            believed = pinned_issuers([settings], clock=CLOCK)
+            believed = configured_issuers([settings], clock=CLOCK)
             token = certified.sign(canonical_json({**claims, "iss": url}), header={"typ": "JWT"})
             if is_believed:
                 assert believed.verify(token).issuer == url

@@ -105,13 +105,14 @@ class Tee:
 class KeyBench:
     """The key service's parts over a store in `folder`: each step of the good path is a method with editable fields."""
 
-    def __init__(self, folder: Path, *, hardware: Any = "simulated") -> None:
+    def __init__(self, folder: Path, *, hardware: Any = "simulated", azure: bool = False) -> None:
         self.folder = folder
         self.clock = MovableClock()
         self.owner = SigningKey.generate("ES256")
         self.submitter = SigningKey.generate("ES256")
         self.issuer = signing_key("issuer")
         self.hardware = hardware
+        self.azure_issuers = {ISSUER} if azure else set()
         prepare_folder(folder / "state")
         self.identity = _identity()
         self.start()
@@ -122,7 +123,7 @@ class KeyBench:
             store=self.store,
             identity=self.identity,
             owners={self.owner.verifying_key.thumbprint: self.owner.verifying_key},
-            issuers=TrustedIssuers({ISSUER: self._issuer_key}, clock=self.clock),
+            issuers=TrustedIssuers({ISSUER: self._issuer_key}, clock=self.clock, azure=self.azure_issuers),
             hardware=self.hardware,
             clock=self.clock,
             url=URL,

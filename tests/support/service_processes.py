@@ -24,7 +24,7 @@ from strongroom.clients.pinned import PinnedHttp, Response
 from strongroom.crypto.jose import sign_jws
 from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.x509 import new_identity, spki_sha256, to_pem, to_x5c
-from strongroom.services.issuers import AttestationServiceSettings, TrustedIssuers, pinned_issuers
+from strongroom.services.issuers import AttestationServiceSettings, TrustedIssuers, configured_issuers
 from strongroom.simulation.amd import SimulatedAmd
 from strongroom.simulation.platform import PlatformCondition, SimulatedPlatform
 from strongroom.wire.model import TEE_KINDS
@@ -167,7 +167,7 @@ class Installation:
         settings = AttestationServiceSettings(
             url=service.url, identity=service.identity, certificate_pem=service.certificate_pem
         )
-        return pinned_issuers([settings], clock=CLOCK)
+        return configured_issuers([settings], clock=CLOCK)
 
     def owner_certificate(self) -> bytes:
         """A certificate of the owner's key, as policy tokens carry one."""

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
 from strongroom.base.encoding import Json, canonical_json, from_any_b64, parse_json_object, to_b64url
 from strongroom.base.errors import ConfigurationError, FormatError
-from strongroom.clients.pinned import PinnedHttp
+from strongroom.clients.pinned import ServiceHttp
 from strongroom.wire.model import TeeKind
 
 API_VERSION = "2025-06-01"
@@ -19,10 +19,11 @@ class AttestationClient:
     """Talks to one attestation service.
 
     Args:
-        http: A connection pinned to the service's identity.
+        http: Connections to it: pinned to the identity of a service of ours, or vouched for by certificate authorities,
+            as Azure Attestation is; `attest` is its contract.
     """
 
-    def __init__(self, http: PinnedHttp) -> None:
+    def __init__(self, http: ServiceHttp) -> None:
         self._http = http
 
     def attest(self, evidence: UnverifiedEvidence) -> str:

@@ -1,4 +1,7 @@
-"""HTTPS to a service that is pinned by its identity key: no certificate authority, no proxy, no environment."""
+"""HTTPS to a service: one that is pinned by its identity key, or one that certificate authorities vouch for.
+
+Neither a proxy nor the environment is asked.
+"""
 
 import ssl
 from collections.abc import Mapping
@@ -9,6 +12,7 @@ import urllib3
 
 from strongroom.base.encoding import parse_json_object
 from strongroom.base.errors import (
+    ConfigurationError,
     FormatError,
     LimitError,
     Mismatch,
@@ -45,25 +49,31 @@ class Response:
         raise _rebuild_error(self)
 
 
-class PinnedHttp:
+class ServiceHttp:
     """One service's HTTPS connections, kept alive. Threads may share it.
 
     Args:
         url: The service's address; requests name paths below it.
-        certificate_pem: The service's identity certificate: the only issuer that is accepted.
-        identity: SHA-256 of that certificate's SubjectPublicKeyInfo, which the caller pinned.
+        authorities_pem: The only issuers of its certificate that are accepted; None for those this machine trusts.
         service: What to call the service in errors.
 
     Raises:
-        VerificationError: The certificate is not that identity's.
+        ConfigurationError: The authorities are not certificates.
     """
 
-    def __init__(self, url: str, certificate_pem: str, identity: str, *, service: str = "the service") -> None:
-        if [spki_sha256(each) for each in parse_pem_chain(certificate_pem.encode())] != [identity]:
-            raise VerificationError(f"the certificate of {service} is not the pinned identity's")
+    _meant = ": no accepted authority vouches for it"
+    _if_not_meant = "Check the service's address and the certificate authorities that are configured."
+
+    def __init__(self, url: str, *, authorities_pem: str | None, service: str = "the service") -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_verify_locations(cadata=certificate_pem)
+        try:
+            if authorities_pem is None:
+                context.load_default_certs()
+            else:
+                context.load_verify_locations(cadata=authorities_pem)
+        except (ssl.SSLError, ValueError) as error:
+            raise ConfigurationError(f"the certificate authorities of {service} cannot be read") from error
         self._url = url.rstrip("/")
         self._service = service
         self._pool = urllib3.PoolManager(
@@ -111,8 +121,7 @@ class PinnedHttp:
                 answer.release_conn()
         except urllib3.exceptions.SSLError as error:
             raise VerificationError(
-                f"what answers at {self._url} is not {self._service} that was pinned",
-                action="Compare the service's identity with the one in the trust file.",
+                f"what answers at {self._url} is not {self._service}{self._meant}", action=self._if_not_meant
             ) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise UnavailableError(
@@ -131,6 +140,28 @@ class PinnedHttp:
                 answer.close()
                 raise LimitError(f"the answer of {self._service} is too large")
         return bytes(body)
+
+
+class PinnedHttp(ServiceHttp):
+    """Connections to a service that is pinned by its identity key: no certificate authority counts.
+
+    Args:
+        url: The service's address.
+        certificate_pem: The service's identity certificate: the only issuer that is accepted.
+        identity: SHA-256 of that certificate's SubjectPublicKeyInfo, which the caller pinned.
+        service: What to call the service in errors.
+
+    Raises:
+        VerificationError: The certificate is not that identity's.
+    """
+
+    _meant = " that was pinned"
+    _if_not_meant = "Compare the service's identity with the one in the trust file."
+
+    def __init__(self, url: str, certificate_pem: str, identity: str, *, service: str = "the service") -> None:
+        if [spki_sha256(each) for each in parse_pem_chain(certificate_pem.encode())] != [identity]:
+            raise VerificationError(f"the certificate of {service} is not the pinned identity's")
+        super().__init__(url, authorities_pem=certificate_pem, service=service)
 
 
 def _rebuild_error(response: Response) -> StrongroomError:

@@ -1,7 +1,7 @@
 """The owner's approval: which application may do what with which dataset, on which evidence, how often, until when."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Annotated, Final, Literal, Self
 
@@ -12,6 +12,8 @@ from strongroom.base.encoding import Json, canonical_json
 from strongroom.base.errors import FormatError, Mismatch, RefusedError
 from strongroom.base.workflow import Step
 from strongroom.crypto.keys import VerifyingKey
+from strongroom.policy import back_ends
+from strongroom.policy.back_ends import BackEnd, Requirements, demand_least_numbers, demand_supported
 from strongroom.policy.claims import Claims, show
 from strongroom.policy.release_policy import ReleasePolicy, parse_release_policy
 from strongroom.policy.tee_claims import TEE_CLAIMS
@@ -19,6 +21,11 @@ from strongroom.wire.model import DatasetName, Hex32, Message, TeeKind, Timestam
 from strongroom.wire.runtime_data import Role
 from strongroom.wire.ticket import RunTicket
 
+_BACK_END_NAMES: Final[Mapping[TeeKind, back_ends.TeeKind]] = {
+    "sgx": back_ends.TeeKind.SGX,
+    "tdx": back_ends.TeeKind.TDX,
+    "snp": back_ends.TeeKind.SNP,
+}
 MAX_RUNS: Final = 1_000_000
 _PolicyHash = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
 
@@ -35,13 +42,14 @@ class PlatformDemand(Message):
     Attributes:
         machines: The machines, or "any": every machine that the vendor vouches for, whoever owns it.
         min_tcb_evaluation_data_number: Intel's TCB data must be at least this new; a host cannot go back to data that
-            did not know of a weakness yet. AMD has no such number; None where only SEV-SNP is approved.
-        min_crl_number: The same for the revocation list that the machine's certificate was looked up in.
+            did not know of a weakness yet. AMD has no such number.
+        min_crl_number: The same for the revocation list that the machine's certificate was looked up in. None of either
+            demands none: only where the attestation service cannot say it (`demand_enforceable`).
     """
 
     machines: Literal["any"] | Annotated[tuple[MachineId, ...], Field(min_length=1, max_length=10_000)]
     min_tcb_evaluation_data_number: int | None = Field(ge=0)
-    min_crl_number: int = Field(ge=0)
+    min_crl_number: int | None = Field(ge=0)
 
 
 class Approval(Message):
@@ -102,8 +110,6 @@ class Approval(Message):
     def _real_hardware_is_named(self) -> Self:
         if self.hardware == "real" and self.platform is None:
             raise ValueError("an approval of real hardware names its machines (or any) and the least numbers")
-        if self.platform and self.platform.min_tcb_evaluation_data_number is None and set(self.tees) != {"snp"}:
-            raise ValueError("an approval of Intel's TEEs names the least tcbEvaluationDataNumber")
         return self
 
     @property
@@ -163,6 +169,42 @@ def appraise_result(approval: Approval, claims: Claims, *, role: Role) -> tuple[
     except RefusedError as refusal:
         mismatches += refusal.mismatches
     return tuple(mismatches)
+
+
+def demand_enforceable(approval: Approval, back_end: BackEnd) -> None:
+    """Refuse an approval that the attestation service behind it cannot enforce, or that demands less than it could.
+
+    1. For each kind of TEE the back end has a claim for everything that is demanded.
+    2. Of real hardware every least number is demanded that the back end can say.
+
+    Args:
+        approval: The owner's approval.
+        back_end: Which attestation service its issuer is.
+
+    Raises:
+        RefusedError: It cannot, or a number is missing.
+    """
+    for tee in approval.tees:
+        requirements = _requirements(approval, tee)
+        demand_supported(requirements, back_end)
+        if approval.hardware == "real":
+            demand_least_numbers(requirements, back_end)
+
+
+def _requirements(approval: Approval, tee: TeeKind) -> Requirements:
+    """Return what an approval needs for one kind of TEE; migration is refused by every approval."""
+    platform = approval.platform
+    return Requirements(
+        tee=_BACK_END_NAMES[tee],
+        hardware=approval.hardware,
+        application="launch",
+        hardware_ids="any" if platform is None else platform.machines,
+        min_tcb_evaluation_data_number=None
+        if platform is None or tee == "snp"
+        else platform.min_tcb_evaluation_data_number,
+        min_crl_number=None if platform is None else platform.min_crl_number,
+        no_migration=True,
+    )
 
 
 def authorize_run(approval: Approval, *, ticket: RunTicket, claims: Claims, runs_opened: int, now: datetime) -> None:
@@ -234,8 +276,10 @@ def _platform_mismatches(demand: PlatformDemand | None, claims: Claims) -> Itera
             yield Mismatch(name="machine", expected=" or ".join(demand.machines), actual=actual)
     least = {"x-ms-strongroom-crl-number": demand.min_crl_number}
     if claims.get("x-ms-attestation-type") != TEE_CLAIMS["snp"].attestation_type:
-        least["x-ms-strongroom-tcb-evaluation-data-number"] = demand.min_tcb_evaluation_data_number or 0
+        least["x-ms-strongroom-tcb-evaluation-data-number"] = demand.min_tcb_evaluation_data_number
     for name, number in least.items():
+        if number is None:
+            continue
         actual_number = claims.get(name)
         if isinstance(actual_number, bool) or not isinstance(actual_number, int) or actual_number < number:
             yield Mismatch(name=name, expected=f"at least {number}", actual=show(actual_number))

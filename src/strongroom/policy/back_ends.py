@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 from strongroom.base.errors import Mismatch, RefusedError
 from strongroom.base.workflow import Step
+from strongroom.policy.tee_claims import QUOTE_HASH
 
 
 class BackEnd(StrEnum):
@@ -38,6 +39,7 @@ class Demand(StrEnum):
     """What an approval can ask for."""
 
     NONCE = "nonce of the key service"
+    EVIDENCE = "hash of the evidence"
     LAUNCH_DIGEST = "application digest fixed at launch"
     RUNTIME_DIGEST = "application digest in runtime data"
     MEASUREMENT = "measurement of the image"
@@ -83,8 +85,8 @@ class Requirements:
     audience: str | None = None
 
     def demands(self) -> Iterator[Demand]:
-        """Yield what is asked for; nonce, measurement and no debug always are."""
-        yield from (Demand.NONCE, Demand.MEASUREMENT, Demand.NO_DEBUG, Demand.RUNTIME_DIGEST)
+        """Yield what is asked for; nonce, hash, measurement and no debug always are."""
+        yield from (Demand.NONCE, Demand.EVIDENCE, Demand.MEASUREMENT, Demand.NO_DEBUG, Demand.RUNTIME_DIGEST)
         yield Demand.REAL_HARDWARE if self.hardware == "real" else Demand.SIMULATED_HARDWARE
         yield Demand.HARDWARE_ANY if self.hardware_ids == "any" else Demand.HARDWARE_LIST
         optional = {
@@ -104,6 +106,7 @@ _ANY: Final = "nothing to enforce"
 _ALL_REAL: Final = "all its hardware is real"
 _RUNTIME: Final = {Demand.NONCE: "x-ms-runtime.nonces", Demand.RUNTIME_DIGEST: "x-ms-runtime.application"}
 _SGX: Final = {
+    Demand.EVIDENCE: "x-ms-sgx-collateral.quotehash",
     Demand.LAUNCH_DIGEST: "x-ms-sgx-config-id",
     Demand.MEASUREMENT: "x-ms-sgx-mrenclave",
     Demand.NO_DEBUG: "x-ms-sgx-is-debuggable",
@@ -139,6 +142,7 @@ _OUR_INTEL: Final = {
     Demand.TCB_STATUS: "x-ms-strongroom-tcb-status",
     Demand.TCB_EVALUATION: "x-ms-strongroom-tcb-evaluation-data-number",
 }
+_OUR_HASH: Final = {Demand.EVIDENCE: QUOTE_HASH}
 _OUR_TDX: Final = {**_OUR_INTEL, Demand.NO_MIGRATION: "x-ms-strongroom-migratable"}
 _OUR_REGISTERS: Final = {Demand.REGISTERS: "x-ms-strongroom-pcr0"}
 _AZURES: Final = {Demand.REAL_HARDWARE: _ALL_REAL, Demand.HARDWARE_ANY: _ANY}
@@ -146,10 +150,10 @@ _AZURES: Final = {Demand.REAL_HARDWARE: _ALL_REAL, Demand.HARDWARE_ANY: _ANY}
 TABLE: Final[Mapping[BackEnd, Mapping[TeeKind, Mapping[Demand, str]]]] = {
     BackEnd.STRONGROOM: {
         TeeKind.SGX: {**_RUNTIME, **_SGX, **_OURS, **_OUR_INTEL},
-        TeeKind.TDX: {**_RUNTIME, **_TDX, **_OURS, **_OUR_TDX},
-        TeeKind.SNP: {**_RUNTIME, **_SNP, **_OURS},
-        TeeKind.AZURE_VM_SNP: {**_RUNTIME, **_inside(_SNP), **_OURS, **_OUR_REGISTERS},
-        TeeKind.AZURE_VM_TDX: {**_RUNTIME, **_inside(_TDX), **_OURS, **_OUR_TDX, **_OUR_REGISTERS},
+        TeeKind.TDX: {**_RUNTIME, **_TDX, **_OURS, **_OUR_TDX, **_OUR_HASH},
+        TeeKind.SNP: {**_RUNTIME, **_SNP, **_OURS, **_OUR_HASH},
+        TeeKind.AZURE_VM_SNP: {**_RUNTIME, **_inside(_SNP), **_OURS, **_OUR_HASH, **_OUR_REGISTERS},
+        TeeKind.AZURE_VM_TDX: {**_RUNTIME, **_inside(_TDX), **_OURS, **_OUR_HASH, **_OUR_TDX, **_OUR_REGISTERS},
     },
     BackEnd.AZURE_ATTESTATION: {
         TeeKind.SGX: {**_RUNTIME, **_SGX, **_AZURES},
@@ -189,6 +193,34 @@ def demand_supported(requirements: Requirements, back_end: BackEnd) -> None:
         )
 
 
+def demand_least_numbers(requirements: Requirements, back_end: BackEnd) -> None:
+    """Refuse requirements that leave out a least number which the back end could enforce.
+
+    Args:
+        requirements: What the approval needs.
+        back_end: The attestation service that the approval names.
+
+    Raises:
+        RefusedError: A number is left out; the mismatches name each.
+    """
+    numbers = {
+        Demand.TCB_EVALUATION: requirements.min_tcb_evaluation_data_number,
+        Demand.CRL_NUMBER: requirements.min_crl_number,
+    }
+    mismatches = tuple(
+        Mismatch(name=demand, expected="a number", actual="none")
+        for demand, number in numbers.items()
+        if number is None and demand in TABLE[back_end][requirements.tee]
+    )
+    if mismatches:
+        raise RefusedError(
+            "an approval of real hardware says how fresh the vendor's word about it must be",
+            action="Approve with --min-tcb-evaluation and --min-crl.",
+            step=Step.POLICY,
+            mismatches=mismatches,
+        )
+
+
 def back_ends_page() -> str:
     """Return the documentation's page: a table for each back end."""
     parts = [
@@ -224,6 +256,9 @@ _NOTES: Final = """\
 - Azure's client has the vTPM of a confidential VM sign nothing of the client payload, which Azure Attestation copies
   into its result. So there neither a nonce nor an application digest is attested. Our service says whether the vTPM
   signed it (`x-ms-strongroom-runtime-data-attested`), and `POST /strongroom/v1/attest/AzureVm` takes nothing else.
+- Of TDX and SEV-SNP, Azure Attestation does not say from which quote or report a result was made. Key services release
+  to a TEE only with its evidence beside the result, so that auditors can verify it; without the hash, other evidence
+  could stand there.
 - Azure Attestation names no processor and no chip. With it, hardware can only be "any".
 - A policy of Azure Attestation can fix a TCB baseline for SGX (`x-ms-sgx-tcbidentifier`), but the result does not say
   which one was used, so an approval cannot demand it. AMD has neither a TCB status nor an evaluation number: the TCB of

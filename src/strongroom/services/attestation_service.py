@@ -18,7 +18,9 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
+from strongroom import __version__
 from strongroom.attestation.claims import demand_named, incoming_claims
+from strongroom.attestation.ear import ear_claims
 from strongroom.attestation.endorsements.dcap import Tee
 from strongroom.attestation.endorsements.platforms import find_endorsements
 from strongroom.attestation.verifier import TrustedRoot, TrustedRoots
@@ -66,7 +68,7 @@ from strongroom.services.http import (
 from strongroom.services.identity import ServiceIdentity, open_identity, prepare_folder, tls_names
 from strongroom.services.metrics import AttestationMetrics
 from strongroom.services.policy_tokens import token_of_body
-from strongroom.services.result_signing import ResultProperties, ResultSigner, Tokens
+from strongroom.services.result_signing import AZURE_FORM, ResultProperties, ResultSigner, TokenForm, Tokens
 from strongroom.services.tcb_baselines import tcb_baselines
 from strongroom.services.traffic import RateLimiter, Traffic
 from strongroom.wire.model import Message, Url
@@ -82,6 +84,11 @@ _WITHOUT_DRAFT: Final = frozenset({"TdxVm"})
 _BASELINE_TEES: Final[Mapping[str, Tee]] = {"SgxEnclave": "SGX", "OpenEnclave": "SGX", "TdxVm": "TDX"}
 COMMON_NAME: Final = "Strongroom attestation service"
 _DATABASE: Final = "attestation.db"
+_EAR: Final = TokenForm(
+    typ="eat+jwt",
+    write=lambda claims: ear_claims(claims, permitted=True, developer="Strongroom", build=f"strongroom {__version__}"),
+)
+"""The service gives no result that its policy does not permit, hence `permitted`."""
 
 
 class ServiceLimits(Message):
@@ -216,6 +223,15 @@ class AttestationService:
             verified = kind.verify(request, self.anchors())  # 2
             return json_reply({"token": self.result(name, verified, nonce=request.nonce, draft=draft)})  # 3
 
+    def attest_ear(self, call: Call) -> Reply:
+        """`POST /strongroom/v1/ear/{type}`: the same, answered with an EAT Attestation Result (EAR)."""
+        name = _type(call, EVIDENCE_KINDS)
+        with self.metrics.attestation(name):
+            kind = EVIDENCE_KINDS[name]
+            request = read_attest_request(call.json_object(), kind)
+            verified = kind.verify(request, self.anchors())
+            return json_reply({"token": self.result(name, verified, nonce=request.nonce, form=_EAR)})
+
     def anchors(self) -> Anchors:
         """Return what evidence is verified with now.
 
@@ -236,7 +252,15 @@ class AttestationService:
             now=now,
         )
 
-    def result(self, name: str, verified: VerifiedClaims, *, nonce: str | None = None, draft: object = None) -> str:
+    def result(
+        self,
+        name: str,
+        verified: VerifiedClaims,
+        *,
+        nonce: str | None = None,
+        draft: object = None,
+        form: TokenForm = AZURE_FORM,
+    ) -> str:
         """Appraise the claims of verified evidence and return the attestation result.
 
         1. Appraise them with the standing policy, or with the draft; what is not safe it must name.
@@ -248,10 +272,11 @@ class AttestationService:
             verified: What the evidence says.
             nonce: What the client wants to see in the result.
             draft: A draft policy, or None.
+            form: In which form the result is written.
 
         Raises:
             RefusedError: The policy says no.
-            FormatError: The draft is not a policy.
+            FormatError: The draft is not a policy, or the form has no words for such evidence.
             UnavailableError: The store cannot be written.
         """
         claims = verified.claims
@@ -272,7 +297,7 @@ class AttestationService:
             return self.signer.draft(result, properties)
         if standing.signer is not None:
             result["x-ms-policy-signer"] = standing.signer
-        return self.signer.sign(result, properties)  # 3
+        return self.signer.sign(result, properties, form=form)  # 3
 
     def appraise_guest(self, verified: VerifiedClaims) -> str:
         """Appraise a guest of an Azure confidential VM (see `result`)."""
@@ -431,6 +456,7 @@ def attestation_application(
         _ours(
             "/strongroom/v1/attest/AzureVm", guests.attest_vm, method="POST", max_body_bytes=LIMITS.attest_body_bytes
         ),
+        _ours("/strongroom/v1/ear/{type}", service.attest_ear, method="POST", max_body_bytes=LIMITS.attest_body_bytes),
         _ours("/strongroom/v1/endorsements", service.endorsements),
         _ours("/strongroom/v1/signing-keys:rotate", service.rotate_signing_key, method="POST"),
         _ours("/strongroom/v1/evidence", own_evidence),

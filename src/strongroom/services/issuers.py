@@ -1,21 +1,24 @@
 """The attestation services whose results the key service believes: pinned by identity, their signing keys fetched."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from strongroom.attestation.result import AttestationResult, verify_result
 from strongroom.base.clock import Clock
 from strongroom.base.encoding import from_any_b64, parse_json_object
 from strongroom.base.errors import FormatError, StrongroomError, VerificationError
 from strongroom.base.workflow import Step
-from strongroom.clients.pinned import PinnedHttp
+from strongroom.clients.pinned import PinnedHttp, ServiceHttp
 from strongroom.crypto.jose import unverified_header, unverified_payload
 from strongroom.crypto.keys import VerifyingKey
-from strongroom.crypto.x509 import LeafUsage, verify_leaf
+from strongroom.crypto.x509 import LeafUsage, public_key, verify_leaf
+from strongroom.policy.back_ends import BackEnd
 from strongroom.wire.model import Hex32, Message, Url
 
+_HARDWARE: Final = "x-ms-strongroom-hardware"
 _REFETCH: Final = timedelta(seconds=10)
 """At most so often an unknown key id makes the service ask for the keys again."""
 
@@ -33,17 +36,38 @@ class AttestationServiceSettings(Message):
     certificate_pem: str
 
 
+class AzureAttestationSettings(Message):
+    """Azure Attestation: its keys are whatever its address publishes, on the word of certificate authorities.
+
+    Attributes:
+        url: Its address, also the issuer that its results name.
+        authorities_pem: Whose certificates are accepted there; None for the authorities that this machine trusts.
+    """
+
+    kind: Literal["azure-attestation"]
+    url: Url
+    authorities_pem: str | None = None
+
+
 class TrustedIssuers:
     """Verifies attestation results. Threads may share it.
 
     Args:
         key_sources: For each issuer, by its address: where its signing keys are; nobody else's word counts.
         clock: For the validity of results and certificates.
+        azure: Which of them are Azure Attestation.
     """
 
-    def __init__(self, key_sources: Mapping[str, KeySource], *, clock: Clock) -> None:
+    def __init__(
+        self, key_sources: Mapping[str, KeySource], *, clock: Clock, azure: Collection[str] = frozenset()
+    ) -> None:
         self._clock = clock
         self._key_sources = {url.rstrip("/"): source for url, source in key_sources.items()}
+        self._azure = frozenset(url.rstrip("/") for url in azure)
+
+    def back_end(self, url: str) -> BackEnd:
+        """Return which attestation service is at this address: it decides what an approval can demand."""
+        return BackEnd.AZURE_ATTESTATION if url.rstrip("/") in self._azure else BackEnd.STRONGROOM
 
     def knows(self, url: str) -> bool:
         """Return whether results of the attestation service at this address are believed."""
@@ -54,6 +78,7 @@ class TrustedIssuers:
 
         1. Find the pinned service that the token says it is from, and that service's key of the token's `kid`.
         2. Verify the token with that key, as that issuer's, now.
+        3. Azure Attestation does not say that hardware is real: all that it vouches for is.
         The caller MUST still evaluate a release policy.
 
         Raises:
@@ -71,30 +96,47 @@ class TrustedIssuers:
                 step=Step.RELEASE,
             )
         now = self._clock.now()
-        return verify_result(token, issuer=claimed, verifying_key=source(header, now), now=now)
+        result = verify_result(token, issuer=claimed, verifying_key=source(header, now), now=now)
+        if self.back_end(claimed) is BackEnd.AZURE_ATTESTATION:
+            return replace(result, claims={_HARDWARE: "real", **result.claims})
+        return result
 
 
-def pinned_issuers(services: Sequence[AttestationServiceSettings], *, clock: Clock) -> TrustedIssuers:
-    """Believe the attestation services that the owner pinned; their keys are fetched from them when needed.
+def configured_issuers(
+    services: Sequence[AttestationServiceSettings | AzureAttestationSettings], *, clock: Clock
+) -> TrustedIssuers:
+    """Believe the attestation services that the owner configured; their keys are fetched from them when needed.
 
     Raises:
+        ConfigurationError: Certificate authorities cannot be read.
         VerificationError: A certificate is not the pinned identity's.
     """
-    return TrustedIssuers({each.url: _PublishedKeys(each) for each in services}, clock=clock)
+    azure = {each.url for each in services if isinstance(each, AzureAttestationSettings)}
+    return TrustedIssuers({each.url: _published_keys(each) for each in services}, clock=clock, azure=azure)
+
+
+def _published_keys(settings: AttestationServiceSettings | AzureAttestationSettings) -> KeySource:
+    if isinstance(settings, AzureAttestationSettings):
+        http = ServiceHttp(settings.url, authorities_pem=settings.authorities_pem, service="Azure Attestation")
+        return _PublishedKeys(http, identity=None)
+    pinned = PinnedHttp(settings.url, settings.certificate_pem, settings.identity, service="the attestation service")
+    return _PublishedKeys(pinned, identity=settings.identity)
 
 
 class _PublishedKeys:
-    """The keys that a pinned attestation service publishes, each certified by its identity.
+    """The keys that an attestation service publishes; those of a pinned one are certified by its identity.
 
     A key that is not known yet makes the service ask for the keys again: at once if the token shows that the identity
     certified it (the service has a new key), otherwise not too often, because anybody can make a token.
+
+    Args:
+        http: Connections to the service.
+        identity: The pinned identity; None takes what its address publishes.
     """
 
-    def __init__(self, settings: AttestationServiceSettings) -> None:
-        self._identity = settings.identity
-        self._http = PinnedHttp(
-            settings.url, settings.certificate_pem, settings.identity, service="the attestation service"
-        )
+    def __init__(self, http: ServiceHttp, *, identity: str | None) -> None:
+        self._identity = identity
+        self._http = http
         self._keys: Mapping[str, VerifyingKey] = {}
         self._looked_for: set[str] = set()
         self._fetched_at: datetime | None = None
@@ -117,7 +159,7 @@ class _PublishedKeys:
 
     def _is_new(self, header: Mapping[str, Any], kid: str, now: datetime) -> bool:
         """Return whether the identity certified the token's key, and it was not looked for before."""
-        if kid in self._looked_for:
+        if self._identity is None or kid in self._looked_for:
             return False
         try:
             _, key = self._certified(header, now)
@@ -137,13 +179,11 @@ class _PublishedKeys:
 
     def _certified(self, jwk: object, now: datetime) -> tuple[str, VerifyingKey]:
         match jwk:
-            case {"kid": str(kid), "x5c": [*chain]} if all(isinstance(each, str) for each in chain):
-                leaf = verify_leaf(
-                    [from_any_b64(each) for each in chain],
-                    identity=self._identity,
-                    usage=LeafUsage.SIGNING,
-                    now=now,
-                )
-                return kid, leaf.public_key
+            case {"kid": str(kid), "x5c": [*chain]} if chain and all(isinstance(each, str) for each in chain):
+                certificates = [from_any_b64(each) for each in chain]
             case _:
                 raise FormatError("a published key of the attestation service has no certificate chain")
+        if self._identity is None:
+            return kid, public_key(certificates[0])
+        leaf = verify_leaf(certificates, identity=self._identity, usage=LeafUsage.SIGNING, now=now)
+        return kid, leaf.public_key

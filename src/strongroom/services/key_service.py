@@ -28,7 +28,7 @@ from strongroom.services.evidence import (
 )
 from strongroom.services.http import Call, application, endpoint, json_reply, log_to_stderr, serve
 from strongroom.services.identity import ServiceIdentity, open_identity, prepare_folder, tls_names
-from strongroom.services.issuers import AttestationServiceSettings, pinned_issuers
+from strongroom.services.issuers import AttestationServiceSettings, AzureAttestationSettings, configured_issuers
 from strongroom.services.key_desk import KeyDesk
 from strongroom.services.key_vault import KeyVault
 from strongroom.services.owners import OwnerDesk
@@ -65,7 +65,7 @@ class KeyServiceSettings(Message):
     state: str
     master_key: str
     owners: tuple[dict[str, str], ...] = Field(min_length=1)
-    attestation_services: tuple[AttestationServiceSettings, ...] = Field(min_length=1)
+    attestation_services: tuple[AttestationServiceSettings | AzureAttestationSettings, ...] = Field(min_length=1)
     mode: Literal["owner-operated"]
     hardware: Literal["simulated", "real"]
     platform: PlatformSettings | None
@@ -95,7 +95,7 @@ def configuration_of(settings: KeyServiceSettings) -> str:
         ConfigurationError: An owner's key is not a public JWK.
     """
     services: list[Json] = [
-        {"url": each.url, "identity": each.identity}
+        {"url": each.url, "identity": each.identity if isinstance(each, AttestationServiceSettings) else each.kind}
         for each in sorted(settings.attestation_services, key=lambda each: each.url)
     ]
     return configuration_digest(
@@ -158,7 +158,7 @@ def build(settings: KeyServiceSettings, *, clock: Clock) -> KeyService:
         store=store,
         identity=identity,
         owners=owners,
-        issuers=pinned_issuers(settings.attestation_services, clock=clock),
+        issuers=configured_issuers(settings.attestation_services, clock=clock),
         hardware=settings.hardware,
         clock=clock,
         url=settings.url.rstrip("/"),

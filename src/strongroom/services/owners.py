@@ -19,7 +19,7 @@ from strongroom.crypto.vault_keys import generate_key
 from strongroom.keys.records import ApprovalRecord, DatasetRecord, KeyRecord, OpenedRun
 from strongroom.keys.release import verify_ticket
 from strongroom.keys.store import Transaction
-from strongroom.policy.approval import Approval
+from strongroom.policy.approval import Approval, demand_enforceable
 from strongroom.services.errors import Reply, strongroom_error
 from strongroom.services.http import Call, Handler, endpoint, jose_reply, json_reply, text_reply
 from strongroom.services.key_desk import (
@@ -293,6 +293,8 @@ class OwnerDesk:
                     ),
                 ),
             )
+
+        demand_enforceable(approval, self._desk.issuers.back_end(approval.attestation_issuer))
 
     def _approval_json(self, tx: Transaction, record: ApprovalRecord) -> Json:
         approval = self._desk.stored_approval(record) if record.owner in self._desk.owners else None

@@ -7,7 +7,7 @@ certified it; relying parties that pin the identity need nothing new when it cha
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -95,6 +95,22 @@ class ResultProperties:
 _DEFAULT: Final = ResultProperties()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenForm:
+    """A form in which a result's claims are written.
+
+    Attributes:
+        typ: What the token's header calls it; relying parties of one form refuse the others.
+        write: Returns the claims in this form.
+    """
+
+    typ: str
+    write: Callable[[Mapping[str, Json]], Mapping[str, Json]]
+
+
+AZURE_FORM: Final = TokenForm(typ=RESULT_TYP, write=lambda claims: claims)
+
+
 class ResultSigner:
     """Signs tokens in the service's name. Threads may share it.
 
@@ -128,12 +144,15 @@ class ResultSigner:
         with self._lock:
             return self._current.thumbprint
 
-    def sign(self, claims: Mapping[str, Json], properties: ResultProperties = _DEFAULT) -> str:
+    def sign(
+        self, claims: Mapping[str, Json], properties: ResultProperties = _DEFAULT, *, form: TokenForm = AZURE_FORM
+    ) -> str:
         """Return a JWT with these claims.
 
         Args:
             claims: What it says; `iss`, the times, `jti` and `x-ms-ver` are set here and win.
             properties: How it is to be made.
+            form: In which form the claims are written, and how such tokens are called.
 
         Raises:
             UnavailableError: The store cannot be written.
@@ -147,12 +166,12 @@ class ResultSigner:
         with self._lock:
             self._note_expiry(int((now + properties.lifetime).timestamp()))
             key = self._current
-        header: dict[str, Json] = {"typ": RESULT_TYP, "jku": f"{self._tokens.issuer}/certs", "kid": key.thumbprint}
+        header: dict[str, Json] = {"typ": form.typ, "jku": f"{self._tokens.issuer}/certs", "kid": key.thumbprint}
         if properties.omit_x5c:
             header["x5t"] = to_b64url(sha1_thumbprint(key.chain_der[0]))
         else:
             header["x5c"] = key.x5c
-        return sign_jws(canonical_json(body), key=key.key, header=header)
+        return sign_jws(canonical_json(form.write(body)), key=key.key, header=header)
 
     def draft(self, claims: Mapping[str, Json], properties: ResultProperties = _DEFAULT) -> str:
         """Return what `sign` would say, unsigned: `alg` none, an empty signature. No relying party may accept it.

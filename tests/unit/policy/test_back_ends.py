@@ -25,7 +25,7 @@ from strongroom.policy.back_ends import (
 )
 from strongroom.simulation.azure_vm import SimulatedAzureVm
 
-RUNTIME_CLAIMS = {"x-ms-runtime.nonces", "x-ms-runtime.application"}
+RUNTIME_CLAIMS = {"x-ms-runtime.nonces", "x-ms-runtime.application", "x-ms-sgx-collateral.quotehash"}
 PLAIN = Requirements(tee=TeeKind.SGX, hardware="real", application="launch", hardware_ids="any")
 EVERYTHING: dict[str, Any] = {
     "tcb_status": True,
@@ -45,8 +45,13 @@ def refused(requirements: Requirements, back_end: BackEnd) -> set[str]:
 
 @pytest.mark.parametrize("tee", [TeeKind.SGX, TeeKind.TDX, TeeKind.SNP])
 @pytest.mark.parametrize("back_end", BackEnd)
-def test_an_approval_of_any_real_hardware_is_enforceable_by_both(tee: TeeKind, back_end: BackEnd) -> None:
-    demand_supported(replace(PLAIN, tee=tee), back_end)
+def test_an_approval_of_any_real_hardware_is_enforceable_where_the_result_names_its_evidence(
+    tee: TeeKind, back_end: BackEnd
+) -> None:
+    if (tee, back_end) in {(TeeKind.TDX, BackEnd.AZURE_ATTESTATION), (TeeKind.SNP, BackEnd.AZURE_ATTESTATION)}:
+        assert refused(replace(PLAIN, tee=tee), back_end) == {Demand.EVIDENCE}
+    else:
+        demand_supported(replace(PLAIN, tee=tee), back_end)
 
 
 @pytest.mark.parametrize("tee", TeeKind)
@@ -69,7 +74,7 @@ def test_an_empty_list_of_hardware_allows_nothing(back_end: BackEnd) -> None:
 def test_confidential_vms_fix_no_application_at_launch(tee: TeeKind) -> None:
     demand_supported(replace(PLAIN, tee=tee, application="runtime"), BackEnd.STRONGROOM)
     assert refused(replace(PLAIN, tee=tee), BackEnd.STRONGROOM) == {Demand.LAUNCH_DIGEST}
-    unattested = {Demand.NONCE, Demand.RUNTIME_DIGEST}
+    unattested = {Demand.NONCE, Demand.EVIDENCE, Demand.RUNTIME_DIGEST}
     assert refused(replace(PLAIN, tee=tee, application="runtime"), BackEnd.AZURE_ATTESTATION) == unattested
 
 

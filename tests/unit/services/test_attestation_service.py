@@ -28,7 +28,7 @@ from strongroom.base.errors import (
     VerificationError,
 )
 from strongroom.crypto import der
-from strongroom.crypto.jose import unverified_header, unverified_payload
+from strongroom.crypto.jose import unverified_header, unverified_payload, verify_jws
 from strongroom.crypto.keys import SigningKey, VerifyingKey
 from strongroom.crypto.x509 import CertificateRequest, Extension, issue_certificate, to_pem
 from strongroom.policy.evidence_policy import evidence_policy_hash
@@ -479,3 +479,19 @@ def test_what_the_service_says_of_itself_cannot_be_issued_by_a_policy(installed:
     installed.restart(policy_management="owner")
     installed.put(unsigned_policy(text))
     assert "forged" not in json.loads(unverified_payload(installed.attest())).values()
+
+
+def test_a_result_as_ear_says_what_azures_form_says_and_passes_nowhere_for_it(installed: Installation) -> None:
+    installed.put(installed.policy_token())
+    answer = installed.ask("POST", "/strongroom/v1/ear/SgxEnclave", sgx_body(installed, nonce="12345678"))
+    token = str(parse_json_object(answer.body)["token"])
+    key = VerifyingKey.from_jwk(installed.service.signer.published()[0])  # type: ignore[arg-type]
+    ear = parse_json_object(verify_jws(token, key=key, typ="eat+jwt").payload)
+    assert (ear["iss"], ear["eat_nonce"]) == (URL, "12345678")
+    appraisal = ear["submods"]["cpu0"]
+    assert appraisal["ear.status"] == "contraindicated"  # the hardware is simulated
+    assert appraisal["ear.veraison.annotated-evidence"]["sgx"]["x-ms-sgx-mrenclave"] == MRENCLAVE.hex()
+    with pytest.raises(VerificationError):
+        installed.claims(token)
+    refused = installed.ask("POST", "/strongroom/v1/ear/TdxVm", sgx_body(installed))
+    assert refused.status == 400

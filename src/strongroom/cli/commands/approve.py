@@ -48,7 +48,7 @@ Access = Literal["read", "write"]
     "--min-tcb-evaluation",
     type=click.IntRange(0),
     metavar="NUMBER",
-    help="The least tcbEvaluationDataNumber of the vendor's TCB data.  [real hardware: required]",
+    help="The least tcbEvaluationDataNumber of Intel's TCB data.  [Intel's real hardware: required]",
 )
 @click.option(
     "--min-crl",
@@ -115,9 +115,7 @@ def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
         evidence_policy_hash=_policy_hash(state, tees),
         attestation_issuer=trusted_service(trust, "attestation-service").url,
         hardware=trust.hardware,
-        platform=_platform(
-            trust.hardware, machines, tees, any_machine=any_machine, least=(min_tcb_evaluation, min_crl)
-        ),
+        platform=_platform(trust.hardware, machines, any_machine=any_machine, least=(min_tcb_evaluation, min_crl)),
         tees=tuple(dict.fromkeys(tees)),
         shape="process",
         max_runs=max_runs,
@@ -187,7 +185,6 @@ def _demand_binding(description: ApplicationDescription, *, dataset: str, access
 def _platform(
     hardware: str,
     machines: tuple[str, ...],
-    tees: tuple[TeeKind, ...],
     *,
     any_machine: bool,
     least: tuple[int | None, int | None],
@@ -199,14 +196,11 @@ def _platform(
         return None
     if not machines and not any_machine and hardware == "real":
         raise click.UsageError("name the machines (--machine ID), or say --any-machine")
-    only_amd = set(tees) == {"snp"}
-    if hardware == "real" and (min_crl is None or (min_tcb_evaluation is None and not only_amd)):
-        raise click.UsageError("say --min-tcb-evaluation and --min-crl: how fresh the vendor's word must be")
     return PlatformDemand.from_object(
         {
             "machines": list(machines) or "any",
-            "min_tcb_evaluation_data_number": min_tcb_evaluation if only_amd else min_tcb_evaluation or 0,
-            "min_crl_number": min_crl or 0,
+            "min_tcb_evaluation_data_number": min_tcb_evaluation,
+            "min_crl_number": min_crl,
         }
     )
 
@@ -249,8 +243,12 @@ def _print(approval: Approval, description: ApplicationDescription, *, state: St
 def _freshness(platform: PlatformDemand | None) -> list[tuple[str, str]]:
     if platform is None:
         return []
-    tcb, crl = platform.min_tcb_evaluation_data_number, f"revocation list at least {platform.min_crl_number}"
-    return [("vendor data", crl if tcb is None else f"tcbEvaluationDataNumber at least {tcb}, {crl}")]
+    least = {
+        "tcbEvaluationDataNumber": platform.min_tcb_evaluation_data_number,
+        "revocation list": platform.min_crl_number,
+    }
+    said = [f"{name} at least {number}" for name, number in least.items() if number is not None]
+    return [("vendor data", ", ".join(said) or "however old")]
 
 
 def _people(recipients: tuple[dict[str, str], ...]) -> str:
