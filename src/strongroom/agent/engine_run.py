@@ -1,11 +1,16 @@
-"""Running Spark's processes under the agent, and ending with them (step 7)."""
+"""Running Spark's processes under the agent, and ending with them (step 7).
 
+While Spark computes, the agent sleeps: its processor time would be the application's.
+"""
+
+import os
+import select
 import signal
 import socket
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import FrameType
 from typing import Final
 from urllib.parse import urlsplit
@@ -27,7 +32,12 @@ class Stop:
 
     def __init__(self) -> None:
         self._asked = threading.Event()
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.signal_number: int | None = None
+
+    def fileno(self) -> int:
+        """Return a file descriptor that becomes readable when somebody asks."""
+        return self._bell
 
     def install(self) -> None:
         """Take SIGTERM and SIGINT; call from the main thread."""
@@ -41,7 +51,7 @@ class Stop:
             with suppress(OSError), open(descriptor, "rb", buffering=0, closefd=False) as lifeline:
                 while lifeline.read(1):
                     pass
-            self._asked.set()
+            self._ask()
 
         threading.Thread(target=watch, name="lifeline", daemon=True).start()
 
@@ -52,7 +62,11 @@ class Stop:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.signal_number = number
+        self._ask()
+
+    def _ask(self) -> None:
         self._asked.set()
+        os.eventfd_write(self._bell, 1)
 
 
 def wait_for(child: Child, *, others: Sequence[Child], stop: Stop) -> int:
@@ -64,15 +78,23 @@ def wait_for(child: Child, *, others: Sequence[Child], stop: Stop) -> int:
     Raises:
         EngineError: Another child died first.
     """
-    while (status := child.poll()) is None:
-        if stop.asked:
-            end(child)
-            return -(stop.signal_number or signal.SIGTERM)
-        for other in others:
-            if other.poll() is not None:
+    poller = select.poll()
+    poller.register(stop, select.POLLIN)
+    with ExitStack() as opened:
+        for each in (child, *others):
+            if each.poll() is None:
+                ended = os.pidfd_open(each.pid)
+                opened.callback(os.close, ended)
+                poller.register(ended, select.POLLIN)
+        while (status := child.poll()) is None:
+            if stop.asked:
                 end(child)
-                raise EngineError(f"Spark's {other.name} ended while the {child.name} ran", step=Step.COMPUTE)
-        time.sleep(_POLL_S)
+                return -(stop.signal_number or signal.SIGTERM)
+            for other in others:
+                if other.poll() is not None:
+                    end(child)
+                    raise EngineError(f"Spark's {other.name} ended while the {child.name} ran", step=Step.COMPUTE)
+            poller.poll()
     return status
 
 

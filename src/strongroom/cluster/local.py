@@ -7,6 +7,7 @@ could do wrong costs availability, nothing else.
 import ctypes
 import os
 import secrets
+import select
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,8 @@ from strongroom.wire.descriptor import Descriptor, DriverAddress
 from strongroom.wire.events import DriverReady, Event, Failed, Finished, parse_event
 
 _POLL_S: Final = 0.05
+_FOLLOW_S: Final = 0.25
+"""How often reports are read while Spark computes: on a busy machine, each look takes time from it."""
 _GRACE_S: Final = 20.0
 _SCRATCH_ID: Final = 5
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -122,10 +125,18 @@ class LocalCluster:
                 break
             if ready is not None:
                 replaced += self._replace_lost(descriptor, ready)
-            time.sleep(_POLL_S)
+            self._pause(driver, _POLL_S if ready is None else _FOLLOW_S)
         if finished is None:
             raise _error(driver)
         return Outcome(finished=finished, replaced_executors=replaced)
+
+    def _pause(self, driver: _Tee, seconds: float) -> None:
+        """Wait a while, but no longer than the driver's agent runs."""
+        ended = os.pidfd_open(driver.process.pid)
+        try:
+            select.select([ended], [], [], seconds)
+        finally:
+            os.close(ended)
 
     def _relay(self, driver: _Tee) -> list[Event]:
         """Pass every new event on; return the driver's."""
