@@ -36,8 +36,10 @@ from strongroom.attestation.verifier import (
     verify_tdx,
 )
 from strongroom.attestation.verifier.dcap import OUR_VERIFIER, VerifiedPlatform, verify_platform
+from strongroom.attestation.verifier.sgx import demand_safe_enclave
 from strongroom.attestation.verifier.snp import verify_report
 from strongroom.attestation.verifier.tcb import find_tcb
+from strongroom.attestation.verifier.tdx import demand_safe_domain
 from strongroom.base.encoding import Json, from_hex
 from strongroom.base.errors import (
     FormatError,
@@ -165,27 +167,14 @@ def _quote_steps(
 
 
 def _launch(quote: SgxQuote | TdxQuote) -> str:
-    """Check what makes an enclave or trust domain open to its host. The sentences are the verifier's."""
+    """Check what makes an enclave or trust domain open to its host."""
     match quote.report:
-        case SgxReportBody(attributes=attributes):
-            if attributes.debug:
-                raise VerificationError(
-                    "the evidence is of a debug enclave, whose memory the host can read",
-                    mismatches=(Mismatch(name="attributes.DEBUG", expected="false", actual="true"),),
-                )
+        case SgxReportBody() as report:
+            demand_safe_enclave(report)
             return "not a debug enclave"
         case TdReportBody(td_attributes=td_attributes):
-            if td_attributes.under_debug:
-                raise VerificationError(
-                    "the evidence is of a trust domain under debug, whose memory the host can read",
-                    mismatches=(Mismatch(name="td_attributes.debug", expected="false", actual="true"),),
-                )
-            if not td_attributes.sept_ve_disable:
-                raise VerificationError(
-                    "the host can take pages of this trust domain away unnoticed",
-                    mismatches=(Mismatch(name="td_attributes.sept_ve_disable", expected="true", actual="false"),),
-                )
-            return "not under debug; pages cannot be taken away unnoticed"
+            demand_safe_domain(td_attributes)
+            return "not under debug; pages cannot be taken away unnoticed; it cannot be moved"
 
 
 def _tcb(quote: SgxQuote | TdxQuote, platform: VerifiedPlatform) -> str:

@@ -15,7 +15,7 @@ from strongroom.attestation.verifier.roots import TrustedRoots
 from strongroom.attestation.verifier.second_opinion import require_agreement
 from strongroom.attestation.verifier.tcb import find_tcb
 from strongroom.attestation.verifier.verified import VerifiedSgx
-from strongroom.base.errors import VerificationError
+from strongroom.base.errors import Mismatch, VerificationError
 
 _READ_BY_BOTH: Final = 3
 
@@ -102,10 +102,8 @@ def verify_sgx_quote(
         raise VerificationError(
             "only SGX quotes of version 3 are read by both verifiers", action="Quote with version 3."
         )
-    if refuse_unsafe and quote.report.attributes.debug:
-        raise VerificationError(
-            "the evidence is of a debug enclave, whose memory the host can read", action="Launch it without debug."
-        )
+    if refuse_unsafe:
+        demand_safe_enclave(quote.report)
     # 2.
     platform = verify_platform(quote, trusted_roots=trusted_roots, endorsements=endorsements, now=now)
     # 3.
@@ -133,3 +131,17 @@ def verify_sgx_quote(
     }
     require_agreement(found, quote=quote_bytes, endorsements=endorsements, anchor_der=platform.root.anchor_der, now=now)
     return verified
+
+
+def demand_safe_enclave(report: SgxReportBody) -> None:
+    """Refuse a debug enclave.
+
+    Raises:
+        VerificationError: It is one.
+    """
+    if report.attributes.debug:
+        raise VerificationError(
+            "the evidence is of a debug enclave, whose memory the host can read",
+            action="Launch it without debug.",
+            mismatches=(Mismatch(name="attributes.DEBUG", expected="false", actual="true"),),
+        )

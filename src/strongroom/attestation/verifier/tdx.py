@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 
 from strongroom.attestation.endorsements.dcap import DcapEndorsements
 from strongroom.attestation.evidence.dcap_quote import parse_tdx_quote
-from strongroom.attestation.evidence.td_report import TdReportBody
+from strongroom.attestation.evidence.td_report import TdAttributes, TdReportBody
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
 from strongroom.attestation.verifier.dcap import BOTH_VERIFIERS, OUR_VERIFIER, VerifiedQuote, bind, verify_platform
 from strongroom.attestation.verifier.roots import TrustedRoots
 from strongroom.attestation.verifier.second_opinion import require_agreement
 from strongroom.attestation.verifier.tcb import find_tcb
 from strongroom.attestation.verifier.verified import VerifiedTdx
-from strongroom.base.errors import VerificationError
+from strongroom.base.errors import VerificationError, differences
 
 
 def verify_tdx(
@@ -97,19 +97,8 @@ def verify_tdx_quote(
     report = quote.report
     attributes = report.td_attributes
     read_by_both = attributes.sept_ve_disable and not attributes.under_debug and not attributes.migratable
-    if refuse_unsafe and attributes.under_debug:
-        raise VerificationError(
-            "the evidence is of a trust domain under debug, whose memory the host can read",
-            action="Launch it without debug.",
-        )
-    if refuse_unsafe and not attributes.sept_ve_disable:
-        raise VerificationError(
-            "the host can take pages of this trust domain away unnoticed", action="Launch it with SEPT_VE_DISABLE."
-        )
-    if refuse_unsafe and attributes.migratable:
-        raise VerificationError(
-            "the trust domain can be moved to another machine", action="Launch it without migration."
-        )
+    if refuse_unsafe:
+        demand_safe_domain(attributes)
     # 2.
     platform = verify_platform(quote, trusted_roots=trusted_roots, endorsements=endorsements, now=now)
     # 3.
@@ -141,3 +130,39 @@ def verify_tdx_quote(
     }
     require_agreement(found, quote=quote_bytes, endorsements=endorsements, anchor_der=platform.root.anchor_der, now=now)
     return verified
+
+
+def demand_safe_domain(attributes: TdAttributes) -> None:
+    """Refuse a trust domain that its host can look into, take pages from unnoticed, or move.
+
+    Raises:
+        VerificationError: It can; all of it is named.
+    """
+    found = {
+        "td_attributes.debug": ("false", _word(set_=attributes.under_debug)),
+        "td_attributes.sept_ve_disable": ("true", _word(set_=attributes.sept_ve_disable)),
+        "td_attributes.migratable": ("false", _word(set_=attributes.migratable)),
+    }
+    mismatches = differences(found)
+    if attributes.under_debug:
+        raise VerificationError(
+            "the evidence is of a trust domain under debug, whose memory the host can read",
+            action="Launch it without debug.",
+            mismatches=mismatches,
+        )
+    if not attributes.sept_ve_disable:
+        raise VerificationError(
+            "the host can take pages of this trust domain away unnoticed",
+            action="Launch it with SEPT_VE_DISABLE.",
+            mismatches=mismatches,
+        )
+    if attributes.migratable:
+        raise VerificationError(
+            "the trust domain can be moved to another machine",
+            action="Launch it without migration.",
+            mismatches=mismatches,
+        )
+
+
+def _word(*, set_: bool) -> str:
+    return "true" if set_ else "false"
