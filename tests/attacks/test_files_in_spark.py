@@ -32,7 +32,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             for name, value in (("compression", "none"), ("parquet.enable.dictionary", "false")):
                 names = globals().setdefault("options", {})
                 names[name] = value
-            rows = spark.range(1000, numPartitions=2).selectExpr("id", "10D + id AS fare")
+            made = spark.range(1000, numPartitions=2).selectExpr("id", "10D + id AS fare")
             """
         )
         yield cluster
@@ -41,11 +41,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def written(cluster: Cluster) -> tuple[Dataset, dict[str, bytes]]:
     trips, other = cluster.add_dataset("trips"), cluster.add_dataset("other")
-    cluster.run('rows.write.options(**options).parquet("strongroom://other")')
-    cluster.run('rows.write.options(**options).parquet("strongroom://trips")')
+    cluster.run('made.write.options(**options).parquet("strongroom://other")')
+    cluster.run('made.write.options(**options).parquet("strongroom://trips")')
     older = {path: trips.location(path).read_bytes() for path in trips.view}
     trips.new_write()
-    cluster.run('rows.write.mode("overwrite").options(**options).parquet("strongroom://trips")')
+    cluster.run('made.write.mode("overwrite").options(**options).parquet("strongroom://trips")')
     trips.new_write()
     assert other.view
     return trips, older
@@ -139,7 +139,7 @@ def test_a_truncated_file_is_refused(cluster: Cluster, files: tuple[Path, Path])
 
 def test_a_truncated_file_of_this_runs_own_write_is_refused(cluster: Cluster, tmp_path: Path) -> None:
     own = cluster.add_dataset("own")
-    cluster.run('rows.coalesce(1).write.parquet("strongroom://own")')
+    cluster.run('made.coalesce(1).write.parquet("strongroom://own")')
     file = own.location(min(own.view))
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(SparkRefusalError, match="is refused: it is not a Parquet file with encrypted footer"):
