@@ -1,7 +1,9 @@
 """Good input to start from: simulated hardware's, messages with every field, and other people's vectors."""
 
 import atexit
+import base64
 import functools
+import json
 import os
 import shutil
 import struct
@@ -13,10 +15,15 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import StringConstraints
 from pydantic.fields import FieldInfo
 from tests.support.amd import amd_bench
+from tests.support.azure_guest import KINDS, Cloud
+from tests.support.devices import certificate_table, chip_certificates
 from tests.support.platform import NOW, Bench
+from tests.support.simulated_guest import SimulatedGuest
+from tests.support.swtpm import BOOT, event_log
 
 from strongroom.attestation.evidence.azure_vtpm import HclKind
 from strongroom.crypto.keys import SigningKey
+from strongroom.crypto.x509 import to_pem
 from strongroom.simulation.azure_vm import SimulatedAzureVm
 from strongroom.simulation.platform import TEE_TCB_SVN
 from strongroom.wire import model
@@ -46,6 +53,10 @@ _BY_PATTERN = {
     r"^[A-Za-z0-9_][A-Za-z0-9._+ -]*\Z": "application.py",
     r"^[^\x00-\x1f\x7f]+\Z": "an application",
     r"^[^\x00]*\Z": "text",
+    r"^[A-Za-z0-9+/_-]*={0,2}\Z": "AA==",
+    r"^(1?[0-9]|2[0-3])\Z": "7",
+    r"^[0-9a-f]{12}\Z": "00" * 6,
+    r"^(?:[0-9a-f]{16}|[0-9a-f]{128})\Z": "5a" * 64,
 }
 
 
@@ -69,6 +80,24 @@ def signer() -> SigningKey:
 @functools.cache
 def azure_vm(kind: HclKind) -> SimulatedAzureVm:
     return SimulatedAzureVm.create(amd_bench().amd if kind == "snp" else bench().platform)
+
+
+@functools.cache
+def guest(kind: HclKind) -> SimulatedGuest:
+    """Return a guest on the same hardware as everything here."""
+    return SimulatedGuest(cloud=Cloud(now=NOW, amd=amd_bench().amd, intel=bench().platform), kind=kind)
+
+
+def guest_infos() -> list[bytes]:
+    log = base64.b64encode(event_log(BOOT)).decode()
+    return [json.dumps(guest(kind).info(TcgLogs=log if kind == "tdx" else "")).encode() for kind in KINDS]
+
+
+def certificate_tables() -> list[bytes]:
+    chip = chip_certificates()
+    as_pem = {name: to_pem(certificate).encode() for name, certificate in chip.items()}
+    vlek = {"VLEK": amd_bench().amd.certificates["VLEK"], "ARK": chip["ARK"]}
+    return [certificate_table(each, page_bytes=1) for each in (chip, as_pem, vlek)]
 
 
 def vectors(*names: str) -> list[bytes]:
@@ -125,6 +154,8 @@ def _object(kind: type[model.Message]) -> dict[str, Any]:
     value = {field.alias or name: _of_field(field) for name, field in kind.model_fields.items()}
     if kind.__name__ == "RuntimeData":
         value["role"] = "executor"
+    if kind.__name__ == "VcekName":
+        value["fmc"] = None  # of another product than the first
     if kind.__name__ == "Approval":
         value["recipients"] = [signer().verifying_key.to_jwk()]
     return value
@@ -151,7 +182,7 @@ def _of(annotation: Any, metadata: Any = ()) -> Any:  # noqa: PLR0911 - one line
         return {_of(arguments[0]): _of(arguments[1])}
     if annotation is bool:
         return True
-    if annotation is int:
+    if annotation in (int, float):
         return max([1, *(each.ge for each in metadata if hasattr(each, "ge"))])
     if annotation is str:
         patterns = [each.pattern for each in metadata if getattr(each, "pattern", None)]

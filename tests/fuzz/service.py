@@ -3,13 +3,15 @@
 import base64
 import functools
 import hashlib
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz.samples import bench, new_folder, signer
+from tests.fuzz.samples import bench, guest, new_folder, signer
 from tests.support.amd import amd_bench
+from tests.support.asgi import send
 from tests.support.key_service import ISSUER, PLATFORM, POLICY_HASH, KeyBench, Tee
 from tests.support.platform import NOW, RUNTIME_DATA
 
@@ -17,19 +19,28 @@ from strongroom.base.encoding import canonical_json, parse_json_object, to_b64ur
 from strongroom.base.errors import DisagreementError, FormatError, StrongroomError
 from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.jose import sign_jws, unverified_payload
+from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.x509 import new_identity, spki_sha256, to_pem
-from strongroom.services.attestation_errors import attestation_error, policy_error
-from strongroom.services.attestation_service import AttestationService, AttestationServiceConfig
+from strongroom.services.attestation_errors import attestation_error, management_error, policy_error
+from strongroom.services.attestation_service import (
+    AttestationService,
+    AttestationServiceConfig,
+    ServiceLimits,
+    attestation_application,
+)
 from strongroom.services.attestation_store import open_attestation_store
+from strongroom.services.azure_guest import AzureGuestDesk
 from strongroom.services.endorsement_sources import FolderSettings
 from strongroom.services.errors import ErrorShape, Reply, strongroom_error
+from strongroom.services.evidence import ServiceEvidenceSource
 from strongroom.services.http import Call, authenticate_person
 from strongroom.services.identity import open_identity
 from strongroom.wire.key_service import JOIN_TYP, PERSON_TOKEN_TYP, Evidence, JoinRequest, PersonToken
 from strongroom.wire.trust import TrustedRootEntry
 
-_POLICY = 'version= 1.0;authorizationrules{=> permit();};issuancerules{c:[type!="a"] => issue(claim=c);};'
-_OWN_FAULT = 500
+POLICY = 'version= 1.0;authorizationrules{=> permit();};issuancerules{c:[type!="a"] => issue(claim=c);};'
+_REFUSED, _OWN_FAULT = 400, 500
+_NEWEST = "2025-06-01"
 
 
 class FixedClock:
@@ -60,6 +71,26 @@ def answer(handler: Callable[[Call], Reply], call: Call, shape: ErrorShape) -> b
         raise AnsweredNoError(error.message) from error
 
 
+_LIMITS = ServiceLimits(requests_per_second=1 << 30, requests_per_second_per_address=1 << 30)
+
+
+@functools.cache
+def _signers_certificate() -> str:
+    return _certificate(signer())
+
+
+@functools.cache
+def new_signers_certificate() -> str:
+    """Return the certificate of somebody who may come to sign policies, base64."""
+    return _certificate(guest("snp").ephemeral)
+
+
+def _certificate(key: SigningKey) -> str:
+    day = timedelta(days=1)
+    shown = new_identity(common_name="signer", key=key, not_before=NOW - day, not_after=NOW + day)
+    return base64.b64encode(shown).decode()
+
+
 class FuzzedService:
     """The service over simulated hardware, with a policy that permits everything."""
 
@@ -81,8 +112,22 @@ class FuzzedService:
         self.identity = open_identity(folder / "state", common_name="test", sans=("127.0.0.1",), now=NOW)
         store = open_attestation_store(folder / "state" / "attestation.db")
         self.service = AttestationService(config, identity=self.identity, store=store, clock=FixedClock())
-        for kind in ("SgxEnclave", "TdxVm", "SevSnpVm"):
-            self.service.put_policy(self._call(kind, self.policy_tokens()[0], bearer=self.person_token()))
+        self.bearer = self.person_token()
+        for kind in ("SgxEnclave", "OpenEnclave", "TdxVm", "SevSnpVm", "AzureGuest"):
+            self.service.put_policy(self._call(kind, self.policy_tokens()[0], bearer=self.bearer))
+        self._guests = AzureGuestDesk(anchors=self.service.anchors, appraise=self.service.appraise_guest)
+        self._application = attestation_application(self.service, self._own_evidence(config), _LIMITS)
+
+    def _own_evidence(self, config: AttestationServiceConfig) -> ServiceEvidenceSource:
+        return ServiceEvidenceSource(
+            service="attestation-service",
+            mode=config.mode,
+            identity=self.identity,
+            configuration=config.digest(),
+            signing_key=lambda: self.service.signer.thumbprint,
+            has_statement_key=False,
+            platform=None,
+        )
 
     @staticmethod
     def _write_endorsements(folder: Path) -> None:
@@ -93,16 +138,62 @@ class FuzzedService:
         (folder / f"{spki_sha256(chip.amd.root_der)}.crl").write_bytes(bytes.fromhex(chip.endorsements().crl))
 
     def body(self, kind: str, evidence: bytes) -> bytes:
-        field = "report" if kind == "SevSnpVm" else "quote"
+        field = "report" if kind in {"SevSnpVm", "OpenEnclave"} else "quote"
         runtime = {"data": to_b64url(RUNTIME_DATA), "dataType": "JSON"}
         return canonical_json({field: to_b64url(evidence), "runtimeData": runtime, "nonce": "n"})
 
     def attest(self, kind: str, body: bytes) -> bytes:
         return answer(self.service.attest, self._call(kind, body), attestation_error)
 
+    def attest_guest(self, info: bytes) -> bytes:
+        """Call as Azure's client does, with these bytes for the JSON text inside."""
+        call = self._call("AzureGuest", canonical_json({"AttestationInfo": to_b64url(info)}))
+        return answer(self._guests.attest_guest, call, attestation_error)
+
+    def attest_vm(self, body: bytes) -> bytes:
+        return answer(self._guests.attest_vm, self._call("AzureVm", body), strongroom_error)
+
+    def attest_with_draft(self, draft: bytes) -> bytes:
+        """Have good evidence appraised by a draft policy."""
+        body = parse_json_object(self.body("SgxEnclave", bench().quote()))
+        body["draftPolicyForAttestation"] = draft.decode("utf-8", errors="surrogateescape")
+        return self.attest("SgxEnclave", json.dumps(body).encode())
+
     def put_policy(self, token: bytes) -> bytes:
-        call = self._call("SgxEnclave", token, bearer=self.person_token())
+        call = self._call("SgxEnclave", token, bearer=self.bearer)
         return answer(self.service.put_policy, call, policy_error)
+
+    def reset_policy(self, token: bytes) -> bytes:
+        call = self._call("SgxEnclave", token, bearer=self.bearer)
+        return answer(self.service.reset_policy, call, policy_error)
+
+    def add_certificate(self, body: bytes) -> bytes:
+        call = self._call("", body, bearer=self.bearer)
+        return answer(self.service.add_policy_certificate, call, management_error)
+
+    def remove_certificate(self, body: bytes) -> bytes:
+        call = self._call("", body, bearer=self.bearer)
+        return answer(self.service.remove_policy_certificate, call, management_error)
+
+    def endorsements(self, platform: bytes) -> bytes:
+        """Ask for a platform's endorsements by any name."""
+        query = {"platform": platform.decode("utf-8", errors="surrogateescape")}
+        call = Call(path={}, query=query, authorization="", body=b"")
+        return answer(self.service.endorsements, call, strongroom_error)
+
+    def request(self, data: bytes) -> bytes:
+        """Send an owner's HTTP request: method and target, a line end, the body.
+
+        Raises:
+            AnsweredNoError: The status is 4xx.
+        """
+        line, _, body = data.partition(b"\n")
+        method, _, target = line.decode("ascii", errors="replace").partition(" ")
+        reply = send(self._application, method, target, body, headers={"authorization": f"Bearer {self.bearer}"})
+        assert reply.status < _OWN_FAULT, reply.body
+        if reply.status >= _REFUSED:
+            raise AnsweredNoError(str(parse_json_object(reply.body)["error"]["message"]))
+        return reply.body
 
     def authenticate(self, bearer: str) -> str:
         call = self._call("SgxEnclave", b"", bearer=bearer)
@@ -114,11 +205,42 @@ class FuzzedService:
         token = PersonToken(aud=self.identity.identity, sub=subject, iat=at, exp=at + 60)
         return sign_jws(token.to_json(), key=signer(), header={"typ": PERSON_TOKEN_TYP, "kid": subject})
 
+    def requests(self) -> list[bytes]:
+        """Return a request to each address; what changes policies asks for what stands."""
+        version = f"?api-version={_NEWEST}"
+        kinds = {"SgxEnclave": bench().quote(), "TdxVm": bench().td_quote()}
+        attesting = [f"POST /attest/{kind}{version}\n".encode() + self.body(kind, kinds[kind]) for kind in kinds]
+        asking = [
+            f"GET /policies/SevSnpVm{version}",
+            f"GET /certificates{version}",
+            f"GET /tcbbaselines/TdxVm{version}",
+            "GET /certs",
+            "GET /.well-known/openid-configuration",
+            "GET /strongroom/v1/evidence?nonce=AAAA",
+            f"GET /strongroom/v1/endorsements?platform=sgx.{bench().platform.fmspc.hex()}.platform",
+            "GET /healthz",
+            "GET /readyz",
+            "GET /metrics",
+        ]
+        return [*attesting, *map(str.encode, asking)]
+
+    def reset_tokens(self) -> list[bytes]:
+        return self._signed(b"") + self._signed(b"{}")
+
+    def certificate_tokens(self) -> list[bytes]:
+        """Return tokens that name a certificate: bare, and in the newest version's JSON objects."""
+        claim: dict[str, Any] = {"kty": "RSA", "alg": "RS256", "use": "sig", "x5c": [new_signers_certificate()]}
+        bare = self._signed(canonical_json({"policyCertificate": claim}))
+        members = ("policyCertificateToAdd", "policyCertificateToRemove")
+        return bare + [canonical_json({member: bare[0].decode()}) for member in members]
+
+    @staticmethod
+    def _signed(payload: bytes) -> list[bytes]:
+        return [sign_jws(payload, key=signer(), header={"x5c": [_signers_certificate()]}).encode()]
+
     def policy_tokens(self) -> list[bytes]:
-        day = timedelta(days=1)
-        shown = new_identity(common_name="signer", key=signer(), not_before=NOW - day, not_after=NOW + day)
-        body = canonical_json({"AttestationPolicy": to_b64url(_POLICY.encode())})
-        x5c = [base64.b64encode(shown).decode()]
+        body = canonical_json({"AttestationPolicy": to_b64url(POLICY.encode())})
+        x5c = [_signers_certificate()]
         return [
             sign_jws(body, key=signer(), header={"x5c": x5c}).encode(),
             sign_jws(body, key=signer(), header={"jwk": {"x5c": x5c}}).encode(),
@@ -128,7 +250,7 @@ class FuzzedService:
     @staticmethod
     def _call(kind: str, body: bytes, *, bearer: str = "") -> Call:
         authorization = f"Bearer {bearer}" if bearer else ""
-        return Call(path={"type": kind}, query={"api-version": "2025-06-01"}, authorization=authorization, body=body)
+        return Call(path={"type": kind}, query={"api-version": _NEWEST}, authorization=authorization, body=body)
 
 
 class FuzzedKeyService:
@@ -195,4 +317,9 @@ def KEY_SERVICE() -> FuzzedKeyService:  # noqa: N802 - one for the process
 
 @functools.cache
 def SERVICE() -> FuzzedService:  # noqa: N802 - one for the process
+    return FuzzedService(new_folder())
+
+
+@functools.cache
+def MANAGED_SERVICE() -> FuzzedService:  # noqa: N802 - one for the process, whose policies change
     return FuzzedService(new_folder())

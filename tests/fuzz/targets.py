@@ -4,20 +4,23 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from tests.fuzz import samples
+from tests.fuzz.attesting import ATTESTING
 from tests.fuzz.dataset import DATASET
 from tests.fuzz.samples import bench, endorsements, message, signer, vectors
-from tests.fuzz.service import KEY_SERVICE, SERVICE, AnsweredNoError
+from tests.fuzz.service import KEY_SERVICE, MANAGED_SERVICE, SERVICE, AnsweredNoError
+from tests.fuzz.target import Target, of_text, text_of
+from tests.fuzz.vendors import VENDORS
 from tests.support.amd import amd_bench
 from tests.support.platform import NOW
 
 from strongroom.agent.key_socket import Keyholder
 from strongroom.application.description import ApplicationDescription, parse_description
+from strongroom.attestation.endorsements import bundle, documents
 from strongroom.attestation.endorsements.dcap import DcapEndorsements, parse_endorsements
 from strongroom.attestation.endorsements.snp import SnpEndorsements
 from strongroom.attestation.endorsements.tcb import parse_qe_identity, parse_tcb_info
@@ -45,7 +48,6 @@ from strongroom.base.errors import (
     IntegrityError,
     LimitError,
     RefusedError,
-    StrongroomError,
     VerificationError,
 )
 from strongroom.base.secret import SecretBytes
@@ -73,66 +75,34 @@ from strongroom.log.note import parse_note, sign_note
 from strongroom.policy.approval import Approval
 from strongroom.policy.claims import ClaimIssuer, claims_from_json
 from strongroom.policy.evidence_policy import parse_evidence_policy
+from strongroom.policy.explanation import explain, point_at
 from strongroom.policy.release_policy import parse_release_policy
 from strongroom.receipts.verify import verify_receipt
+from strongroom.services import endorsement_cache, endorsement_sources
 from strongroom.services.evidence_kinds import EVIDENCE_KINDS, read_attest_request
-from strongroom.wire import descriptor, events, key_service, manifest, receipt, runtime_data, service, ticket, trust
+from strongroom.wire import (
+    azure_guest,
+    descriptor,
+    events,
+    key_service,
+    manifest,
+    receipt,
+    runtime_data,
+    service,
+    ticket,
+    trust,
+)
 from strongroom.wire.model import Message
 
 _SECRET = SecretBytes(bytes(range(32)))
 _ID, _HASH = "a5" * 16, "5a" * 32
+_WIRE = (azure_guest, descriptor, key_service, manifest, receipt, runtime_data, service, ticket, trust)
 _MESSAGES: tuple[type[Message], ...] = tuple(
     member
-    for module in (descriptor, key_service, manifest, receipt, runtime_data, service, ticket, trust)
+    for module in (*_WIRE, documents, bundle, endorsement_cache, endorsement_sources)
     for member in vars(module).values()
     if isinstance(member, type) and issubclass(member, Message) and member.__module__ == module.__name__
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """A parser.
-
-    Attributes:
-        name: What people and the command line call it.
-        parse: Takes any bytes.
-        samples: Good input, to be edited.
-        refusals: The errors that bad input may raise; every other exception is a finding.
-        write: Gives a parsed value's bytes; what they parse to must be the same value.
-        exact: These bytes are the very input, but for zeros behind it.
-        has_good_input: False: the samples are refused too, late: good input takes more, or is good only once.
-    """
-
-    name: str
-    parse: Callable[[bytes], Any]
-    samples: Callable[[], Sequence[bytes]]
-    refusals: tuple[type[StrongroomError], ...] = (FormatError,)
-    write: Callable[[Any], bytes] | None = None
-    exact: bool = False
-    has_good_input: bool = True
-
-    def check(self, data: bytes) -> bool:
-        """Parse; return whether the bytes were accepted. Raises what is a finding."""
-        try:
-            value = self.parse(data)
-        except self.refusals as error:
-            error.message.encode()  # what goes to a peer must be text
-            return False
-        if self.write is not None:
-            again = self.write(value)
-            assert self.parse(again) == value
-            if self.exact:
-                assert data == again + bytes(len(data) - len(again))
-        return True
-
-
-def text_of(data: bytes) -> str:
-    """Return any bytes as text; what is not UTF-8 becomes lone surrogates, as JSON texts can hold them."""
-    return data.decode("utf-8", errors="surrogateescape")
-
-
-def _of_text(parse: Callable[[str], Any]) -> Callable[[bytes], Any]:
-    return lambda data: parse(text_of(data))
 
 
 # --- evidence --------------------------------------------------------------------------------------------------------
@@ -209,6 +179,8 @@ def _certificate(data: bytes) -> Any:
     x509.common_name(data)
     x509.extension(data, SGX_EXTENSION)
     x509.spki_sha256(data)
+    x509.read_certificate(data)
+    x509.crl_distribution_points(data)
     return x509.public_key(data).to_jwk()
 
 
@@ -235,6 +207,11 @@ def _pem_samples() -> list[bytes]:
 
 
 def _crl(data: bytes) -> Any:
+    if data.startswith(b"-----"):
+        data = x509.crl_from_pem(data)
+    x509.read_crl(data)
+    x509.crl_issuer(data)
+    assert x509.crl_from_pem(x509.crl_pem(data)) == data
     lists = x509.RevocationLists([data])
     chain = [bench().platform.certificates["tcb-signing"], bench().platform.root_der]
     return _verified(chain, lists)
@@ -250,7 +227,8 @@ def _crl_samples() -> list[bytes]:
         last_update=NOW,
         next_update=NOW + timedelta(days=1),
     )
-    return [bytes.fromhex(endorsements().root_ca_crl), bytes.fromhex(endorsements().pck_crl), revoking]
+    made = [bytes.fromhex(endorsements().root_ca_crl), bytes.fromhex(endorsements().pck_crl), revoking]
+    return [*made, x509.crl_pem(revoking)]
 
 
 def _der(data: bytes) -> Any:
@@ -402,6 +380,23 @@ _QUERIES = (
 
 def _evidence_policy(data: bytes) -> Any:
     return parse_evidence_policy(text_of(data)).evaluate(claims_from_json(_CLAIMS, issuer=ClaimIssuer.SERVICE))
+
+
+def _explanation(data: bytes) -> Any:
+    text, claims = text_of(data), claims_from_json(_CLAIMS, issuer=ClaimIssuer.SERVICE)
+    try:
+        policy = parse_evidence_policy(text)
+    except FormatError as error:
+        point_at(text, error.message)
+        raise
+    explained = explain(policy, claims)
+    try:
+        policy.evaluate(claims)
+    except (RefusedError, LimitError):
+        assert not explained.permitted
+    else:
+        assert explained.permitted
+    return json.dumps(explained.to_json())
 
 
 def _query(data: bytes) -> Any:
@@ -695,13 +690,13 @@ TARGETS: tuple[Target, ...] = (
     # endorsements
     Target(
         name="tcb-info",
-        parse=_of_text(parse_tcb_info),
+        parse=of_text(parse_tcb_info),
         samples=lambda: [endorsements().tcb_info.encode(), endorsements(tee="TDX").tcb_info.encode()],
         write=lambda info: canonical_json(info.model_dump(mode="json", by_alias=True)),
     ),
     Target(
         name="qe-identity",
-        parse=_of_text(parse_qe_identity),
+        parse=of_text(parse_qe_identity),
         samples=lambda: [endorsements().qe_identity.encode(), endorsements(tee="TDX").qe_identity.encode()],
         write=lambda identity: canonical_json(identity.model_dump(mode="json", by_alias=True)),
     ),
@@ -740,11 +735,11 @@ TARGETS: tuple[Target, ...] = (
     Target(name="jwe", parse=_jwe, samples=_jwe_samples, refusals=_OPENED),
     Target(name="sealed-output", parse=_sealed_output, samples=_sealed_samples, refusals=_OPENED),
     Target(name="attestation-result", parse=_result, samples=_result_samples, refusals=_VERIFIED),
-    Target(name="ticket", parse=_of_text(verify_ticket), samples=_ticket_samples, refusals=_VERIFIED),
+    Target(name="ticket", parse=of_text(verify_ticket), samples=_ticket_samples, refusals=_VERIFIED),
     Target(name="ticket-fields", parse=_ticket, samples=lambda: [_ticket_fields()], refusals=_VERIFIED),
     Target(
         name="nonce",
-        parse=_of_text(lambda text: verify_nonce(_SECRET, text, now=NOW)),
+        parse=of_text(lambda text: verify_nonce(_SECRET, text, now=NOW)),
         samples=lambda: [make_nonce(_SECRET, now=NOW)[0].encode()],
         refusals=(RefusedError,),
     ),
@@ -754,6 +749,12 @@ TARGETS: tuple[Target, ...] = (
         parse=_evidence_policy,
         samples=lambda: [policy.encode() for policy in _POLICIES],
         refusals=(FormatError, LimitError, RefusedError),
+    ),
+    Target(
+        name="policy-explanation",
+        parse=_explanation,
+        samples=lambda: [policy.encode() for policy in _POLICIES],
+        refusals=(FormatError, LimitError),
     ),
     Target(
         name="policy-query",
@@ -776,8 +777,8 @@ TARGETS: tuple[Target, ...] = (
     Target(name="attest-snp", parse=_attest("SevSnpVm"), samples=lambda: [_snp_evidence()], refusals=_ANSWERED),
     Target(
         name="put-policy",
-        parse=lambda data: SERVICE().put_policy(data),
-        samples=lambda: SERVICE().policy_tokens(),
+        parse=lambda data: MANAGED_SERVICE().put_policy(data),
+        samples=lambda: MANAGED_SERVICE().policy_tokens(),
         refusals=_ANSWERED,
     ),
     Target(
@@ -786,6 +787,8 @@ TARGETS: tuple[Target, ...] = (
         samples=lambda: [SERVICE().person_token().encode()],
         refusals=(AuthenticationError,),
     ),
+    *ATTESTING,
+    *VENDORS,
     # the key service
     Target(name="vault-create", parse=_vault_call("create"), samples=_new_keys, refusals=_ANSWERED),
     Target(name="vault-import", parse=_vault_call("put"), samples=_private_jwks, refusals=_ANSWERED),
@@ -846,8 +849,8 @@ TARGETS: tuple[Target, ...] = (
         samples=lambda: [wrap_write_key(_SECRET, _SECRET, dataset="trips", write_id=_ID, kek_version=_ID)],
         refusals=_OPENED,
     ),
-    Target(name="path", parse=_of_text(_path), samples=lambda: [b"a/b.parquet", b"../a", b"a//b", b"x=1/y.snappy"]),
-    Target(name="encodings", parse=_of_text(_texts), samples=lambda: [b"AAAA", b"00ff", b'{"a":1}', b"A" * 43]),
+    Target(name="path", parse=of_text(_path), samples=lambda: [b"a/b.parquet", b"../a", b"a//b", b"x=1/y.snappy"]),
+    Target(name="encodings", parse=of_text(_texts), samples=lambda: [b"AAAA", b"00ff", b'{"a":1}', b"A" * 43]),
     Target(
         name="key-socket",
         parse=_key_socket,
@@ -863,7 +866,7 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target(
         name="event",
-        parse=_of_text(_event),
+        parse=of_text(_event),
         samples=_event_samples,
         write=lambda value: bytes(value.model_dump_json().encode()),
     ),
@@ -874,7 +877,7 @@ TARGETS: tuple[Target, ...] = (
         refusals=(FormatError, LimitError, VerificationError, RefusedError),
         has_good_input=False,
     ),
-    Target(name="note", parse=_of_text(parse_note), samples=_note_samples),
+    Target(name="note", parse=of_text(parse_note), samples=_note_samples),
     Target(
         name="checkpoint",
         parse=_checkpoint,

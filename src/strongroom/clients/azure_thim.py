@@ -43,7 +43,7 @@ class ThimClient:
                 pass
             case _:
                 raise FormatError("the host's endorsement cache answered without certificates")
-        leaf, chain = x509.parse_pem_chain(vcek.encode()), x509.parse_pem_chain(authorities.encode())
+        leaf, chain = (x509.parse_pem_chain(text.encode("utf-8", errors="replace")) for text in (vcek, authorities))
         if len(leaf) != 1 or len(chain) != _AUTHORITIES:
             raise FormatError("the host's endorsement cache answered with another number of certificates")
         return "".join(map(x509.to_pem, [*leaf, *chain]))

@@ -95,7 +95,8 @@ def read_policy_token(jws: str) -> PolicyToken:
         return PolicyToken(jws=jws, payload=payload, certificate_der=None)
     certificate = _carried_certificate(header)  # 3
     key = public_key(certificate)
-    if header.get("alg") not in _NAMES.get(key.algorithm, frozenset()):
+    algorithm = header.get("alg")
+    if not isinstance(algorithm, str) or algorithm not in _NAMES.get(key.algorithm, frozenset()):
         raise AuthenticationError("the token's algorithm is not that of its certificate's key")
     try:
         signed = f"{parts[0]}.{parts[1]}".encode("ascii")

@@ -16,7 +16,8 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["strongroom"]):
-    from tests.fuzz.targets import TARGETS, Target
+    from tests.fuzz.target import Target
+    from tests.fuzz.targets import TARGETS
 
 _ROOT = Path(__file__).parents[3]
 _FOLDER = _ROOT / "build" / "fuzz"

@@ -212,6 +212,13 @@ def test_registers_of_another_bank_are_refused() -> None:
             Tpm(Canned(response(body))).pcr_values((0,))
 
 
+def test_registers_that_were_not_asked_for_are_refused() -> None:
+    """They would be read again and again."""
+    other = struct.pack(">IIHB", 0, 1, 11, 3) + b"\0\1\0" + struct.pack(">IH", 1, 32) + bytes(32)
+    with pytest.raises(FormatError, match="SHA-256 bank"):
+        Tpm(Canned(response(other))).pcr_values((0,))
+
+
 @given(st.binary(max_size=80))
 def test_any_response_is_an_answer_or_one_of_our_errors(body: bytes) -> None:
     for code in (0, 0x18B):
@@ -219,6 +226,7 @@ def test_any_response_is_an_answer_or_one_of_our_errors(body: bytes) -> None:
         for ask in (
             lambda tpm=tpm: tpm.handles("nv"),
             lambda tpm=tpm: tpm.read_public(AK_HANDLE),
+            lambda tpm=tpm: tpm.pcr_values((0,)),
             lambda tpm=tpm: tpm.quote(AK_HANDLE, pcrs=(0,), nonce=b""),
             lambda tpm=tpm: tpm.certify(1, key=AK_HANDLE, nonce=b""),
             lambda tpm=tpm: tpm.create_decryption_key(policy=bytes(32)),

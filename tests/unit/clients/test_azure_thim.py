@@ -64,6 +64,8 @@ def test_reads_a_real_answer(host: Callable[[bytes], ThimClient], shared: Path) 
     [
         {"vcekCert": ""},
         {"vcekCert": 1},
+        {"vcekCert": "\ud800"},
+        {"certificateChain": "\ud800"},
         {"certificateChain": None},
         {"certificateChain": GOOD["vcekCert"]},
         {"vcekCert": GOOD["certificateChain"]},

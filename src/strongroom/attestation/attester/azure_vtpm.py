@@ -183,12 +183,13 @@ class AzureVtpm:
 
         Raises:
             FormatError: The answer is not what Azure describes.
+            LimitError: It is larger than allowed.
             UnavailableError: The metadata service does not answer.
         """
         body: Json = {"report": to_b64url(report.hardware_report)}
         match parse_json_object(self._metadata.post(_TD_QUOTE, canonical_json(body))):
             case {"quote": str(quote)}:
-                return from_any_b64(quote)
+                return from_any_b64(_bounded(quote))
             case _:
                 raise FormatError("the metadata service's answer holds no quote")
 
@@ -197,13 +198,21 @@ class AzureVtpm:
 
         Raises:
             FormatError: The answer is not what Azure describes.
+            LimitError: It is larger than allowed.
             UnavailableError: The metadata service does not answer.
         """
         match parse_json_object(self._metadata.get(_SNP_CERTIFICATES)):
             case {"vcekCert": str(certificate), "certificateChain": str(chain)}:
-                return f"{certificate.strip()}\n{chain.strip()}\n"
+                return _bounded(f"{certificate.strip()}\n{chain.strip()}\n")
             case _:
                 raise FormatError("the metadata service's answer holds no certificates")
+
+
+def _bounded(text: str) -> str:
+    """Refuse what would not fit into a request: certificates stand there in base64 twice."""
+    if len(text) > LIMITS.evidence_bytes // 2:
+        raise LimitError("the metadata service's answer is larger than allowed")
+    return text
 
 
 def _digest(values: dict[int, bytes]) -> bytes:

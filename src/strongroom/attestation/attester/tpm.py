@@ -206,7 +206,7 @@ class Tpm:
             reader.take(4)  # how often registers changed
             read = _selected(reader)
             digests = [sized(reader) for _ in range(min(reader.big_endian(4), _PCRS_A_READ))]
-            if not read or len(read) != len(digests):
+            if not read or len(read) != len(digests) or not set(read) <= set(missing):
                 raise FormatError("the TPM has no such registers in its SHA-256 bank")
             values |= dict(zip(read, digests, strict=True))
             missing = [pcr for pcr in missing if pcr not in values]

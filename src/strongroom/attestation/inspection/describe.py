@@ -142,6 +142,9 @@ def describe(content: Content) -> tuple[Group, ...]:
 
     Returns:
         The fields in groups, in the vendor's order.
+
+    Raises:
+        FormatError: A certificate or a list inside is malformed.
     """
     return tuple(_DESCRIBERS[type(content)](content))
 

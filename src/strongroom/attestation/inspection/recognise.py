@@ -114,7 +114,8 @@ def recognise(data: bytes) -> Recognised:
     Raises:
         FormatError: No known format, or one that the bytes begin like and then do not follow; the message says which
             were tried.
-        LimitError: More bytes than any format has.
+        LimitError: More bytes than any format has, or a part is larger than allowed.
+        RefusedError: What an Azure guest sends that no hardware isolates.
     """
     if len(data) > LIMITS.request_body_bytes:
         raise LimitError(f"the file is larger than {LIMITS.request_body_bytes} bytes")
@@ -276,7 +277,7 @@ def _token(text: str, layers: tuple[str, ...]) -> Recognised:
                 layers=(*layers, "policy token"), content=PolicyTokenFile(header=header, text=_policy_text(policy))
             )
         case {"x-ms-policy": str(stored)}:
-            return _recognise(stored.encode(), (*layers, "answer of an attestation service"))
+            return _recognise(stored.encode("utf-8", errors="replace"), (*layers, "answer of an attestation service"))
         case _:
             return Recognised(
                 layers=(*layers, "attestation result (JWT)"), content=TokenFile(header=header, claims=body)

@@ -235,6 +235,7 @@ def test_bare_runtime_data_are_json_or_binary() -> None:
         (b"\0\0\0", "these 3 bytes have no format"),
         (b"hello, world", "no format that is known"),
         (b"zzzz", "inside the base64 text"),
+        (sign_jws(b'{"x-ms-policy":"\\ud800"}', key=KEY).encode(), "inside the answer of an attestation service"),
     ],
 )
 def test_says_what_is_wrong(data: bytes, words: str) -> None:
