@@ -89,8 +89,9 @@ def guest(kind: HclKind) -> SimulatedGuest:
 
 
 def guest_infos() -> list[bytes]:
+    infos = [guest(kind).info() for kind in KINDS]
     log = base64.b64encode(event_log(BOOT)).decode()
-    return [json.dumps(guest(kind).info(TcgLogs=log if kind == "tdx" else "")).encode() for kind in KINDS]
+    return [json.dumps(info).encode() for info in [*infos, infos[0] | {"TcgLogs": log}]]
 
 
 def certificate_tables() -> list[bytes]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.fuzz.samples import bench, guest, new_folder, signer
 from tests.support.amd import amd_bench
-from tests.support.asgi import send
+from tests.support.asgi import Answer, send
 from tests.support.key_service import ISSUER, PLATFORM, POLICY_HASH, KeyBench, Tee
 from tests.support.platform import NOW, RUNTIME_DATA
 
@@ -69,6 +69,18 @@ def answer(handler: Callable[[Call], Reply], call: Call, shape: ErrorShape) -> b
         parse_json_object(reply.body)
         assert reply.status < _OWN_FAULT, reply.body
         raise AnsweredNoError(error.message) from error
+
+
+def answered(reply: Answer) -> bytes:
+    """Return an HTTP answer's body. A status of 500 and more is a finding.
+
+    Raises:
+        AnsweredNoError: The status is 4xx.
+    """
+    assert reply.status < _OWN_FAULT, reply.body
+    if reply.status >= _REFUSED:
+        raise AnsweredNoError(str(parse_json_object(reply.body)["error"]["message"]))
+    return reply.body
 
 
 _LIMITS = ServiceLimits(requests_per_second=1 << 30, requests_per_second_per_address=1 << 30)
@@ -190,10 +202,7 @@ class FuzzedService:
         line, _, body = data.partition(b"\n")
         method, _, target = line.decode("ascii", errors="replace").partition(" ")
         reply = send(self._application, method, target, body, headers={"authorization": f"Bearer {self.bearer}"})
-        assert reply.status < _OWN_FAULT, reply.body
-        if reply.status >= _REFUSED:
-            raise AnsweredNoError(str(parse_json_object(reply.body)["error"]["message"]))
-        return reply.body
+        return answered(reply)
 
     def authenticate(self, bearer: str) -> str:
         call = self._call("SgxEnclave", b"", bearer=bearer)

@@ -10,14 +10,16 @@ from typing import Any
 from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
+from starlette.applications import Starlette
 from tests.fuzz.samples import bench, new_folder, signer
-from tests.fuzz.service import SERVICE, AnsweredNoError
+from tests.fuzz.service import SERVICE, AnsweredNoError, answered
 from tests.fuzz.target import Target, of_text, text_of
 from tests.support.amd import amd_bench
+from tests.support.asgi import send
 from tests.support.platform import NOW
 from tests.support.vendor_server import SettableClock, Vendors
 
-from strongroom.attestation.endorsements.bundle import BUNDLE_TYP, sign_bundle, verify_bundle
+from strongroom.attestation.endorsements.bundle import BUNDLE_TYP, BundleEndorsements, sign_bundle, verify_bundle
 from strongroom.attestation.endorsements.dcap import DirectoryEndorsements
 from strongroom.attestation.endorsements.documents import (
     AmdChainName,
@@ -44,9 +46,11 @@ from strongroom.clients.https import Fetched, Https
 from strongroom.clients.intel_pcs import PcsClient, cut_member, root_crl_address
 from strongroom.crypto import x509
 from strongroom.crypto.jose import sign_jws
+from strongroom.services.collateral_service import CollateralService, collateral_application
 from strongroom.services.endorsement_cache import read_entry
 
 _FILE_NAME = re.compile(r"[a-z0-9-]{1,255}\Z")
+_VCEK_PARTS = {"bl": "boot_loader", "tee": "tee", "snp": "snp", "ucode": "microcode"}
 _HEADERS = ("sgx-pck-crl-issuer-chain", "tcb-info-issuer-chain", "sgx-enclave-identity-issuer-chain")
 
 
@@ -107,6 +111,15 @@ def _entries() -> tuple[Entry, ...]:
 
 
 def _fetched(name: Any) -> dict[str, Any]:
+    answer = _vendors().answer(_address(name))
+    server = _Answering(answer.body, header="".join(answer.headers.values()))
+    client = KdsClient if name.kind.startswith("amd") else PcsClient
+    found = client(server, clock=SettableClock()).find(name)
+    return {"name": name, "document": found.document.model_dump(mode="json")}
+
+
+def _address(name: Any) -> str:
+    """Return where a vendor has a document."""
     version = "/certification/v4"
     addresses: dict[str, str] = {
         "pck-crl": f"/sgx{version}/pckcrl?ca=platform&encoding=der",
@@ -116,11 +129,7 @@ def _fetched(name: Any) -> dict[str, Any]:
         "amd-chain": "/vcek/v1/Milan/cert_chain",
         "amd-crl": "/vcek/v1/Milan/crl",
     }
-    answer = _vendors().answer(addresses[name.kind])
-    server = _Answering(answer.body, header="".join(answer.headers.values()))
-    client = KdsClient if name.kind.startswith("amd") else PcsClient
-    found = client(server, clock=SettableClock()).find(name)
-    return {"name": name, "document": found.document.model_dump(mode="json")}
+    return addresses[name.kind]
 
 
 def _bodies(*kinds: str) -> list[bytes]:
@@ -249,6 +258,33 @@ def _bundles() -> tuple[str, ...]:
     )
 
 
+@functools.cache
+def _collateral_service() -> Starlette:
+    path = _folder() / "bundle.jws"
+    path.write_text(_bundles()[-1], encoding="ascii")
+    clock = SettableClock()
+    documents = BundleEndorsements(path, signer=signer().verifying_key, clock=clock)
+    return collateral_application(CollateralService(documents=documents, kept_ready=documents.names(), clock=clock))
+
+
+def _collateral_request(data: bytes) -> Any:
+    """Send an HTTP request: method and target, a line end, the body.
+
+    Raises:
+        AnsweredNoError: The status is 4xx.
+    """
+    line, _, body = data.partition(b"\n")
+    method, _, target = line.decode("ascii", errors="replace").partition(" ")
+    return answered(send(_collateral_service(), method, target, body))
+
+
+def _collateral_requests() -> list[bytes]:
+    *intel, vcek = _names()
+    tcb = "".join(f"&{part}SPL={getattr(vcek, name)}" for part, name in _VCEK_PARTS.items())
+    made = [*(_address(name) for name in intel), f"/vcek/v1/Milan/{vcek.hwid}?{tcb[1:]}", "/healthz", "/readyz"]
+    return [f"GET {target}".encode() for target in made]
+
+
 def _platform(text: str) -> Any:
     folder = SERVICE().folder
     return find_endorsements(
@@ -292,6 +328,12 @@ VENDORS: tuple[Target, ...] = (
         name="endorsements-call",
         parse=lambda data: SERVICE().endorsements(data),
         samples=_platforms,
+        refusals=(AnsweredNoError,),
+    ),
+    Target(
+        name="collateral-http",
+        parse=_collateral_request,
+        samples=_collateral_requests,
         refusals=(AnsweredNoError,),
     ),
     Target(

@@ -21,7 +21,7 @@ with atheris.instrument_imports(include=["strongroom"]):
 
 _ROOT = Path(__file__).parents[3]
 _FOLDER = _ROOT / "build" / "fuzz"
-_MAX_INPUT_BYTES = 16 << 10
+_MAX_INPUT_BYTES = 32 << 10
 _BY_NAME = {target.name: target for target in TARGETS}
 _EXECUTIONS = re.compile(r"stat::number_of_executed_units:\s*([0-9]+)")
 
