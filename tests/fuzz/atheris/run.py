@@ -2,7 +2,8 @@
 
 Each target runs in a process of its own for so many seconds, from the samples and from what earlier runs found. Targets
 that are joined with commas share one process: each input goes to all of them. A finding is a Python exception that the
-table does not allow: its input is kept in `build/fuzz/NAME/crash-…`, and becomes a test of the parser.
+table does not allow: its input is kept in `build/fuzz/NAME/crash-…` (many names: their SHA-256), and becomes a test of
+the parser.
 """
 
 import argparse
@@ -22,6 +23,7 @@ with atheris.instrument_imports(include=["strongroom"]):
 _ROOT = Path(__file__).parents[3]
 _FOLDER = _ROOT / "build" / "fuzz"
 _MAX_INPUT_BYTES = 32 << 10
+_MAX_NAME = 200
 _BY_NAME = {target.name: target for target in TARGETS}
 _EXECUTIONS = re.compile(r"stat::number_of_executed_units:\s*([0-9]+)")
 
@@ -67,7 +69,7 @@ def _options() -> argparse.Namespace:
 
 def _fuzz(names: str, *, seconds: int) -> None:
     targets = [_BY_NAME[name] for name in names.split(",")]
-    folder = _FOLDER / names
+    folder = _FOLDER / (names if len(names) <= _MAX_NAME else hashlib.sha256(names.encode()).hexdigest())
     corpus = folder / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
     for sample in (sample for target in targets for sample in target.samples()):
