@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,13 @@ def _guest_document(document: bytes) -> Any:
 
 def _guest_member(member: str) -> bytes:
     return from_any_b64(_guest_info()["TpmInfo"][member])
+
+
+def _guest_certificates() -> list[bytes]:
+    """Return a certificate of the attestation key, padded as its NV index is."""
+    day = timedelta(days=1)
+    made = x509.new_identity(common_name="vTPM", key=guest("snp").vm.key, not_before=NOW - day, not_after=NOW + day)
+    return [made, made.ljust(4096, b"\0")]
 
 
 def _vm_requests() -> list[bytes]:
@@ -484,6 +492,12 @@ ATTESTING: tuple[Target, ...] = (
         refusals=_ANSWERED,
     ),
     Target(name="attest-guest-key", parse=_guest_key, samples=lambda: [_guest_member("EncKeyPub")], refusals=_ANSWERED),
+    Target(
+        name="attest-guest-certificate",
+        parse=lambda data: _guest_with(AikCert=b64(data)),
+        samples=_guest_certificates,
+        refusals=_ANSWERED,
+    ),
     Target(
         name="attest-guest-document",
         parse=_guest_document,

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from strongroom.attestation.attester.azure_vtpm import GUEST_PCRS, AzureVtpm, MetadataService
 from strongroom.attestation.evidence.azure_vtpm import HclReport, parse_hcl_report
+from strongroom.attestation.evidence.tcg_log import MAX_LOG_BYTES
 from strongroom.attestation.evidence.unverified import UnverifiedAzureVm
 from strongroom.base.encoding import Json, canonical_json, from_any_b64, from_b64url, parse_json_object, to_b64url
 from strongroom.base.errors import FormatError, LimitError, UnavailableError
@@ -119,7 +120,7 @@ def attest_guest(
         The attestation result: a JWT signed by the service.
 
     Raises:
-        LimitError: More runtime data than a verifier accepts.
+        LimitError: More runtime data, or a larger event log, than a verifier accepts.
         RefusedError: The evidence policy says no.
         VerificationError: The evidence does not verify.
         IntegrityError: The answer is not for this vTPM.
@@ -128,6 +129,8 @@ def attest_guest(
     """
     if len(runtime_data) > LIMITS.runtime_data_bytes:
         raise LimitError("there is more runtime data than allowed")
+    if len(event_log) > MAX_LOG_BYTES:
+        raise LimitError("the event log is larger than allowed", action="Attest without it.")
     info, values = attestation_info(
         vtpm, runtime_data=runtime_data, system=system or OperatingSystem(), event_log=event_log
     )

@@ -127,6 +127,13 @@ def test_refuses_more_runtime_data_than_a_verifier_takes(
             attest(service.http(), each.vtpm, runtime_data=b" " * (17 << 10))
 
 
+def test_refuses_an_event_log_larger_than_a_verifier_takes(
+    service: RunningService, running: tuple[HclKind, Guest]
+) -> None:
+    with pytest.raises(LimitError, match="event log"):
+        attest_guest(service.http(), running[1].vtpm, runtime_data=b"{}", event_log=bytes((1 << 20) + 1))
+
+
 def test_changed_answers_do_not_open(service: RunningService, running: tuple[HclKind, Guest]) -> None:
     _, each = running
     values = each.vtpm.quote(b"").values
