@@ -25,10 +25,11 @@ export PIP_USER := 0
 
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  make demo DATA=PATH     uses your own TLC files (CSV, CSV.gz, Parquet)'
 	@echo '  make demo ARGS=...      passes further options to `strongroom demo`; likewise make bench'
+	@echo '  make bench-attestation ARGS=...  --quick for a smoke run, --requests N, --json, --out FOLDER'
 	@echo '  make test ARGS=...      passes further options to pytest'
 	@echo '  make fuzz ARGS=...      --target NAME --seconds N, --all or --list'
 
@@ -81,6 +82,10 @@ demo: .venv/.setup ## Run the taxi report through all eight steps on this machin
 .PHONY: bench
 bench: .venv/.setup .venv/.developer ## Measure plain against protected; writes docs/benchmarks
 	$(BIN)/python benchmarks/nyctaxi.py $(ARGS)
+
+.PHONY: bench-attestation
+bench-attestation: .venv/.setup .venv/.developer ## Measure verification, policies and the attestation service; needs two cores
+	$(BIN)/python benchmarks/attestation.py $(ARGS)
 
 # --- checks ------------------------------------------------------------------------------------------------------
 

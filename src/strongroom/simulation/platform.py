@@ -136,6 +136,18 @@ class SimulatedPlatform:
             condition=condition or PlatformCondition(),
         )
 
+    def of_another_family(self, *, now: datetime) -> "SimulatedPlatform":
+        """Make a platform of the same vendor: root, CA and keys are the same, family, processor and certificate not.
+
+        Args:
+            now: The time; the certificate holds from a day before it, for ten years.
+        """
+        fmspc, ppid = random_bytes(_FAMILY_BYTES), random_bytes(_PPID_BYTES)
+        pck = _pck_certificate(
+            self.keys, issuer_der=self.certificates["pck-ca"], extension=_pck_extension(fmspc, ppid), now=now
+        )
+        return replace(self, fmspc=fmspc, ppid=ppid, certificates={**self.certificates, "pck": pck})
+
     @classmethod
     def load(cls, folder: Path) -> "SimulatedPlatform":
         """Read a platform from its folder.
@@ -368,26 +380,37 @@ def _validity(now: datetime, lifetime: timedelta) -> dict[str, str]:
 def _certificates(keys: Mapping[str, SigningKey], *, pck_extension: bytes, now: datetime) -> dict[str, bytes]:
     text = der.encode(der.UTF8_STRING, SIMULATED_HARDWARE_TEXT.encode())
     mark = x509.Extension(oid=SIMULATED_HARDWARE, value_der=text, critical=True)
-    platform = x509.Extension(oid=SGX_EXTENSION, value_der=pck_extension, critical=False)
 
-    def issue(role: str, name: str, issuer: str, ca_path_length: int | None, *extra: x509.Extension) -> bytes:
-        request = x509.CertificateRequest(
-            common_name=f"Simulated SGX {name}",
-            organization=ORGANIZATION,
-            public_key=keys[role].verifying_key,
-            not_before=now - _BACKDATE,
-            not_after=now + _CERTIFICATE_LIFETIME,
-            ca_path_length=ca_path_length,
-            extensions=extra,
-        )
-        return x509.issue_certificate(request, issuer_der=issued.get(issuer), issuer_key=keys[issuer])
+    def issue(role: str, name: str, ca_path_length: int | None, *extra: x509.Extension) -> bytes:
+        request = _request(keys[role], name, ca_path_length, *extra, now=now)
+        return x509.issue_certificate(request, issuer_der=issued.get("root"), issuer_key=keys["root"])
 
     issued: dict[str, bytes] = {}
-    issued["root"] = issue("root", "Root CA", "root", 1, mark)
-    issued["pck-ca"] = issue("pck-ca", "PCK Platform CA", "root", 0)
-    issued["pck"] = issue("pck", "PCK Certificate", "pck-ca", None, platform)
-    issued["tcb-signing"] = issue("tcb-signing", "TCB Signing", "root", None)
+    issued["root"] = issue("root", "Root CA", 1, mark)
+    issued["pck-ca"] = issue("pck-ca", "PCK Platform CA", 0)
+    issued["pck"] = _pck_certificate(keys, issuer_der=issued["pck-ca"], extension=pck_extension, now=now)
+    issued["tcb-signing"] = issue("tcb-signing", "TCB Signing", None)
     return issued
+
+
+def _pck_certificate(keys: Mapping[str, SigningKey], *, issuer_der: bytes, extension: bytes, now: datetime) -> bytes:
+    platform = x509.Extension(oid=SGX_EXTENSION, value_der=extension, critical=False)
+    request = _request(keys["pck"], "PCK Certificate", None, platform, now=now)
+    return x509.issue_certificate(request, issuer_der=issuer_der, issuer_key=keys["pck-ca"])
+
+
+def _request(
+    key: SigningKey, name: str, ca_path_length: int | None, *extra: x509.Extension, now: datetime
+) -> x509.CertificateRequest:
+    return x509.CertificateRequest(
+        common_name=f"Simulated SGX {name}",
+        organization=ORGANIZATION,
+        public_key=key.verifying_key,
+        not_before=now - _BACKDATE,
+        not_after=now + _CERTIFICATE_LIFETIME,
+        ca_path_length=ca_path_length,
+        extensions=extra,
+    )
 
 
 def _pck_extension(fmspc: bytes, ppid: bytes) -> bytes:

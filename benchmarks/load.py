@@ -1,0 +1,324 @@
+"""The attestation service as a process of its own, and callers who ask it over HTTPS."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+from appraisals import pinned
+from figures import Spread, arrivals, latencies
+from machines import Machines, Request, policy
+from memory import process_mb
+from sessions import BenchmarkError
+
+from strongroom.attestation.result import verify_result
+from strongroom.base.clock import SystemClock
+from strongroom.base.encoding import canonical_json, parse_json_object, to_b64url
+from strongroom.clients.attestation import API_VERSION
+from strongroom.clients.owner import person_token
+from strongroom.clients.pinned import PinnedHttp
+from strongroom.crypto.jose import sign_jws, unverified_payload
+from strongroom.crypto.keys import SigningKey, VerifyingKey
+from strongroom.crypto.random import random_bytes
+from strongroom.crypto.x509 import new_identity, to_pem, to_x5c
+from strongroom.services.evidence_policies import POLICY_TYPES
+
+CONNECTIONS: Final = 8
+"""Open in the closed loop."""
+OPEN_LOOP_CONNECTIONS: Final = 64
+"""At most so many requests are under way in the open loop; more would not be late because of the service."""
+RATE_LIMIT: Final = 1_000_000
+"""Requests a second that the service is configured to bear: not its limits are measured."""
+VERIFIED_SHARE: Final = 20
+"""Of so many answers, the signature of one is verified; nonce and runtime data are compared in each."""
+_CLOCK: Final = SystemClock()
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_FINAL_S: Final = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """What the closed loop told of one kind of evidence.
+
+    Attributes:
+        per_second: Complete attestations a second, the median of the rounds.
+        rounds: The same, of each round.
+        cpu_ms: Processor time of the service for one, over all rounds.
+    """
+
+    per_second: float
+    rounds: Sequence[float]
+    cpu_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """What the open loop told of one kind of evidence, from the moment that each request was to be sent."""
+
+    per_second: float
+    spread: Spread
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Resident memory of the service after so many attestations, in MB."""
+
+    attestations: int
+    resident_mb: float
+
+
+class Service:
+    """A running attestation service.
+
+    Args:
+        folder: Its configuration, state and log.
+        process: The process.
+        url: Its address.
+    """
+
+    def __init__(self, folder: Path, process: "subprocess.Popen[str]", *, url: str) -> None:
+        self._process, self.url = process, url
+        self.identity: str = _ready(process)["identity"]
+        self._certificate_pem = (folder / "state" / "identity.pem").read_text(encoding="ascii")
+
+    @property
+    def resident_mb(self) -> float:
+        """Its resident memory."""
+        return process_mb(self._process.pid)
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time that it used so far."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii").rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS  # utime and stime
+
+    def http(self) -> PinnedHttp:
+        """Return a connection that is kept alive; one for each thread."""
+        return PinnedHttp(self.url, self._certificate_pem, self.identity, service="the attestation service")
+
+    def signing_key(self) -> VerifyingKey:
+        """Return the key that signs its results."""
+        answer = parse_json_object(self.http().request("GET", "/certs").require_success())
+        return VerifyingKey.from_jwk({name: answer["keys"][0][name] for name in ("kty", "n", "e")})
+
+    def set_policy(self, name: str, *, owner: SigningKey) -> None:
+        """Set the policy of one type of evidence."""
+        now = _CLOCK.now()
+        certificate = new_identity(
+            common_name="owner", key=owner, not_before=now - timedelta(1), not_after=now + timedelta(1)
+        )
+        body = canonical_json({"AttestationPolicy": to_b64url(policy(name).encode())})
+        self.http().request(
+            "PUT",
+            f"/policies/{name}?api-version={API_VERSION}",
+            body=sign_jws(body, key=owner, header={"x5c": to_x5c([certificate])}).encode(),
+            content_type="text/plain",
+            headers={"Authorization": f"Bearer {person_token(owner, audience=self.identity, clock=_CLOCK)}"},
+        ).require_success()
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.send_signal(signal.SIGTERM)
+        with self._process:
+            self._process.wait(timeout=_FINAL_S)
+
+
+@contextmanager
+def running_service(machines: Machines, folder: Path, *, core: int) -> Iterator[Service]:
+    """Start an attestation service on one core, with a policy for each type of evidence; end it afterwards.
+
+    Raises:
+        BenchmarkError: It did not start.
+    """
+    owner, config = SigningKey.generate("ES256"), folder / "attestation.json"
+    machines.write_endorsements(folder / "endorsements")
+    port = _free_port()
+    url = f"https://127.0.0.1:{port}"
+    config.write_text(json.dumps(_config(machines, folder, owner=owner, url=url, port=port)), encoding="utf-8")
+    command = [sys.executable, "-I", "-m", "strongroom.services.attestation_service", "--config", str(config)]
+    with (folder / "service.log").open("wb") as log, pinned(core):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    service = Service(folder, process, url=url)
+    try:
+        for name in POLICY_TYPES:
+            if name != "OpenEnclave":
+                service.set_policy(name, owner=owner)
+        yield service
+    finally:
+        service.stop()
+
+
+class Callers:
+    """Callers of the service, each with a connection of its own that is kept alive.
+
+    Every answer is checked: it must be a result over the request's runtime data and with its nonce.
+
+    Args:
+        service: Whom they ask.
+        requests: What they send, in turn; each time with a new nonce.
+    """
+
+    def __init__(self, service: Service, requests: Sequence[Request]) -> None:
+        self._service = service
+        self._requests = requests
+        self._expected = [parse_json_object(request.runtime_data) for request in requests]
+        self._key = service.signing_key()
+        self._numbers = count()
+        self._local = threading.local()
+
+    def attest(self) -> None:
+        """Send the next request and check its answer.
+
+        Raises:
+            BenchmarkError: The answer is not what it must be.
+            StrongroomError: The service refused, or its signature does not hold.
+        """
+        number = next(self._numbers)
+        place = number % len(self._requests)
+        request, nonce = self._requests[place], random_bytes(16).hex()
+        answer = self._http().request(
+            "POST", request.target, body=request.with_nonce(nonce), content_type="application/json"
+        )
+        token = parse_json_object(answer.require_success())["token"]
+        claims = parse_json_object(unverified_payload(token))
+        expected_nonce = None if request.type == "AzureVm" else nonce
+        if (claims.get("x-ms-runtime"), claims.get("nonce")) != (self._expected[place], expected_nonce):
+            raise BenchmarkError("the service answered with a result for something else")
+        if number % VERIFIED_SHARE == 0:
+            verify_result(token, issuer=self._service.url, verifying_key=self._key, now=_CLOCK.now())
+
+    def closed_loop(self, *, duration_s: float) -> float:
+        """Ask on eight connections, on each as soon as the answer is there; return attestations a second."""
+        started = time.perf_counter()
+        end = started + duration_s
+
+        def ask(_: int) -> tuple[int, float]:
+            done = 0
+            while time.perf_counter() < end:
+                self.attest()
+                done += 1
+            return done, time.perf_counter()
+
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            done = list(pool.map(ask, range(CONNECTIONS)))
+        return sum(number for number, _ in done) / (max(ended for _, ended in done) - started)
+
+    def open_loop(self, *, per_second: float, duration_s: float) -> Spread:
+        """Ask when independent callers would, whether or not earlier answers are there."""
+        planned = arrivals(per_second=per_second, duration_s=duration_s)
+        with ThreadPoolExecutor(OPEN_LOOP_CONNECTIONS) as pool:
+            ready = threading.Barrier(OPEN_LOOP_CONNECTIONS + 1, timeout=_FINAL_S)
+            connected = [pool.submit(self._connect, ready) for _ in range(OPEN_LOOP_CONNECTIONS)]
+            ready.wait()  # so each thread has one
+            for each in connected:
+                each.result()
+            started = time.perf_counter()
+            answers = []
+            for moment in planned:
+                time.sleep(max(0.0, started + moment - time.perf_counter()))
+                answers.append(pool.submit(self._attest_until, started))
+            return Spread.of(latencies(planned, [answer.result() for answer in answers]))
+
+    def count(self, attestations: int) -> None:
+        """Have so many attestations made, on eight connections."""
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            for done in [pool.submit(self.attest) for _ in range(attestations)]:
+                done.result()
+
+    def _attest_until(self, started: float) -> float:
+        self.attest()
+        return time.perf_counter() - started
+
+    def _connect(self, ready: threading.Barrier) -> None:
+        self._http().request("GET", "/healthz").require_success()
+        ready.wait()
+
+    def _http(self) -> PinnedHttp:
+        """Return this thread's connection."""
+        found: PinnedHttp | None = getattr(self._local, "http", None)
+        if found is None:
+            found = self._local.http = self._service.http()
+        return found
+
+
+def measure_rate(service: Service, requests: Sequence[Request], *, rounds: int, duration_s: float) -> Rate:
+    """Measure how many complete attestations a second the service makes on its core."""
+    callers = Callers(service, requests)
+    callers.count(min(len(requests), CONNECTIONS * 4))  # the first ones are slower
+    before, started = service.cpu_s, time.perf_counter()
+    found = [callers.closed_loop(duration_s=duration_s) for _ in range(rounds)]
+    made = sum(found) / rounds * (time.perf_counter() - started)
+    middle = sorted(found)[rounds // 2]
+    return Rate(
+        per_second=round(middle, 1),
+        rounds=tuple(round(each, 1) for each in found),
+        cpu_ms=round(1000 * (service.cpu_s - before) / made, 2),
+    )
+
+
+def measure_latency(service: Service, requests: Sequence[Request], *, per_second: float, duration_s: float) -> Latency:
+    """Measure how long callers wait at a given rate."""
+    spread = Callers(service, requests).open_loop(per_second=per_second, duration_s=duration_s)
+    return Latency(per_second=round(per_second, 1), spread=spread)
+
+
+def measure_memory(
+    service: Service, requests: Sequence[Request], *, attestations: int, step: int, tell: Callable[[Memory], None]
+) -> list[Memory]:
+    """Watch the service's memory over many attestations.
+
+    Args:
+        service: A service that has answered nothing yet.
+        requests: What it is asked.
+        attestations: How many.
+        step: After how many of them its memory is read.
+        tell: Called with each sample.
+    """
+    callers, samples = Callers(service, requests), []
+    for done in range(step, attestations + 1, step):
+        callers.count(step)
+        samples.append(Memory(attestations=done, resident_mb=service.resident_mb))
+        tell(samples[-1])
+    return samples
+
+
+def _config(machines: Machines, folder: Path, *, owner: SigningKey, url: str, port: int) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "url": url,
+        "host": "127.0.0.1",
+        "port": port,
+        "state": str(folder / "state"),
+        "mode": "owner-operated",
+        "owners": [owner.verifying_key.to_jwk()],
+        "roots": [{"certificate_pem": to_pem(root), "simulated": True} for root in machines.roots_der],
+        "endorsements": {"kind": "folder", "path": str(folder / "endorsements")},
+        "platform": None,
+        "limits": {"requests_per_second": RATE_LIMIT, "requests_per_second_per_address": RATE_LIMIT},
+    }
+
+
+def _ready(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise BenchmarkError(f"the attestation service ended with status {process.wait()}; see its log")
+    return parse_json_object(line)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
