@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -65,14 +66,10 @@ class Appraiser:
     """
 
     def __init__(self, machines: Machines, endorsements: Path) -> None:
-        self._anchors = Anchors(
-            roots=machines.trusted_roots,
-            endorsements=DirectoryEndorsements(endorsements),
-            revocations=DirectoryRevocations(endorsements),
-            now=machines.now,
-        )
+        self._roots = machines.trusted_roots
+        self._dcap, self._snp = DirectoryEndorsements(endorsements), DirectoryRevocations(endorsements)
         self._policies = {name: parse_evidence_policy(policy(name)) for name in POLICY_TYPES if name != "OpenEnclave"}
-        self._guests = AzureGuestDesk(anchors=lambda: self._anchors, appraise=self._appraise_guest)
+        self._guests = AzureGuestDesk(anchors=self._anchors, appraise=self._appraise_guest)
 
     def attest(self, request: Request) -> None:
         """Parse and verify evidence, make its claims, appraise them.
@@ -89,9 +86,13 @@ class Appraiser:
         """Return what a policy reads of evidence."""
         return incoming_claims(self._verify(request).claims)
 
+    def _anchors(self) -> Anchors:
+        """Return what evidence is verified with at this moment, as the service does for each request."""
+        return Anchors(roots=self._roots, endorsements=self._dcap, revocations=self._snp, now=datetime.now(tz=UTC))
+
     def _verify(self, request: Request) -> VerifiedClaims:
         kind = EVIDENCE_KINDS[request.type]
-        return kind.verify(read_attest_request(parse_json_object(request.body), kind), self._anchors)
+        return kind.verify(read_attest_request(parse_json_object(request.body), kind), self._anchors())
 
     def _appraise_guest(self, verified: VerifiedClaims) -> str:
         self._appraise(POLICY_TYPE, verified)

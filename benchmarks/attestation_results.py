@@ -228,7 +228,8 @@ def _method(measured: Measured) -> str:
   is unsafe and issue a few claims.
 - Policies of different length: one `permit()` rule for each release of an enclave, the last one fits. Medians.
 - Platform families: endorsements of so many families in the folder, all under one root; SGX evidence of one after the
-  other.
+  other. The signatures of the vendor's documents (TCB info, QE identity) are checked once a second for each family, and
+  what was read of them is kept for the last few: with many families in turn, every attestation checks them.
 - The service: a process as the installation starts it, pinned to one core; the callers on another. Its rate limits are
   set to {RATE_LIMIT:,} a second, for all and for one address, so that they limit nothing here.
 - Closed loop: {CONNECTIONS} connections that are kept alive, each asks again when its answer is there. Rounds:

@@ -33,6 +33,23 @@ def test_verifies_simulated_evidence_and_says_so() -> None:
     assert verified.endorsements == BENCH.endorsements
 
 
+def test_endorsements_that_held_a_second_ago_are_checked_again() -> None:
+    bench = Bench.new(tcb_info_lifetime=timedelta(hours=2))
+    last = NOW + timedelta(hours=1)
+
+    assert bench.verify(now=last).earliest_expiration == last
+    with pytest.raises(VerificationError, match="does not hold at this time"):
+        bench.verify(now=last + timedelta(seconds=1))
+
+
+def test_endorsements_that_were_verified_once_are_refused_when_a_word_of_them_changes() -> None:
+    BENCH.verify()
+
+    changed = BENCH.endorsements.tcb_info.replace('"UpToDate"', '"OutOfDate"')
+    with pytest.raises(VerificationError, match="signature"):
+        BENCH.verify(edit=lambda good: good.model_copy(update={"tcb_info": changed}))
+
+
 @pytest.mark.parametrize(
     ("platform", "qe", "together"),
     [

@@ -4,6 +4,7 @@ Source: AMD, Versioned Chip Endorsement Key (VCEK) Certificate and KDS Interface
 section 3 ("X.509 extensions").
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
@@ -21,6 +22,7 @@ EndorsementKey: TypeAlias = Literal["VCEK", "VLEK"]
 
 _COMMON_NAMES: Final[dict[str, EndorsementKey]] = {"SEV-VCEK": "VCEK", "SEV-VLEK": "VLEK"}
 _MAX_BYTE: Final = 0xFF
+_KEPT: Final = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +44,9 @@ class AmdCertificate:
     csp_id: str | None
 
 
+@functools.lru_cache(maxsize=_KEPT)
 def parse_amd_certificate(certificate_der: bytes) -> AmdCertificate:
-    """Read AMD's extensions of an endorsement key's certificate.
+    """Read AMD's extensions of an endorsement key's certificate; of those read last, the outcome is kept.
 
     Raises:
         FormatError: Another kind of certificate, an extension is missing or malformed, or it says that the key is a

@@ -3,6 +3,7 @@
 Source: Intel SGX PCK Certificate and Certificate Revocation List Profile Specification, section 1.3.5.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -18,6 +19,7 @@ _CHAIN_LENGTH: Final = 3
 _PPID_BYTES: Final = 16
 _PCEID_BYTES: Final = 2
 _FMSPC_BYTES: Final = 6
+_KEPT: Final = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +103,9 @@ def authority_kind(certificate_der: bytes) -> Literal["platform", "processor"]:
     raise FormatError("the PCK certificate was issued by an unknown CA")
 
 
+@functools.lru_cache(maxsize=_KEPT)
 def parse_pck_extension(certificate_der: bytes) -> PckExtension:
-    """Read Intel's extension of a PCK certificate.
+    """Read Intel's extension of a PCK certificate; of those read last, the outcome is kept.
 
     Args:
         certificate_der: The certificate.

@@ -3,6 +3,7 @@
 Source: Intel SGX DCAP ECDSA Quote Library Reference, "Quote verification"; Intel PCS API, version 4.
 """
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from strongroom.attestation.evidence.dcap_quote import TEE_TYPE_SGX, Body, DcapQ
 from strongroom.attestation.evidence.pck import PckExtension, parse_pck_extension, pck_chain
 from strongroom.attestation.evidence.simulated import SIMULATED_HARDWARE
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
+from strongroom.attestation.verifier.revocation import revocation_lists
 from strongroom.attestation.verifier.roots import TrustedRoot, TrustedRoots
 from strongroom.attestation.verifier.tcb import TcbResult, check_qe_identity
 from strongroom.attestation.verifier.verified import VERIFIER, VerifiedDcap, demand_bound
@@ -26,6 +28,7 @@ from strongroom.crypto.ecdsa import key_from_point
 
 _ATTESTATION_KEY_PADDING: Final = bytes(32)
 _SIGNER_CHAIN: Final = 2
+_KEPT: Final = 16
 OUR_VERIFIER: Final = ("strongroom",)
 BOTH_VERIFIERS: Final = ("dcap-qvl", "strongroom")
 _Document = TypeVar("_Document", TcbInfo, QeIdentity)
@@ -113,29 +116,13 @@ def verify_platform(
     # 1.
     chain = pck_chain(quote)
     root = trusted_roots.find(chain[-1])
-    revocation = x509.RevocationLists([from_hex(endorsements.root_ca_crl), from_hex(endorsements.pck_crl)])
+    revocation = revocation_lists(endorsements.root_ca_crl, endorsements.pck_crl)
     pck = _verify_chain(chain, root, revocation, now)
     if x509.parse_pem_chain(endorsements.pck_crl_issuer_chain.encode()) != chain[1:]:
         raise VerificationError("the PCK revocation list is of another CA than the quote's")
     # 2.
-    tcb_info = parse_tcb_info(endorsements.tcb_info)
-    qe_identity = parse_qe_identity(endorsements.qe_identity)
-    signers = {
-        chain_pem: _verify_signer(chain_pem, root, revocation, now)
-        for chain_pem in {endorsements.tcb_info_issuer_chain, endorsements.qe_identity_issuer_chain}
-    }
-    tcb_info_end = _verify_document(
-        tcb_info,
-        signed=(endorsements.tcb_info, endorsements.tcb_info_signature),
-        signer=signers[endorsements.tcb_info_issuer_chain],
-        now=now,
-    )
-    qe_identity_end = _verify_document(
-        qe_identity,
-        signed=(endorsements.qe_identity, endorsements.qe_identity_signature),
-        signer=signers[endorsements.qe_identity_issuer_chain],
-        now=now,
-    )
+    documents = _verify_documents(endorsements, root=root, now=now)
+    tcb_info, qe_identity = documents.tcb_info, documents.qe_identity
     _demand_kind(quote, tcb_info, qe_identity)
     # 3. and 4.
     _verify_signatures(quote, pck_der=pck.leaf_der)
@@ -146,11 +133,8 @@ def verify_platform(
         root=root,
         tcb_info=tcb_info,
         qe_identity=qe_identity,
-        earliest_expiration=min(pck.not_after, tcb_info_end, qe_identity_end),
-        newest_signed=max(
-            *(datetime.fromisoformat(document.issue_date) for document in (tcb_info, qe_identity)),
-            *(chain.newest_signed for chain in (pck, *signers.values())),
-        ),
+        earliest_expiration=min(pck.not_after, documents.earliest_expiration),
+        newest_signed=max(pck.newest_signed, documents.newest_signed),
         crl_number=pck.crl_numbers[0],
         root_crl_number=pck.crl_numbers[1],
     )
@@ -182,6 +166,52 @@ def bind(
         earliest_expiration=platform.earliest_expiration,
         endorsements=endorsements,
         made_by=VERIFIER,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _VerifiedDocuments:
+    """TCB info and QE identity whose signatures hold."""
+
+    tcb_info: TcbInfo
+    qe_identity: QeIdentity
+    earliest_expiration: datetime
+    newest_signed: datetime
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _verify_documents(endorsements: DcapEndorsements, *, root: TrustedRoot, now: datetime) -> _VerifiedDocuments:
+    """Check the signatures of TCB info and QE identity up to the root, and that they hold at `now`.
+
+    That depends on nothing of the quote: for all quotes of one family in the same second it is done once.
+    """
+    revocation = revocation_lists(endorsements.root_ca_crl, endorsements.pck_crl)
+    tcb_info = parse_tcb_info(endorsements.tcb_info)
+    qe_identity = parse_qe_identity(endorsements.qe_identity)
+    signers = {
+        chain_pem: _verify_signer(chain_pem, root, revocation, now)
+        for chain_pem in {endorsements.tcb_info_issuer_chain, endorsements.qe_identity_issuer_chain}
+    }
+    tcb_info_end = _verify_document(
+        tcb_info,
+        signed=(endorsements.tcb_info, endorsements.tcb_info_signature),
+        signer=signers[endorsements.tcb_info_issuer_chain],
+        now=now,
+    )
+    qe_identity_end = _verify_document(
+        qe_identity,
+        signed=(endorsements.qe_identity, endorsements.qe_identity_signature),
+        signer=signers[endorsements.qe_identity_issuer_chain],
+        now=now,
+    )
+    return _VerifiedDocuments(
+        tcb_info=tcb_info,
+        qe_identity=qe_identity,
+        earliest_expiration=min(tcb_info_end, qe_identity_end),
+        newest_signed=max(
+            *(datetime.fromisoformat(document.issue_date) for document in (tcb_info, qe_identity)),
+            *(chain.newest_signed for chain in signers.values()),
+        ),
     )
 
 

@@ -13,9 +13,9 @@ from strongroom.attestation.evidence.amd_certificate import AmdCertificate, pars
 from strongroom.attestation.evidence.simulated import SIMULATED_HARDWARE
 from strongroom.attestation.evidence.snp_report import Product, SnpReport, parse_snp_report, parse_tcb_version
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
+from strongroom.attestation.verifier.revocation import revocation_lists
 from strongroom.attestation.verifier.roots import TrustedRoot, TrustedRoots
 from strongroom.attestation.verifier.verified import VERIFIER, VerifiedSnp, demand_bound
-from strongroom.base.encoding import from_hex
 from strongroom.base.errors import Mismatch, VerificationError, differences
 from strongroom.crypto import x509
 
@@ -85,7 +85,7 @@ def verify_snp(
         evidence.quote,
         trusted_roots=trusted_roots,
         chain_der=x509.parse_pem_chain(endorsements.certificate_chain.encode()),
-        revocation=x509.RevocationLists([from_hex(endorsements.crl)]),
+        revocation=revocation_lists(endorsements.crl),
         now=now,
     )
     # 6.
