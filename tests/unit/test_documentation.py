@@ -105,3 +105,23 @@ def test_the_published_benchmark_is_complete_and_the_page_shows_the_same_numbers
         assert ratio == pytest.approx(point["protected_s"] / point["plain_s"], abs=0.001)
         assert f"| {point['application']} | {point['executors']} |" in page
         assert f"| {ratio:.3f} |" in page
+
+
+def test_the_published_attestation_benchmark_is_complete_and_the_page_shows_the_same_numbers() -> None:
+    folder = ROOT / "docs" / "benchmarks"
+    page = (folder / "attestation.md").read_text(encoding="utf-8")
+    if "No figures are published yet" in page:
+        assert [file.name for file in folder.glob("attestation*")] == ["attestation.md"]
+        return
+    published = json.loads((folder / "attestation.json").read_text(encoding="utf-8"))
+
+    assert (folder / "attestation.png").is_file()
+    assert "Simulated hardware: the\ncost of verification is real, that of quoting is not measured." in page
+    assert set(published["kinds"]) == set(published["rates"]) == set(published["latencies"])
+    assert [cost["rules"] for cost in published["policies"]] == [10, 100, 1_000, 10_000]
+    assert list(published["families"]) == ["1", "10", "100", "1000"]
+    assert published["memory"][-1]["attestations"] >= 100_000
+    for name, spread in published["kinds"].items():
+        assert f"| {name} | {spread['p50_ms']:.2f} | {spread['p95_ms']:.2f} |" in page
+        rate, latency = published["rates"][name], published["latencies"][name]
+        assert f"| {name} | {rate['per_second']:.1f} | {rate['cpu_ms']:.1f} | {latency['per_second']:.1f} |" in page
