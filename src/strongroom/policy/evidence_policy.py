@@ -4,6 +4,7 @@ The rules of the language are in `evidence_grammar`; here they are evaluated and
 """
 
 import hashlib
+import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -150,7 +151,9 @@ class State:
     """
 
     def __init__(self, claims: Iterable[Claim]) -> None:
-        self.incoming: dict[Claim, None] = dict.fromkeys(claims)
+        self.incoming: dict[Claim, None] = {}
+        self._by_type: dict[str, list[Claim]] = {}
+        self._add(claims)
         self.issued: dict[Claim, None] = {}
         self.properties: dict[str, ClaimValue] = {}
 
@@ -164,11 +167,11 @@ class State:
             RefusedError: The rule cannot be evaluated, or gives a property two values.
             LimitError: There are more than `MAX_CLAIMS` claims.
         """
-        matches = _matches(rule.conditions, self.incoming)
+        matches = _matches(rule.conditions, self._candidates)
         if matches is None:
             return None
         made = _made(rule.action, _named(rule.conditions, matches))
-        self.incoming.update(dict.fromkeys(made))
+        self._add(made)
         if rule.action.verb is Verb.ISSUE:
             self.issued.update(dict.fromkeys(made))
         if rule.action.verb is Verb.ISSUE_PROPERTY:
@@ -176,6 +179,20 @@ class State:
         if len(self.incoming) > MAX_CLAIMS:
             raise LimitError(f"there are more than {MAX_CLAIMS} claims", step=Step.ATTEST)
         return matches
+
+    def _add(self, claims: Iterable[Claim]) -> None:
+        for claim in claims:
+            if claim not in self.incoming:
+                self.incoming[claim] = None
+                self._by_type.setdefault(claim.type, []).append(claim)
+
+    def _candidates(self, condition: Condition) -> Iterable[Claim]:
+        """Return the claims that can meet a condition: those of the type that it names first, or all."""
+        match condition.comparisons:
+            case [Comparison(property=Property.TYPE, operator=Operator.EQUAL, expected=str(name)), *_]:
+                return self._by_type.get(name, ())
+            case _:
+                return self.incoming
 
     def _set_properties(self, made: Iterable[Claim]) -> None:
         for claim in made:
@@ -187,7 +204,7 @@ def _authorize(rules: Sequence[Rule], state: State) -> frozenset[Claim]:
     """Run the authorization rules; return the claims that a permit() rule asked for by name and value."""
     permitted = False
     named: set[Claim] = set()
-    nearest: tuple[Rule, tuple[Mismatch, ...]] | None = None
+    missed: list[tuple[Rule, int]] = []
     for rule in rules:
         matches = state.run(rule)
         if matches is not None:
@@ -197,11 +214,11 @@ def _authorize(rules: Sequence[Rule], state: State) -> frozenset[Claim]:
                 permitted = True
                 named.update(_asked_for(rule, matches))
         elif rule.action.verb is Verb.PERMIT:
-            mismatches = _explain(rule, state)
-            if nearest is None or len(mismatches) < len(nearest[1]):
-                nearest = rule, mismatches
+            missed.append((rule, len(state.incoming)))
     if not permitted:
-        raise _not_permitted(nearest)
+        # To explain costs far more than to evaluate: each rule against the claims that it met, and for refusals only.
+        explained = [(rule, _explain(rule, State(itertools.islice(state.incoming, met)))) for rule, met in missed]
+        raise _not_permitted(min(explained, key=lambda each: len(each[1]), default=None))
     return frozenset(named)
 
 
@@ -212,11 +229,17 @@ def _asked_for(rule: Rule, matches: Sequence[Sequence[Claim]]) -> Iterator[Claim
             yield from claims
 
 
-def _matches(conditions: Sequence[Condition], claims: Iterable[Claim]) -> list[Sequence[Claim]] | None:
+def _matches(
+    conditions: Sequence[Condition], candidates: Callable[[Condition], Iterable[Claim]]
+) -> list[Sequence[Claim]] | None:
     matches: list[Sequence[Claim]] = []
     for condition in conditions:
         found = _named(conditions, matches)
-        matching = [claim for claim in claims if all(_holds(claim, each, found) for each in condition.comparisons)]
+        matching = [
+            claim
+            for claim in candidates(condition)
+            if all(_holds(claim, each, found) for each in condition.comparisons)
+        ]
         if bool(matching) is condition.negated:
             return None
         matches.append(matching)
