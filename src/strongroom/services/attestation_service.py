@@ -7,7 +7,9 @@ Source: Azure Attestation REST API 2020-10-01, 2022-08-01, 2025-06-01; Azure Att
 """
 
 import contextlib
+import os
 import sys
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -190,6 +192,7 @@ class AttestationService:
                 for root in config.roots
             )
         )
+        self._turns = threading.Semaphore(len(os.sched_getaffinity(0)))
         self._endorsements = open_endorsements(config.endorsements, trusted_roots=self._roots, clock=clock)
         self.metrics: Final = AttestationMetrics()
         self.signer: Final = ResultSigner(
@@ -250,6 +253,7 @@ class AttestationService:
             endorsements=self._endorsements.dcap,
             revocations=self._endorsements.snp,
             now=now,
+            turns=self._turns,
         )
 
     def result(

@@ -65,12 +65,11 @@ class AzureGuestDesk:
         )
         anchors = self.anchors()
         chain = (request.certificates or "").encode("utf-8")
-        verified = verify_azure_vm(  # 2
-            evidence,
-            trusted_roots=anchors.roots,
-            endorsements=_endorsements(anchors, td_quote=evidence.td_quote, chain_pem=chain),
-            now=anchors.now,
-        )
+        endorsements = _endorsements(anchors, td_quote=evidence.td_quote, chain_pem=chain)
+        with anchors.turns:
+            verified = verify_azure_vm(  # 2
+                evidence, trusted_roots=anchors.roots, endorsements=endorsements, now=anchors.now
+            )
         if list(verified.pcr_values) != [number for number, _ in pcrs]:
             raise FormatError("the vTPM quoted other registers than those whose values came")
         return json_reply({"token": self.appraise(_verified(verified, azure_vm_claims(verified)))})  # 3
@@ -85,12 +84,11 @@ class AzureGuestDesk:
         """
         evidence = parse_attestation_info(_attestation_info(call))  # 1
         anchors = self.anchors()
-        verified = verify_azure_guest(  # 2
-            evidence,
-            trusted_roots=anchors.roots,
-            endorsements=_endorsements(anchors, td_quote=evidence.td_quote, chain_pem=evidence.certificate_chain),
-            now=anchors.now,
-        )
+        endorsements = _endorsements(anchors, td_quote=evidence.td_quote, chain_pem=evidence.certificate_chain)
+        with anchors.turns:
+            verified = verify_azure_guest(  # 2
+                evidence, trusted_roots=anchors.roots, endorsements=endorsements, now=anchors.now
+            )
         token = self.appraise(_verified(verified, azure_guest_claims(verified)))  # 3
         return json_reply({"token": to_b64url(_seal(token, verified.ephemeral_key).to_json())})  # 4
 

@@ -5,8 +5,9 @@ Source: Azure Attestation REST API 2025-06-01, `POST /attest/{SgxEnclave,TdxVm,S
 
 import hashlib
 import struct
+import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
@@ -69,12 +70,15 @@ class Anchors:
         endorsements: Where SGX's and TDX's endorsements come from.
         revocations: Where the revocation lists of SEV-SNP's roots come from, and certificates for reports without.
         now: The time.
+        turns: Who verifies has one of them, while others wait: as many as there are processors, so that each piece of
+            evidence is done soon, instead of all of them late. Nobody waits for the network with a turn.
     """
 
     roots: TrustedRoots
     endorsements: EndorsementSource
     revocations: SnpEndorsementSource
     now: datetime
+    turns: threading.Semaphore = field(default_factory=threading.Semaphore)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,27 +155,31 @@ def _data(body: Mapping[str, Any], name: str) -> AttestedData | None:
 
 def _sgx(request: AttestRequest, anchors: Anchors) -> VerifiedClaims:
     _refuse_init_time(request)
-    verified = verify_sgx(
-        UnverifiedEvidence(kind="sgx", quote=request.evidence, runtime_data=request.runtime_data),
-        trusted_roots=anchors.roots,
-        endorsements=_dcap_endorsements(parse_sgx_quote(request.evidence), anchors, tee="SGX"),
-        now=anchors.now,
-        refuse_unsafe=False,
-    )
-    claims = sgx_claims(verified, runtime_data_type=request.runtime_kind)
+    endorsements = _dcap_endorsements(parse_sgx_quote(request.evidence), anchors, tee="SGX")
+    with anchors.turns:
+        verified = verify_sgx(
+            UnverifiedEvidence(kind="sgx", quote=request.evidence, runtime_data=request.runtime_data),
+            trusted_roots=anchors.roots,
+            endorsements=endorsements,
+            now=anchors.now,
+            refuse_unsafe=False,
+        )
+        claims = sgx_claims(verified, runtime_data_type=request.runtime_kind)
     return VerifiedClaims(claims=claims, newest_signed=verified.newest_signed)
 
 
 def _tdx(request: AttestRequest, anchors: Anchors) -> VerifiedClaims:
     _refuse_init_time(request)
-    verified = verify_tdx(
-        UnverifiedEvidence(kind="tdx", quote=request.evidence, runtime_data=request.runtime_data),
-        trusted_roots=anchors.roots,
-        endorsements=_dcap_endorsements(parse_tdx_quote(request.evidence), anchors, tee="TDX"),
-        now=anchors.now,
-        refuse_unsafe=False,
-    )
-    claims = tdx_claims(verified, runtime_data_type=request.runtime_kind)
+    endorsements = _dcap_endorsements(parse_tdx_quote(request.evidence), anchors, tee="TDX")
+    with anchors.turns:
+        verified = verify_tdx(
+            UnverifiedEvidence(kind="tdx", quote=request.evidence, runtime_data=request.runtime_data),
+            trusted_roots=anchors.roots,
+            endorsements=endorsements,
+            now=anchors.now,
+            refuse_unsafe=False,
+        )
+        claims = tdx_claims(verified, runtime_data_type=request.runtime_kind)
     return VerifiedClaims(claims=claims, newest_signed=verified.newest_signed)
 
 
@@ -181,14 +189,16 @@ def _snp(request: AttestRequest, anchors: Anchors) -> VerifiedClaims:
             quote, chain = from_any_b64(report), more.get("VcekCertChain")
         case _:
             raise FormatError("the report needs SnpReport, perhaps VcekCertChain, and nothing else")
-    verified = verify_snp(
-        UnverifiedEvidence(kind="snp", quote=quote, runtime_data=request.runtime_data),
-        trusted_roots=anchors.roots,
-        endorsements=_snp_endorsements(quote, chain, anchors),
-        now=anchors.now,
-        refuse_unsafe=False,
-    )
-    claims = snp_claims(verified, runtime_data_type=request.runtime_kind)
+    endorsements = _snp_endorsements(quote, chain, anchors)
+    with anchors.turns:
+        verified = verify_snp(
+            UnverifiedEvidence(kind="snp", quote=quote, runtime_data=request.runtime_data),
+            trusted_roots=anchors.roots,
+            endorsements=endorsements,
+            now=anchors.now,
+            refuse_unsafe=False,
+        )
+        claims = snp_claims(verified, runtime_data_type=request.runtime_kind)
     if request.init_time is not None:
         digest = hashlib.sha256(request.init_time.data).hexdigest()
         if digest != verified.report.host_data.hex():
