@@ -58,8 +58,8 @@ class Plan:
     family_attestations: int = 300
     pool: int = 500
     load_rounds: int = 3
-    closed_s: float = 20.0
-    open_s: float = 30.0
+    closed_s: float = 10.0
+    open_s: float = 20.0
     requests: int = 100_000
     memory_step: int = 500
 
