@@ -29,7 +29,8 @@ from strongroom.crypto.derive import hkdf_sha256
 from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.random import random_secret
 from strongroom.keys.providers import MasterKey
-from strongroom.keys.store.transaction import SCHEMA_VERSION, Transaction, edited
+from strongroom.keys.store.rows import edited
+from strongroom.keys.store.transaction import Transaction
 from strongroom.log.checkpoint import Checkpoint, parse_and_verify_checkpoint, sign_checkpoint
 from strongroom.log.merkle import MerkleTree, leaf_hash
 from strongroom.wire.key_service import LogProof
@@ -38,10 +39,7 @@ _STORE_KEY_CONTEXT: Final = b"strongroom/1 store key"
 _ROWS_INFO: Final = b"strongroom/1 store rows"
 _NONCES_INFO: Final = b"strongroom/1 nonces"
 
-_SCHEMA: Final = Schema(
-    application_id=0x5374726D,  # "Strm"
-    version=SCHEMA_VERSION,
-    statements="""
+_TABLES: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 CREATE TABLE keys (
   name TEXT NOT NULL, version TEXT NOT NULL UNIQUE, number INTEGER NOT NULL, public TEXT NOT NULL, sealed BLOB NOT NULL,
@@ -71,7 +69,11 @@ CREATE TABLE leaves (
 ) STRICT;
 CREATE INDEX leaves_by_event ON leaves (event);
 CREATE INDEX leaves_by_run ON leaves (run, number);
-""",
+"""
+_SCHEMA: Final = Schema(
+    application_id=0x5374726D,  # "Strm"
+    version=1,
+    statements="".join((_TABLES,)),  # a part with tables of its own adds their text here
 )
 
 

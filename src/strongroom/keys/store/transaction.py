@@ -1,22 +1,14 @@
-"""The rows of the key service's store, and the log's leaves, within one transaction."""
+"""What the key service keeps, within one transaction: keys, datasets, approvals, runs, and the log's leaves."""
 
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, TypeVar
 
 from strongroom.base.clock import to_rfc3339
-from strongroom.base.encoding import Json, canonical_json, parse_json_object
-from strongroom.base.errors import (
-    ConflictError,
-    FormatError,
-    IntegrityError,
-    NotFoundError,
-    RefusedError,
-)
+from strongroom.base.encoding import Json, canonical_json
+from strongroom.base.errors import ConflictError, NotFoundError, RefusedError
 from strongroom.base.secret import SecretBytes
-from strongroom.crypto import aead
 from strongroom.keys.records import (
     ApprovalRecord,
     DatasetRecord,
@@ -26,13 +18,8 @@ from strongroom.keys.records import (
     OpenedRunSecrets,
     VersionRecord,
 )
+from strongroom.keys.store.rows import Rows, edited
 from strongroom.log.merkle import MerkleTree, leaf_hash
-from strongroom.wire.model import Message
-
-SCHEMA_VERSION: Final = 1
-_NO_SECRET: Final = SecretBytes(b"")
-
-_M = TypeVar("_M", bound=Message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +45,15 @@ class _Log:
 
 
 class Transaction:
-    """The reads and writes of one transaction."""
+    """The reads and writes of one transaction.
+
+    Attributes:
+        rows: Authenticated rows, for the tables that have no methods here.
+    """
 
     def __init__(self, connection: sqlite3.Connection, *, row_key: SecretBytes, tree: MerkleTree) -> None:
         self._connection = connection
-        self._row_key = row_key
+        self.rows = Rows(connection, row_key=row_key)
         self._log = _Log(tree=tree)
 
     @property
@@ -154,15 +145,11 @@ class Transaction:
         Raises:
             ConflictError: The version exists.
         """
-        self._insert("keys", _key_key(record), record, material)
+        self.rows.insert("keys", _key_key(record), record, material)
 
     def update_key(self, record: KeyRecord, material: SecretBytes) -> None:
         """Replace what is kept of a version."""
-        public, sealed = self._seal("keys", _key_key(record), record, material)
-        self._connection.execute(
-            "UPDATE keys SET public = ?, sealed = ? WHERE name = ? AND number = ?",
-            (public, sealed, record.name, record.number),
-        )
+        self.rows.update("keys", _key_key(record), record, material)
 
     def key(self, name: str, version: str | None = None) -> StoredKey:
         """Return a version of a key; the newest without a version.
@@ -170,29 +157,21 @@ class Transaction:
         Raises:
             NotFoundError: There is no such key.
         """
-        found = [stored for stored in self.key_versions(name) if version in {None, stored.record.version}]
-        if not found:
+        where: dict[str, Json] = {"name": name} if version is None else {"name": name, "version": version}
+        found = next(self.rows.select("keys", where, KeyRecord, ("number DESC",), limit=1), None)
+        if found is None:
             raise NotFoundError(f"a key {name}{'/' + version if version else ''} was not found in this key vault")
-        return found[-1]
+        return StoredKey(record=found[0], material=found[1])
 
     def key_versions(self, name: str) -> tuple[StoredKey, ...]:
         """Return the versions of a key, oldest first."""
-        rows = self._connection.execute(
-            "SELECT name, version, number, public, sealed FROM keys WHERE name = ? ORDER BY number", (name,)
-        )
-        return tuple(self._stored_key(row) for row in rows)
+        found = self.rows.select("keys", {"name": name}, KeyRecord, ("number",))
+        return tuple(StoredKey(record=record, material=material) for record, material in found)
 
     def newest_keys(self) -> tuple[StoredKey, ...]:
         """Return the newest version of every key, by name."""
-        rows = self._connection.execute(
-            "SELECT name, version, max(number), public, sealed FROM keys GROUP BY name ORDER BY name"
-        )
-        return tuple(self._stored_key(row) for row in rows)
-
-    def _stored_key(self, row: tuple[Any, ...]) -> StoredKey:
-        key = {"name": row[0], "version": row[1], "number": row[2]}
-        record, material = self._open("keys", key, row[3], row[4], KeyRecord)
-        return StoredKey(record=record, material=material)
+        names = self._connection.execute("SELECT DISTINCT name FROM keys ORDER BY name").fetchall()
+        return tuple(self.key(name) for (name,) in names)
 
     # --- datasets -----------------------------------------------------------------------------------------------
 
@@ -202,7 +181,7 @@ class Transaction:
         Raises:
             ConflictError: It exists.
         """
-        self._insert("datasets", {"name": record.name}, record)
+        self.rows.insert("datasets", {"name": record.name}, record)
 
     def dataset(self, name: str) -> DatasetRecord:
         """Return a dataset.
@@ -210,24 +189,19 @@ class Transaction:
         Raises:
             NotFoundError: There is none of that name.
         """
-        return self._one("datasets", {"name": name}, DatasetRecord, missing=f"there is no dataset {name}")
+        found = self.rows.find("datasets", {"name": name}, DatasetRecord)
+        if found is None:
+            raise NotFoundError(f"there is no dataset {name}")
+        return found[0]
 
     def datasets(self) -> tuple[DatasetRecord, ...]:
         """Return every dataset, by name."""
-        rows = self._connection.execute("SELECT name, public, sealed FROM datasets ORDER BY name")
-        return tuple(
-            self._open("datasets", {"name": name}, public, sealed, DatasetRecord)[0] for name, public, sealed in rows
-        )
+        return tuple(record for record, _ in self.rows.select("datasets", {}, DatasetRecord, ("name",)))
 
     def versions(self, dataset: str) -> tuple[VersionRecord, ...]:
         """Return a dataset's versions, oldest first."""
-        rows = self._connection.execute(
-            "SELECT number, public, sealed FROM versions WHERE dataset = ? ORDER BY number", (dataset,)
-        )
-        return tuple(
-            self._open("versions", {"dataset": dataset, "number": number}, public, sealed, VersionRecord)[0]
-            for number, public, sealed in rows
-        )
+        found = self.rows.select("versions", {"dataset": dataset}, VersionRecord, ("number",))
+        return tuple(record for record, _ in found)
 
     def version(self, dataset: str, number: int) -> VersionRecord:
         """Return one version of a dataset.
@@ -235,12 +209,10 @@ class Transaction:
         Raises:
             NotFoundError: There is no such version.
         """
-        return self._one(
-            "versions",
-            {"dataset": dataset, "number": number},
-            VersionRecord,
-            missing=f"dataset {dataset} has no version {number}",
-        )
+        found = self.rows.find("versions", {"dataset": dataset, "number": number}, VersionRecord)
+        if found is None:
+            raise NotFoundError(f"dataset {dataset} has no version {number}")
+        return found[0]
 
     def head(self, dataset: str) -> int | None:
         """Return the number of a dataset's newest version; None before the first."""
@@ -259,7 +231,7 @@ class Transaction:
                 f"dataset {record.dataset} is at version {head or 0}, not at {base or 0} any more",
                 action="Run again on the newest version.",
             )
-        self._insert("versions", {"dataset": record.dataset, "number": record.number}, record)
+        self.rows.insert("versions", {"dataset": record.dataset, "number": record.number}, record)
 
     # --- approvals ----------------------------------------------------------------------------------------------
 
@@ -269,7 +241,7 @@ class Transaction:
         Raises:
             ConflictError: It is stored already.
         """
-        self._insert("approvals", _approval_key(record), record)
+        self.rows.insert("approvals", _approval_key(record), record)
 
     def approval(self, approval_id: str) -> ApprovalRecord:
         """Return an approval.
@@ -277,28 +249,19 @@ class Transaction:
         Raises:
             NotFoundError: There is none of that id.
         """
-        found = self._approvals("WHERE id = ?", (approval_id,))
-        if not found:
+        found = self.rows.find("approvals", {"id": approval_id}, ApprovalRecord)
+        if found is None:
             raise NotFoundError("there is no such approval")
         return found[0]
 
     def approvals(self) -> tuple[ApprovalRecord, ...]:
         """Return every approval, oldest first."""
-        return self._approvals("", ())
+        return tuple(record for record, _ in self.rows.select("approvals", {}, ApprovalRecord, ("rowid",)))
 
     def approvals_for(self, dataset: str, application: str) -> tuple[ApprovalRecord, ...]:
         """Return the approvals of an application for a dataset, oldest first."""
-        return self._approvals("WHERE dataset = ? AND application = ?", (dataset, application))
-
-    def _approvals(self, where: str, values: tuple[str, ...]) -> tuple[ApprovalRecord, ...]:
-        rows = self._connection.execute(
-            f"SELECT id, dataset, application, public, sealed FROM approvals {where} ORDER BY rowid",  # noqa: S608 - fixed texts
-            values,
-        )
-        return tuple(
-            self._open("approvals", {"id": key, "dataset": of, "application": app}, public, sealed, ApprovalRecord)[0]
-            for key, of, app, public, sealed in rows
-        )
+        where: dict[str, Json] = {"dataset": dataset, "application": application}
+        return tuple(record for record, _ in self.rows.select("approvals", where, ApprovalRecord, ("rowid",)))
 
     # --- runs ---------------------------------------------------------------------------------------------------
 
@@ -320,7 +283,7 @@ class Transaction:
             ConflictError: A run was opened with this ticket before.
         """
         self.demand_unopened(record.run)
-        self._insert("runs", {"run": record.run}, record, SecretBytes(secrets.to_json()))
+        self.rows.insert("runs", {"run": record.run}, record, SecretBytes(secrets.to_json()))
 
     def run(self, run: str) -> StoredRun:
         """Return a run.
@@ -329,73 +292,24 @@ class Transaction:
             NotFoundError: There is none.
             IntegrityError: The log says there is one, but it is gone.
         """
-        row = self._connection.execute("SELECT public, sealed FROM runs WHERE run = ?", (run,)).fetchone()
-        if row is None:
+        found = self.rows.find("runs", {"run": run}, OpenedRun)
+        if found is None:
             if self._logged("SELECT 1 FROM leaves WHERE run = ? AND event = 'run-opened'", run):
                 raise edited("a run that the log names is gone")
             raise NotFoundError("there is no such run")
-        record, secrets = self._open("runs", {"run": run}, row[0], row[1], OpenedRun)
-        return StoredRun(record=record, secrets=OpenedRunSecrets.from_json(secrets.reveal()))
+        return StoredRun(record=found[0], secrets=OpenedRunSecrets.from_json(found[1].reveal()))
 
     def runs(self) -> tuple[OpenedRun, ...]:
         """Return every run, oldest first."""
-        rows = self._connection.execute("SELECT run, public, sealed FROM runs ORDER BY rowid")
-        return tuple(self._open("runs", {"run": run}, public, sealed, OpenedRun)[0] for run, public, sealed in rows)
+        return tuple(record for record, _ in self.rows.select("runs", {}, OpenedRun, ("rowid",)))
 
     def add_member(self, record: MemberRecord) -> None:
         """Store a member of a run."""
-        self._insert("members", {"run": record.run, "number": record.number}, record)
+        self.rows.insert("members", {"run": record.run, "number": record.number}, record)
 
     def members(self, run: str) -> tuple[MemberRecord, ...]:
         """Return a run's members, in the order they joined."""
-        rows = self._connection.execute(
-            "SELECT number, public, sealed FROM members WHERE run = ? ORDER BY number", (run,)
-        )
-        return tuple(
-            self._open("members", {"run": run, "number": number}, public, sealed, MemberRecord)[0]
-            for number, public, sealed in rows
-        )
-
-    # --- rows ---------------------------------------------------------------------------------------------------
-
-    def _insert(self, table: str, key: Mapping[str, Json], record: Message, secret: SecretBytes = _NO_SECRET) -> None:
-        public, sealed = self._seal(table, key, record, secret)
-        columns = ", ".join([*key, "public", "sealed"])
-        marks = ", ".join("?" * (len(key) + 2))
-        try:
-            self._connection.execute(
-                f"INSERT INTO {table} ({columns}) VALUES ({marks})",  # noqa: S608 - names of our own schema
-                (*key.values(), public, sealed),
-            )
-        except sqlite3.IntegrityError as error:
-            raise ConflictError(f"there is such an entry in {table} already") from error
-
-    def _one(self, table: str, key: Mapping[str, Json], kind: type[_M], *, missing: str) -> _M:
-        where = " AND ".join(f"{column} = ?" for column in key)
-        row = self._connection.execute(
-            f"SELECT public, sealed FROM {table} WHERE {where}",  # noqa: S608 - names of our own schema
-            tuple(key.values()),
-        ).fetchone()
-        if row is None:
-            raise NotFoundError(missing)
-        return self._open(table, key, row[0], row[1], kind)[0]
-
-    def _seal(self, table: str, key: Mapping[str, Json], record: Message, secret: SecretBytes) -> tuple[str, bytes]:
-        public = record.to_json().decode("utf-8")
-        return public, aead.encrypt(self._row_key, secret.reveal(), context=_context(table, key, public))
-
-    def _open(
-        self, table: str, key: Mapping[str, Json], public: str, sealed: bytes, kind: type[_M]
-    ) -> tuple[_M, SecretBytes]:
-        try:
-            secret = aead.decrypt(self._row_key, sealed, context=_context(table, key, public))
-            return kind.from_object(parse_json_object(public)), secret
-        except (IntegrityError, FormatError) as error:
-            raise edited(f"an entry in {table} is not what was stored") from error
-
-
-def _context(table: str, key: Mapping[str, Json], public: str) -> bytes:
-    return canonical_json({"version": SCHEMA_VERSION, "table": table, "key": key, "public": public})
+        return tuple(record for record, _ in self.rows.select("members", {"run": run}, MemberRecord, ("number",)))
 
 
 def _key_key(record: KeyRecord) -> dict[str, Json]:
@@ -404,11 +318,3 @@ def _key_key(record: KeyRecord) -> dict[str, Json]:
 
 def _approval_key(record: ApprovalRecord) -> dict[str, Json]:
     return {"id": record.id, "dataset": record.dataset, "application": record.application}
-
-
-def edited(what: str) -> IntegrityError:
-    """Return the error of a database that something else than the key service changed."""
-    return IntegrityError(
-        f"the key service's database was changed by something else: {what}",
-        action="Restore the newest copy of the state folder; nothing is released until then.",
-    )

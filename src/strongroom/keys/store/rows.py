@@ -1,0 +1,191 @@
+"""Authenticated rows: what a database keeps of a record, bound to its place.
+
+A table of such rows has key columns, `public` (the record's canonical JSON) and `sealed` (an authenticated encryption of the
+record's secret, empty where it has none). The encryption's context is the table's name, the key columns and the public text, so
+that an edited row, or one that was moved to another key or table, does not open any more. A column `entry` counts the order
+in which rows came and is not bound.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+from strongroom.base.encoding import Json, canonical_json, parse_json_object
+from strongroom.base.errors import ConflictError, FormatError, IntegrityError, StrongroomError
+from strongroom.base.secret import SecretBytes
+from strongroom.crypto import aead
+from strongroom.wire.model import Message
+
+ROWS_VERSION: Final = 1
+_NO_SECRET: Final = SecretBytes(b"")
+_KEPT: Final = ("public", "sealed")
+_UNBOUND: Final = frozenset({*_KEPT, "entry"})
+
+_M = TypeVar("_M", bound=Message)
+
+
+class Cursor(Protocol):
+    """What a statement answered."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows it changed."""
+
+    @property
+    def description(self) -> Any:  # noqa: ANN401 - the database library's own form (PEP 249)
+        """The columns, each a sequence that begins with its name."""
+
+    def fetchone(self) -> Any:  # noqa: ANN401 - a row, as PEP 249 has it
+        """Return the next row, or None."""
+
+    def fetchall(self) -> Sequence[Any]:
+        """Return the rows that are left."""
+
+
+class Connection(Protocol):
+    """A database connection, as far as rows need it; marks for values are question marks."""
+
+    def execute(self, statement: str, values: Sequence[Any] = (), /) -> Cursor:
+        """Run one statement."""
+
+
+class Rows:
+    """Authenticated rows of one transaction. Names of tables and columns are the program's own, never a caller's."""
+
+    def __init__(self, connection: Connection, *, row_key: SecretBytes) -> None:
+        self._connection = connection
+        self._row_key = row_key
+
+    def insert(self, table: str, key: Mapping[str, Json], record: Message, secret: SecretBytes | None = None) -> None:
+        """Store a new row.
+
+        Args:
+            table: The table.
+            key: Every key column with its value.
+            record: What is kept in the open, authenticated.
+            secret: What is kept encrypted.
+
+        Raises:
+            ConflictError: There is a row with this key, or with another value that has to be unique.
+        """
+        public, sealed = self._seal(table, key, record, secret)
+        columns = ", ".join([*key, *_KEPT])
+        marks = ", ".join("?" * (len(key) + len(_KEPT)))
+        # A refused row must not end the transaction, in which its refusal may still be logged: no error, but a count.
+        done = self._connection.execute(
+            f"INSERT INTO {table} ({columns}) VALUES ({marks}) ON CONFLICT DO NOTHING",  # noqa: S608 - names of our own
+            (*key.values(), public, sealed),
+        )
+        if done.rowcount != 1:
+            raise ConflictError(f"there is such an entry in {table} already")
+
+    def update(self, table: str, key: Mapping[str, Json], record: Message, secret: SecretBytes | None = None) -> None:
+        """Replace a row. Without a secret it has none afterwards.
+
+        Raises:
+            IntegrityError: There is no such row (any more): callers read it before in the same transaction.
+        """
+        public, sealed = self._seal(table, key, record, secret)
+        done = self._connection.execute(
+            f"UPDATE {table} SET public = ?, sealed = ? WHERE {_equal(key)}",  # noqa: S608 - names of our own
+            (public, sealed, *key.values()),
+        )
+        if done.rowcount != 1:
+            raise edited(f"an entry in {table} is gone")
+
+    def delete(self, table: str, key: Mapping[str, Json]) -> None:
+        """Delete a row.
+
+        Raises:
+            IntegrityError: There is no such row (any more): callers read it before in the same transaction.
+        """
+        done = self._connection.execute(
+            f"DELETE FROM {table} WHERE {_equal(key)}",  # noqa: S608 - names of our own
+            tuple(key.values()),
+        )
+        if done.rowcount != 1:
+            raise edited(f"an entry in {table} is gone")
+
+    def find(self, table: str, key: Mapping[str, Json], kind: type[_M]) -> tuple[_M, SecretBytes] | None:
+        """Return a row's record and secret; None where there is no such row.
+
+        Args:
+            table: The table.
+            key: Columns with values that together name one row at most.
+            kind: What the record is.
+
+        Raises:
+            IntegrityError: The row is not what was stored.
+        """
+        return next(self.select(table, key, kind), None)
+
+    def select(  # noqa: PLR0913 - a query has that many parts
+        self,
+        table: str,
+        where: Mapping[str, Json],
+        kind: type[_M],
+        order_by: Sequence[str] = (),
+        *,
+        after: tuple[str, Json] | None = None,
+        limit: int | None = None,
+    ) -> Iterator[tuple[_M, SecretBytes]]:
+        """Return records and secrets of the rows that have these values.
+
+        Args:
+            table: The table.
+            where: Columns with the values that they must have; none for all rows.
+            kind: What the records are.
+            order_by: Columns; one that ends with " DESC" runs downwards.
+            after: A column, and the value above which rows are returned.
+            limit: The largest number of rows.
+
+        Raises:
+            IntegrityError: A row is not what was stored.
+        """
+        conditions = [f"{column} = ?" for column in where]
+        values = list(where.values())
+        if after is not None:
+            conditions.append(f"{after[0]} > ?")
+            values.append(after[1])
+        statement = f"SELECT * FROM {table}"  # noqa: S608 - names of our own
+        if conditions:
+            statement += " WHERE " + " AND ".join(conditions)
+        if order_by:
+            statement += " ORDER BY " + ", ".join(order_by)
+        if limit is not None:
+            statement += " LIMIT ?"
+            values.append(limit)
+        cursor = self._connection.execute(statement, tuple(values))
+        columns = [column[0] for column in cursor.description]
+        for row in cursor.fetchall():
+            yield self._open(table, dict(zip(columns, row, strict=True)), kind)
+
+    def _seal(
+        self, table: str, key: Mapping[str, Json], record: Message, secret: SecretBytes | None
+    ) -> tuple[str, bytes]:
+        public = record.to_json().decode("utf-8")
+        opened = (secret or _NO_SECRET).reveal()
+        return public, aead.encrypt(self._row_key, opened, context=_context(table, key, public))
+
+    def _open(self, table: str, row: Mapping[str, Any], kind: type[_M]) -> tuple[_M, SecretBytes]:
+        key = {column: value for column, value in row.items() if column not in _UNBOUND}
+        try:
+            secret = aead.decrypt(self._row_key, row["sealed"], context=_context(table, key, row["public"]))
+            return kind.from_object(parse_json_object(row["public"])), secret
+        except (IntegrityError, FormatError) as error:
+            raise edited(f"an entry in {table} is not what was stored") from error
+
+
+def _equal(key: Mapping[str, Json]) -> str:
+    return " AND ".join(f"{column} = ?" for column in key)
+
+
+def _context(table: str, key: Mapping[str, Json], public: str) -> bytes:
+    return canonical_json({"version": ROWS_VERSION, "table": table, "key": key, "public": public})
+
+
+def edited(what: str) -> IntegrityError:
+    """Return the error of a database that something else than the key service changed."""
+    return IntegrityError(
+        f"the key service's database was changed by something else: {what}",
+        action="Restore the newest copy of the state folder; nothing is released until then.",
+    )
