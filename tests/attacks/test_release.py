@@ -751,7 +751,7 @@ def test_refuses_a_persons_token_that_is_not_short_fresh_theirs_and_for_this_ser
     call = bench.person(wire.NewDataset(dataset="trips"))
     forged = f"Bearer {bench.token(**changed)}"
     with pytest.raises(AuthenticationError):
-        bench.owners.create_dataset(replace(call, authorization=forged))
+        bench.datasets.create_dataset(replace(call, authorization=forged))
 
 
 def test_refuses_a_persons_token_of_an_unknown_key_or_of_another_type(bench: KeyBench) -> None:
@@ -767,7 +767,7 @@ def test_refuses_a_persons_token_of_an_unknown_key_or_of_another_type(bench: Key
         "",
     ):
         with pytest.raises(AuthenticationError):
-            bench.owners.create_dataset(replace(call, authorization=f"Bearer {token}"))
+            bench.datasets.create_dataset(replace(call, authorization=f"Bearer {token}"))
 
 
 def test_refuses_an_approval_that_differs_from_the_description_it_comes_with(bench: KeyBench) -> None:
@@ -806,9 +806,9 @@ def test_gives_an_owner_only_writes_of_the_version_that_is_named(bench: KeyBench
     asked = wire.WrittenDataset(number=1, write_keys={later.write_id: later.wrapped})
     request = wire.OwnerUnwrapRequest(recipient=receiving_key(9).public_jwk, version=asked)
     with pytest.raises(RefusedError):
-        bench.owners.unwrap(bench.person(request, name="trips"))
+        bench.datasets.unwrap(bench.person(request, name="trips"))
     good = asked.model_copy(update={"write_keys": {write.write_id: write.wrapped}})
-    bench.owners.unwrap(bench.person(request.model_copy(update={"version": good}), name="trips"))
+    bench.datasets.unwrap(bench.person(request.model_copy(update={"version": good}), name="trips"))
     assert bench.events()[-1] == "keys-released"
 
 

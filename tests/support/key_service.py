@@ -26,6 +26,7 @@ from strongroom.crypto.random import random_id
 from strongroom.keys.providers.file import open_master_key
 from strongroom.keys.store import LogSigner, Store, open_store
 from strongroom.policy.approval import Approval, PlatformDemand
+from strongroom.services.datasets import DatasetDesk
 from strongroom.services.http import Call
 from strongroom.services.identity import ServiceIdentity, open_identity, prepare_folder
 from strongroom.services.issuers import TrustedIssuers
@@ -129,6 +130,7 @@ class KeyBench:
             url=URL,
         )
         self.runs = RunDesk(self.desk)
+        self.datasets = DatasetDesk(self.desk)
         self.owners = OwnerDesk(self.desk)
         self.vault = KeyVault(self.desk)
 
@@ -168,19 +170,19 @@ class KeyBench:
         return self.person(body, query={"api-version": "7.4"}, **path)
 
     def create_dataset(self, name: str) -> None:
-        self.owners.create_dataset(self.person(wire.NewDataset(dataset=name)))
+        self.datasets.create_dataset(self.person(wire.NewDataset(dataset=name)))
 
     def import_version(self, name: str, *, base: int | None = None) -> tuple[wire.NewWrite, wire.DatasetVersion]:
         """An owner's import: a write key, then the next version."""
         recipient = receiving_key(9)
         request = wire.OwnerWriteRequest(recipient=recipient.public_jwk)
-        answer = wire.OwnerSealed.from_json(self.owners.start_write(self.person(request, name=name)).body)
+        answer = wire.OwnerSealed.from_json(self.datasets.start_write(self.person(request, name=name)).body)
         secret = unseal(answer.sealed, key=recipient, context={"purpose": "owner-write", "dataset": name})
         write = wire.NewWrite.from_json(secret.reveal())
         commit = wire.Commit(
             dataset=name, base=base, manifest_digest=sha256_hex(random_id().encode()), write_ids=(write.write_id,)
         )
-        reply = self.owners.commit(self.person(wire.OwnerCommit(commit=commit), name=name))
+        reply = self.datasets.commit(self.person(wire.OwnerCommit(commit=commit), name=name))
         return write, self.version(parse_json_object(reply.body)["statement"])
 
     def version(self, statement: str) -> wire.DatasetVersion:

@@ -18,6 +18,7 @@ from strongroom.crypto.keys import VerifyingKey
 from strongroom.keys.providers import MasterKey, open_master_key
 from strongroom.keys.store import LogSigner, Store, open_store
 from strongroom.log.note import verification_key
+from strongroom.services.datasets import DatasetDesk
 from strongroom.services.errors import ErrorShape, Reply, strongroom_error
 from strongroom.services.evidence import (
     Platform,
@@ -226,6 +227,7 @@ def _application(desk: KeyDesk, *, mode: Mode, configuration: str, platform: Pla
 
     routes = [
         *RunDesk(desk).routes(),
+        *DatasetDesk(desk).routes(),
         *OwnerDesk(desk).routes(),
         endpoint(f"{PREFIX}/evidence", show_evidence, errors=strongroom_error),
         endpoint("/healthz", health, errors=strongroom_error),
