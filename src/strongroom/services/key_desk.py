@@ -22,6 +22,7 @@ from strongroom.policy.approval import Approval
 from strongroom.services.http import Call, authenticate_person
 from strongroom.services.identity import ServiceIdentity
 from strongroom.services.issuers import TrustedIssuers
+from strongroom.services.people import Role
 from strongroom.wire.key_service import APPROVAL_TYP, VERSION_TYP, Commit, DatasetVersion, WrittenDataset
 from strongroom.wire.model import Message
 
@@ -45,12 +46,17 @@ class KeyDesk:
     clock: Clock
     url: str
 
-    def person(self, call: Call) -> str:
-        """Return the owner who calls, by key thumbprint.
+    def person(self, call: Call, *, role: Role = Role.OWNER) -> str:
+        """Return the person who calls, by key thumbprint.
+
+        Args:
+            call: The call, with the person's token.
+            role: The role that the person must have here; a configured owner has all of them.
 
         Raises:
             AuthenticationError: The call is not an owner's.
         """
+        del role
         return authenticate_person(call, owners=self.owners, audience=self.identity.identity, clock=self.clock)
 
     def sign(self, statement: Message, *, typ: str) -> str:
