@@ -17,7 +17,7 @@ from strongroom.policy.back_ends import BackEnd, Requirements, demand_least_numb
 from strongroom.policy.claims import Claims, show
 from strongroom.policy.release_policy import ReleasePolicy, parse_release_policy
 from strongroom.policy.tee_claims import TEE_CLAIMS
-from strongroom.wire.model import DatasetName, Hex32, Message, TeeKind, Timestamp, Url
+from strongroom.wire.model import ColumnName, DatasetName, Hex32, Message, TeeKind, Timestamp, Url
 from strongroom.wire.runtime_data import Role
 from strongroom.wire.ticket import RunTicket
 
@@ -70,6 +70,8 @@ class Approval(Message):
         not_after: Until when runs may be opened, inclusive.
         submitters: Thumbprints of the keys that may sign run tickets; at least one.
         recipients: Public P-256 JWKs (`kty`, `crv`, `x`, `y`) to which the application's output is sealed.
+        columns: The columns with a key of their own that it may read. Of such a column that is not named, it gets no key;
+            all other columns are read with the dataset's.
         issued_at: When the owner said so.
     """
 
@@ -88,6 +90,7 @@ class Approval(Message):
     not_after: Timestamp | None = None
     submitters: tuple[Hex32, ...] = Field(min_length=1, max_length=64)
     recipients: tuple[dict[str, str], ...] = Field(default=(), max_length=64)
+    columns: tuple[ColumnName, ...] = Field(default=(), max_length=1000)
     issued_at: Timestamp
 
     @field_validator("tees")

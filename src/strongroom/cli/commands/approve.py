@@ -72,6 +72,13 @@ Access = Literal["read", "write"]
     help="Who may read what it prints; repeatable.  [default: nobody]",
 )
 @click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="NAME",
+    help="A column with a key of its own that it may read; repeatable.  [default: no such column]",
+)
+@click.option(
     "--tee",
     "tees",
     type=click.Choice(TEE_KINDS),
@@ -94,6 +101,7 @@ def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
     until: str | None,
     submitters: tuple[str, ...],
     recipients: tuple[str, ...],
+    columns: tuple[str, ...],
     tees: tuple[TeeKind, ...],
     state: State,
 ) -> None:
@@ -122,6 +130,7 @@ def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
         not_after=until,
         submitters=tuple(map(thumbprint_of, submitters or (str(state.submitter_key),))),
         recipients=tuple(public_key_of(file).to_jwk() for file in recipients),
+        columns=tuple(dict.fromkeys(columns)),
         issued_at=to_rfc3339(SystemClock().now()),
     )
     _print(approval, description, state=state)
@@ -231,6 +240,7 @@ def _print(approval: Approval, description: ApplicationDescription, *, state: St
         ("runs", f"at most {approval.max_runs}, to be opened {_until(approval.not_after)}"),
         ("submitted by", ", ".join(map(short, approval.submitters))),
         ("output to", _people(approval.recipients)),
+        ("columns", f"those under the dataset's key{''.join(f', and {name}' for name in approval.columns)}"),
     ]
     for name, text in rows:
         say(f"  {name:<12} {text}")
