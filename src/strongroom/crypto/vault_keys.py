@@ -25,11 +25,13 @@ _CURVES: Final[Mapping[str, ec.EllipticCurve]] = {
     "P-256": ec.SECP256R1(),
     "P-384": ec.SECP384R1(),
     "P-521": ec.SECP521R1(),
+    "P-256K": ec.SECP256K1(),
 }
 _CURVE_NAMES: Final = {curve.name: name for name, curve in _CURVES.items()}
 _OAEP: Final[Mapping[str, type[hashes.HashAlgorithm]]] = {"RSA-OAEP": hashes.SHA1, "RSA-OAEP-256": hashes.SHA256}
 _AES_KW_BITS: Final[Mapping[str, int | None]] = {"A128KW": 128, "A192KW": 192, "A256KW": 256, "CKM_AES_KEY_WRAP": None}
 _AES_KWP: Final = "CKM_AES_KEY_WRAP_PAD"
+_RSA_PKCS1: Final = "RSA1_5"
 _RSA_EXPONENT: Final = 65537
 _BYTE: Final = 8
 
@@ -40,7 +42,7 @@ def generate_key(kind: KeyKind, *, size_bits: int | None, curve: str | None) -> 
     Args:
         kind: RSA, EC or symmetric.
         size_bits: 2048 (default), 3072 or 4096 for RSA; 128, 192 or 256 (default) for symmetric keys.
-        curve: P-256 (default), P-384 or P-521 for EC.
+        curve: P-256 (default), P-384, P-521 or P-256K (secp256k1) for EC.
 
     Raises:
         FormatError: Another size or curve.
@@ -52,7 +54,7 @@ def generate_key(kind: KeyKind, *, size_bits: int | None, curve: str | None) -> 
         case "EC":
             name = curve or "P-256"
             if name not in _CURVES:
-                raise FormatError("the curve is not supported: P-256, P-384 and P-521 are")
+                raise FormatError("the curve is not supported: P-256, P-384, P-521 and P-256K are")
             return _to_pkcs8(ec.generate_private_key(_CURVES[name]))
         case "oct":
             return random_secret(_one_of(size_bits or _OCT_SIZES[-1], _OCT_SIZES) // _BYTE)
@@ -88,7 +90,7 @@ def public_jwk(kind: KeyKind, material: SecretBytes) -> dict[str, str]:
     """Return the public members of a key's JWK; none for a symmetric one."""
     if kind == "oct":
         return {}
-    private = _from_pkcs8(material)
+    private = asymmetric_key(material)
     if isinstance(private, rsa.RSAPrivateKey):
         rsa_numbers = private.public_key().public_numbers()
         return {"n": _text(rsa_numbers.n), "e": _text(rsa_numbers.e)}
@@ -98,6 +100,17 @@ def public_jwk(kind: KeyKind, material: SecretBytes) -> dict[str, str]:
         "x": to_b64url(numbers.x.to_bytes(size, "big")),
         "y": to_b64url(numbers.y.to_bytes(size, "big")),
     }
+
+
+def size_bits(kind: KeyKind, material: SecretBytes) -> int | None:
+    """Return the size that `generate_key` takes to make a key like this one; None for EC, whose size its curve has."""
+    match kind:
+        case "RSA":
+            return rsa_key(material).key_size
+        case "oct":
+            return len(material) * _BYTE
+        case "EC":
+            return None
 
 
 def wrap(kind: KeyKind, material: SecretBytes, value: SecretBytes, *, algorithm: str) -> bytes:
@@ -114,7 +127,7 @@ def wrap(kind: KeyKind, material: SecretBytes, value: SecretBytes, *, algorithm:
     """
     try:
         if kind == "RSA":
-            return _rsa(material).public_key().encrypt(value.reveal(), _oaep(algorithm))
+            return rsa_key(material).public_key().encrypt(value.reveal(), rsa_padding(algorithm))
         if kind == "oct" and algorithm == _AES_KWP:
             return keywrap.aes_key_wrap_with_padding(material.reveal(), value.reveal())
         return keywrap.aes_key_wrap(_aes_key(kind, material, algorithm), value.reveal())
@@ -131,7 +144,7 @@ def unwrap(kind: KeyKind, material: SecretBytes, wrapped: bytes, *, algorithm: s
     """
     try:
         if kind == "RSA":
-            return SecretBytes(_rsa(material).decrypt(wrapped, _oaep(algorithm)))
+            return SecretBytes(rsa_key(material).decrypt(wrapped, rsa_padding(algorithm)))
         if kind == "oct" and algorithm == _AES_KWP:
             return SecretBytes(keywrap.aes_key_unwrap_with_padding(material.reveal(), wrapped))
         return SecretBytes(keywrap.aes_key_unwrap(_aes_key(kind, material, algorithm), wrapped))
@@ -147,15 +160,27 @@ def _aes_key(kind: KeyKind, material: SecretBytes, algorithm: str) -> bytes:
     return material.reveal()
 
 
-def _oaep(algorithm: str) -> padding.OAEP:
+def rsa_padding(algorithm: str) -> padding.OAEP:
+    """Return the padding of an algorithm that encrypts to an RSA key.
+
+    Raises:
+        FormatError: RSA1_5, or none that RSA keys have.
+    """
+    if algorithm == _RSA_PKCS1:
+        raise FormatError("RSA1_5 is refused: who sees which values it opens can read them; use RSA-OAEP-256")
     hash_class = _OAEP.get(algorithm)
     if hash_class is None:
         raise FormatError("the algorithm is not supported for this kind of key")
     return padding.OAEP(mgf=padding.MGF1(hash_class()), algorithm=hash_class(), label=None)
 
 
-def _rsa(material: SecretBytes) -> rsa.RSAPrivateKey:
-    return cast("rsa.RSAPrivateKey", _from_pkcs8(material))
+def rsa_key(material: SecretBytes) -> rsa.RSAPrivateKey:
+    """Return the private key of an RSA key's material.
+
+    Raises:
+        IntegrityError: It is damaged.
+    """
+    return cast("rsa.RSAPrivateKey", asymmetric_key(material))
 
 
 def _to_pkcs8(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> SecretBytes:
@@ -164,7 +189,12 @@ def _to_pkcs8(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> SecretByte
     )
 
 
-def _from_pkcs8(material: SecretBytes) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
+def asymmetric_key(material: SecretBytes) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
+    """Return the private key of an RSA or EC key's material.
+
+    Raises:
+        IntegrityError: It is damaged, or of another kind.
+    """
     try:
         # The material was made or checked here and comes from authenticated encryption: checking an RSA key's primes
         # again takes longer than everything else that is done with it.

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from strongroom.base.encoding import from_b64url, to_b64url
 from strongroom.base.errors import FormatError
 from strongroom.base.secret import SecretBytes
-from strongroom.crypto.vault_keys import KeyKind, generate_key, import_key, public_jwk, unwrap, wrap
+from strongroom.crypto.vault_keys import KeyKind, generate_key, import_key, public_jwk, size_bits, unwrap, wrap
 
 OCT = generate_key("oct", size_bits=256, curve=None)
 RSA = generate_key("RSA", size_bits=2048, curve=None)
@@ -51,10 +51,36 @@ def test_refuses_algorithms_that_do_not_go_with_the_key(kind: KeyKind, material:
         unwrap(kind, material, bytes(40), algorithm=algorithm)
 
 
-@pytest.mark.parametrize(("kind", "size", "curve"), [("RSA", 1024, None), ("oct", 64, None), ("EC", None, "P-256K")])
+@pytest.mark.parametrize(("kind", "size", "curve"), [("RSA", 1024, None), ("oct", 64, None), ("EC", None, "P-224")])
 def test_refuses_weak_or_unknown_keys(kind: KeyKind, size: int | None, curve: str | None) -> None:
     with pytest.raises(FormatError):
         generate_key(kind, size_bits=size, curve=curve)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "curve", "octets"),
+    [
+        ("RSA", 3072, None, 384),
+        ("RSA", None, None, 256),
+        ("EC", None, None, 32),
+        ("EC", None, "P-384", 48),
+        ("EC", None, "P-521", 66),
+        ("EC", None, "P-256K", 32),
+    ],
+)
+def test_makes_and_describes_keys(kind: KeyKind, size: int | None, curve: str | None, octets: int) -> None:
+    material = generate_key(kind, size_bits=size, curve=curve)
+    described = public_jwk(kind, material)
+    assert len(from_b64url(described["n" if kind == "RSA" else "x"])) == octets
+    assert size_bits(kind, material) == (octets * 8 if kind == "RSA" else None)
+    like = generate_key(kind, size_bits=size_bits(kind, material), curve=described.get("crv"))
+    assert public_jwk(kind, like).get("crv") == described.get("crv")
+    assert like != material
+
+
+@pytest.mark.parametrize("size", [128, 192, 256])
+def test_makes_symmetric_keys(size: int) -> None:
+    assert size_bits("oct", generate_key("oct", size_bits=size, curve=None)) == size
 
 
 def test_the_source_vector_of_key_wrapping_with_padding() -> None:
