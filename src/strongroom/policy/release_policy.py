@@ -2,13 +2,19 @@
 
     {"version": "1.0.0", "anyOf": [{"authority": "https://…", "allOf": [{"claim": "a.b", "equals": true}]}]}
 
-Source: Azure Key Vault, "Secure key release policy grammar".
+Beside `equals` the grammar lists `notEquals`, `less`, `lessOrEquals`, `greater`, `greaterOrEquals` and `exists`. What
+its page leaves open is refused when the policy is set: order is between numbers, and `exists` is true, because a claim
+that is not there meets no condition.
+
+Source: Azure Key Vault, "Secure key release policy grammar"; Azure Policy, "Conditions".
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from types import MappingProxyType
+from typing import Any, Final, Literal, TypeAlias
 
 from strongroom.base.encoding import Json, parse_json_object
 from strongroom.base.errors import FormatError, Mismatch, RefusedError
@@ -21,6 +27,11 @@ _MAX_DEPTH: Final = 16
 _MAX_CONDITIONS: Final = 1000
 _ABSENT: Final = "no such claim"
 
+Order: TypeAlias = Literal["less", "lessOrEquals", "greater", "greaterOrEquals"]
+_ORDERS: Final[Mapping[Order, Callable[[Any, Any], bool]]] = MappingProxyType(
+    {"less": operator.lt, "lessOrEquals": operator.le, "greater": operator.gt, "greaterOrEquals": operator.ge}
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimEquals:
@@ -28,6 +39,30 @@ class ClaimEquals:
 
     claim: str
     equals: str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimDiffers:
+    """The claim at a dotted path is there, of the type of this value, and another one."""
+
+    claim: str
+    differs_from: str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimCompares:
+    """The claim at a dotted path is a number in this order to another number."""
+
+    claim: str
+    order: Order
+    bound: int | float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimExists:
+    """There is a claim at a dotted path; any value will do, null too."""
+
+    claim: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +85,8 @@ class AnyOf:
         _demand_any(self.conditions)
 
 
-Condition: TypeAlias = ClaimEquals | AllOf | AnyOf
+ClaimCondition: TypeAlias = ClaimEquals | ClaimDiffers | ClaimCompares | ClaimExists
+Condition: TypeAlias = ClaimCondition | AllOf | AnyOf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,17 +171,42 @@ def _condition(value: object, *, depth: int) -> Condition:
             return AllOf(conditions=tuple(_condition(each, depth=depth + 1) for each in _list(members)))
         case {"anyOf": members, **others} if not others:
             return AnyOf(conditions=tuple(_condition(each, depth=depth + 1) for each in _list(members)))
-        case {"claim": str(claim), "equals": str() | int() | float() as equals, **others} if not others:
-            return _claim_equals(claim, equals)
-    raise FormatError('a condition is {"claim", "equals": a string, number or boolean}, {"allOf"} or {"anyOf"}')
+        case {"claim": str(claim), **comparison} if len(comparison) == 1:
+            name, wanted = next(iter(comparison.items()))
+            return _claim_condition(claim, str(name), wanted)
+    raise FormatError('a condition is {"claim", one operator: a value}, {"allOf"} or {"anyOf"}')
 
 
-def _claim_equals(claim: str, equals: str | float) -> ClaimEquals:
+def _claim_condition(claim: str, name: str, value: object) -> ClaimCondition:
     if not all(claim.split(".")):
         raise FormatError("a claim's name is empty, or a part of its dotted path is")
-    if isinstance(equals, float) and not math.isfinite(equals):
+    if isinstance(value, float) and not math.isfinite(value):
         raise FormatError("a number of the release policy is too large")
-    return ClaimEquals(claim=claim, equals=equals)
+    match name:
+        case "equals":
+            return ClaimEquals(claim=claim, equals=_scalar(name, value))
+        case "notEquals":
+            return ClaimDiffers(claim=claim, differs_from=_scalar(name, value))
+        case "less" | "lessOrEquals" | "greater" | "greaterOrEquals":
+            return ClaimCompares(claim=claim, order=name, bound=_number(name, value))
+        case "exists":
+            if value is not True:
+                raise FormatError('"exists" is true or not there: a claim that is absent meets no condition')
+            return ClaimExists(claim=claim)
+        case _:
+            raise FormatError("the release policy has an operator that is not in the grammar")
+
+
+def _scalar(name: str, value: object) -> str | int | float | bool:
+    if not isinstance(value, str | int | float):
+        raise FormatError(f'"{name}" takes a string, a number or a boolean')
+    return value
+
+
+def _number(name: str, value: object) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise FormatError(f'"{name}" compares numbers only')
+    return value
 
 
 def _list(value: object) -> list[object]:
@@ -170,23 +231,47 @@ def _unmet_authority(authority: Authority, claims: Claims) -> tuple[Mismatch, ..
 def _unmet(condition: Condition, claims: Claims) -> tuple[Mismatch, ...]:
     """Return what a condition lacks; nothing when it holds."""
     match condition:
-        case ClaimEquals():
-            return _unmet_claim(condition, claims)
         case AllOf():
             return tuple(mismatch for each in condition.conditions for mismatch in _unmet(each, claims))
         case AnyOf():
             return min((_unmet(each, claims) for each in condition.conditions), key=len)
+        case _:
+            return _unmet_claim(condition, claims)
 
 
-def _unmet_claim(condition: ClaimEquals, claims: Claims) -> tuple[Mismatch, ...]:
+def _unmet_claim(condition: ClaimCondition, claims: Claims) -> tuple[Mismatch, ...]:
     value: Json = claims
     for part in condition.claim.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            return (Mismatch(name=condition.claim, expected=show(condition.equals), actual=_ABSENT),)
+            return (Mismatch(name=condition.claim, expected=_wanted(condition), actual=_ABSENT),)
         value = value[part]
-    if _kind(value) == _kind(condition.equals) and value == condition.equals:
+    if _holds(condition, value):
         return ()
-    return (Mismatch(name=condition.claim, expected=show(condition.equals), actual=show(value)),)
+    return (Mismatch(name=condition.claim, expected=_wanted(condition), actual=show(value)),)
+
+
+def _holds(condition: ClaimCondition, value: Json) -> bool:
+    match condition:
+        case ClaimEquals(equals=wanted):
+            return _kind(value) == _kind(wanted) and value == wanted
+        case ClaimDiffers(differs_from=other):
+            return _kind(value) == _kind(other) and value != other
+        case ClaimCompares(order=order, bound=bound):
+            return _kind(value) == _kind(bound) and _ORDERS[order](value, bound)
+        case ClaimExists():
+            return True
+
+
+def _wanted(condition: ClaimCondition) -> str:
+    match condition:
+        case ClaimEquals(equals=wanted):
+            return show(wanted)
+        case ClaimDiffers(differs_from=other):
+            return f"notEquals {show(other)}"
+        case ClaimCompares(order=order, bound=bound):
+            return f"{order} {show(bound)}"
+        case ClaimExists():
+            return "any value"
 
 
 def _kind(value: Json) -> str:

@@ -97,6 +97,37 @@ def test_null_and_structures_equal_nothing(value: object) -> None:
     assert unmet(policy(equals("c", 3)), {"iss": ISSUER, "c": value})
 
 
+@pytest.mark.parametrize(
+    ("operator", "bound", "holds", "differs"),
+    [
+        ("notEquals", 3, [2, 3.5], [3, 3.0, "4", True, None, [4], {"c": 4}]),
+        ("notEquals", "a", ["b", ""], ["a", 1, False]),
+        ("notEquals", True, [False], [True, 0, "false"]),
+        ("less", 3, [2, 2.5, -1], [3, 4, "2", False, None]),
+        ("lessOrEquals", 3, [3, 3.0, 2], [3.5, 4, "3", True]),
+        ("greater", 3, [4, 3.5], [3, 2, "4", True, [4]]),
+        ("greaterOrEquals", 3, [3, 4, 3.0], [2.5, "4", True]),
+        ("exists", True, [0, False, "", None, [], {"c": 1}], []),
+    ],
+)
+def test_operators_compare_values_of_one_type(
+    operator: str, bound: object, holds: list[object], differs: list[object]
+) -> None:
+    condition = policy({"claim": "c", operator: bound})
+    for value in holds:
+        assert unmet(condition, {"iss": ISSUER, "c": value}) == (), value
+    for value in differs:
+        assert unmet(condition, {"iss": ISSUER, "c": value}), value
+
+
+@pytest.mark.parametrize("operator", ["notEquals", "less", "lessOrEquals", "greater", "greaterOrEquals"])
+def test_a_claim_that_is_absent_meets_no_operator(operator: str) -> None:
+    assert unmet(policy({"claim": "a.b", operator: 3}), {"iss": ISSUER, "a": 1}) == (
+        Mismatch(name="a.b", expected=f"{operator} 3", actual="no such claim"),
+    )
+    assert unmet(policy({"claim": "a.b", "exists": True}), {"iss": ISSUER, "a": {}})[0].expected == "any value"
+
+
 def test_authority_tolerates_a_trailing_slash_and_nothing_else() -> None:
     held = equals("x-ms-sgx-svn", 3)
     assert unmet(policy(held, authority=ISSUER + "/")) == ()
@@ -148,8 +179,23 @@ def deep(levels: int) -> bytes:
         document([{"authority": ISSUER, "allOf": [equals("c", 1)]}], extra=1),
         document([{"authority": ISSUER, "allOf": [equals("c", 1)]}], version="1.0"),
         policy(equals("c", 1)).replace(b'"version": "1.0.0", ', b""),
-        policy({"claim": "c", "greater": 1}),
         policy({"claim": "c", "equals": 1, "greater": 1}),
+        policy({"claim": "c", "in": [1]}),
+        policy({"claim": "c", "notIn": [1]}),
+        policy({"claim": "c", "like": "a*"}),
+        policy({"claim": "c", "match": "a"}),
+        policy({"claim": "c", "contains": "a"}),
+        policy({"claim": "c", "Equals": 1}),
+        policy({"claim": "c", "greater": "1"}),
+        policy({"claim": "c", "less": True}),
+        policy({"claim": "c", "lessOrEquals": None}),
+        policy({"claim": "c", "greaterOrEquals": [1]}),
+        policy({"claim": "c", "notEquals": None}),
+        policy({"claim": "c", "notEquals": [1]}),
+        policy({"claim": "c", "exists": False}),
+        policy({"claim": "c", "exists": "true"}),
+        policy({"claim": "c", "exists": 1}),
+        policy({"not": equals("c", 1)}),
         policy({"claim": "c"}),
         policy({"equals": 1}),
         policy({"anyOf": []}),
@@ -189,7 +235,9 @@ _JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["version", "anyOf", "allOf", "authority", "claim", "equals", "x"]), inner, max_size=3
+            st.sampled_from(["version", "anyOf", "allOf", "authority", "claim", "equals", "less", "exists", "x"]),
+            inner,
+            max_size=3,
         )
     ),
     max_leaves=12,
