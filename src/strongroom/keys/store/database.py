@@ -31,6 +31,7 @@ from strongroom.crypto.random import random_secret
 from strongroom.keys.providers import MasterKey
 from strongroom.keys.store.rows import edited
 from strongroom.keys.store.transaction import Transaction
+from strongroom.keys.store.vault import VAULT_TABLES
 from strongroom.log.checkpoint import Checkpoint, parse_and_verify_checkpoint, sign_checkpoint
 from strongroom.log.merkle import MerkleTree, leaf_hash
 from strongroom.wire.key_service import LogProof
@@ -73,7 +74,7 @@ CREATE INDEX leaves_by_run ON leaves (run, number);
 _SCHEMA: Final = Schema(
     application_id=0x5374726D,  # "Strm"
     version=1,
-    statements="".join((_TABLES,)),  # a part with tables of its own adds their text here
+    statements=_TABLES + VAULT_TABLES,  # a part with tables of its own adds their text here
 )
 
 
@@ -94,13 +95,19 @@ class Store:
     """The key service's database. Threads may share it; one transaction runs at a time.
 
     Use `open_store`.
+
+    Attributes:
+        master_key: What the store's own key is wrapped with; also for what leaves the store encrypted.
     """
 
-    def __init__(self, connection: sqlite3.Connection, *, store_key: SecretBytes, signer: LogSigner) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, *, store_key: SecretBytes, master_key: MasterKey, signer: LogSigner
+    ) -> None:
         self._connection = connection
         self._lock = threading.RLock()
         self._row_key = hkdf_sha256(store_key, salt=b"", info=_ROWS_INFO)
         self._signer = signer
+        self.master_key: Final = master_key
         self.nonce_key: Final = hkdf_sha256(store_key, salt=b"", info=_NONCES_INFO)
         self._tree, self._checkpoint = self._read_log()
 
@@ -240,7 +247,8 @@ def open_store(path: Path, *, open_master_key: Callable[[bool], MasterKey], sign
     with _translated():
         connection = open_database(path, _SCHEMA, name="the key service's database")
         try:
-            return Store(connection, store_key=_store_key(connection, master_key), signer=signer)
+            store_key = _store_key(connection, master_key)
+            return Store(connection, store_key=store_key, master_key=master_key, signer=signer)
         except BaseException:
             connection.close()
             raise
