@@ -397,7 +397,7 @@ def test_an_application_approved_for_one_version_reads_no_other(bench: KeyBench)
 
 def test_refuses_when_the_datasets_key_is_disabled(bench: KeyBench) -> None:
     bench.prepare()
-    bench.vault.update(bench.azure({"attributes": {"enabled": False}}, name="dataset-trips"))
+    bench.vault.run("update", bench.azure({"attributes": {"enabled": False}}, name="dataset-trips"))
     with pytest.raises(RefusedError, match="disabled"):
         bench.open(Tee(), bench.ticket())
 
@@ -529,7 +529,7 @@ def test_a_revoked_approval_stops_a_running_run(bench: KeyBench, tmp_path: Path)
 
 
 def test_a_disabled_dataset_key_stops_a_running_run(bench: KeyBench, driver: Tee, ticket: str) -> None:
-    bench.vault.update(bench.azure({"attributes": {"enabled": False}}, name="dataset-report"))
+    bench.vault.run("update", bench.azure({"attributes": {"enabled": False}}, name="dataset-report"))
     for attempt in (
         lambda: bench.join(Tee(number=1), driver, ticket),
         lambda: bench.keys(driver, ticket),
@@ -815,12 +815,12 @@ def test_gives_an_owner_only_writes_of_the_version_that_is_named(bench: KeyBench
 def test_the_secret_key_of_a_dataset_is_not_for_key_vaults_operations(bench: KeyBench) -> None:
     bench.create_dataset("trips")
     for attempt in (
-        lambda: bench.vault.wrap(bench.azure({"alg": "A256KW", "value": "A" * 43}, name="dataset-trips")),
-        lambda: bench.vault.release(bench.azure({"target": "a.b.c"}, name="dataset-trips")),
-        lambda: bench.vault.update(bench.azure({"key_ops": ["wrapKey"]}, name="dataset-trips")),
-        lambda: bench.vault.create(bench.azure({"kty": "oct-HSM"}, name="dataset-trips")),
+        lambda: bench.vault.run("wrap", bench.azure({"alg": "A256KW", "value": "A" * 43}, name="dataset-trips")),
+        lambda: bench.vault.run("release", bench.azure({"target": "a.b.c"}, name="dataset-trips")),
+        lambda: bench.vault.run("update", bench.azure({"key_ops": ["wrapKey"]}, name="dataset-trips")),
+        lambda: bench.vault.run("create", bench.azure({"kty": "oct-HSM"}, name="dataset-trips")),
     ):
         with pytest.raises(RefusedError):
             attempt()
     with pytest.raises(FormatError):
-        bench.vault.update(bench.azure({"attributes": {"exportable": True}}, name="dataset-trips"))
+        bench.vault.run("update", bench.azure({"attributes": {"exportable": True}}, name="dataset-trips"))

@@ -272,13 +272,16 @@ class FuzzedKeyService:
         for name in ("update", "wrap", "release"):
             self.vault("create", b'{"kty":"oct","key_size":256,"key_ops":["wrapKey","unwrapKey"]}', name=name)
         self.vault("create", b'{"kty":"RSA","key_size":2048,"key_ops":["wrapKey","unwrapKey"]}', name="wrap-rsa")
+        self.vault("create", b'{"kty":"oct","key_ops":["encrypt","decrypt","sign","verify"]}', name="crypt")
+        self.vault("create", b'{"kty":"RSA"}', name="crypt-rsa")
+        self.vault("create", b'{"kty":"EC"}', name="sign-ec")
 
-    def vault(self, operation: str, body: bytes, *, name: str) -> bytes:
+    def vault(self, operation: str, body: bytes, *, name: str, skiptoken: str = "") -> bytes:
         """Call Key Vault's contract as an owner, about the key of that name."""
-        path = {"name": name}
-        call = Call(path=path, query={"api-version": "7.4"}, authorization=self._bearer, body=body)
-        handler = self.bench.vault._answering(getattr(self.bench.vault, operation))
-        return answer(handler, call, self.bench.vault.error)
+        path = {"name": name} if name else {}
+        query = {"api-version": "7.4", "$skiptoken": skiptoken}
+        call = Call(path=path, query=query, authorization=self._bearer, body=body)
+        return answer(self.bench.vault._answering(operation), call, self.bench.vault.error)
 
     @property
     def _bearer(self) -> str:

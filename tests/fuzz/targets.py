@@ -14,6 +14,7 @@ from tests.fuzz.dataset import DATASET
 from tests.fuzz.samples import bench, endorsements, message, signer, vectors
 from tests.fuzz.service import KEY_SERVICE, MANAGED_SERVICE, SERVICE, AnsweredNoError
 from tests.fuzz.target import Target, of_text, text_of
+from tests.fuzz.vault import VAULT
 from tests.fuzz.vendors import VENDORS
 from tests.support.amd import amd_bench
 from tests.support.platform import NOW
@@ -419,7 +420,8 @@ def _release_policy(data: bytes) -> Any:
 
 _RELEASE_POLICY = (
     b'{"version":"1.0.0","anyOf":[{"authority":"https://a","allOf":[{"claim":"x-ms-runtime.a","equals":1},'
-    b'{"anyOf":[{"claim":"x-ms-sgx-is-debuggable","equals":false},{"claim":"x","equals":"text"}]}]}]}'
+    b'{"anyOf":[{"claim":"x-ms-sgx-is-debuggable","equals":false},{"claim":"x","equals":"text"}]},'
+    b'{"claim":"x-ms-sgx-svn","greaterOrEquals":2},{"claim":"x","exists":true},{"claim":"iss","notEquals":"a"}]}]}'
 )
 
 
@@ -815,6 +817,7 @@ TARGETS: tuple[Target, ...] = (
         refusals=_ANSWERED,
         has_good_input=False,
     ),
+    *VAULT,
     Target(
         name="run-request",
         parse=lambda data: KEY_SERVICE().open_run(data),

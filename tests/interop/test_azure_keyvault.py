@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,84 +11,35 @@ import pytest
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
 from azure.keyvault.keys import ApiVersion, JsonWebKey, KeyClient, KeyReleasePolicy, KeyVaultKey
-from azure.keyvault.keys.crypto import CryptographyClient, KeyWrapAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from tests.support.platform import MRENCLAVE
-from tests.support.service_processes import CLOCK, Installation, installation
+from azure.keyvault.keys.crypto import CryptographyClient, KeyWrapAlgorithm, SignatureAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
+from tests.support.azure_vault import ALGORITHMS, attested, azure_installation, client_options, opened, release_policy
+from tests.support.service_processes import Installation
 
-from strongroom.base.encoding import canonical_json, from_any_b64, from_b64url, parse_json_object
+from strongroom.base.encoding import from_any_b64, parse_json_object
 from strongroom.base.errors import IntegrityError
 from strongroom.base.secret import SecretBytes
-from strongroom.crypto.jose import unverified_header, verify_jws
 from strongroom.crypto.key_wrap import unwrap_with_rsa
 from strongroom.crypto.keys import ReceivingKey
-from strongroom.crypto.x509 import LeafUsage, verify_leaf
-
-HOST = "vault.localhost"
-ALGORITHMS = [None, "CKM_RSA_AES_KEY_WRAP", "RSA_AES_KEY_WRAP_256", "RSA_AES_KEY_WRAP_384"]
-TEE_KEY = ReceivingKey.generate_rsa()
-RUNTIME = canonical_json({"keys": [TEE_KEY.public_jwk], "job": "taxi"})  # type: ignore[dict-item]
-
-
-class Credential:
-    """Gives the owner's own token where Azure's would come from its directory."""
-
-    def __init__(self, installed: Installation) -> None:
-        self._installed = installed
-
-    def get_token(self, *_scopes: str, **_options: Any) -> AccessToken:
-        return AccessToken(self._installed.person_token(), int(CLOCK.now().timestamp()) + 60)
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    known = socket.getaddrinfo
-    with pytest.MonkeyPatch.context() as patch:
-        # The C library resolves no names below "localhost".
-        patch.setattr(
-            socket,
-            "getaddrinfo",
-            lambda host, *rest, **more: known("127.0.0.1" if host == HOST else host, *rest, **more),
-        )
-        with installation(tmp_path_factory.mktemp("installation"), host=HOST) as made:
-            yield made
+    with azure_installation(tmp_path_factory.mktemp("installation")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def options(installed: Installation) -> dict[str, Any]:
-    path = installed.folder / "ca.pem"
-    path.write_text(installed.keys.certificate_pem)
-    return {"credential": Credential(installed), "connection_verify": str(path)}
+    return client_options(installed)
 
 
 @pytest.fixture
 def client(installed: Installation, options: dict[str, Any]) -> Iterator[KeyClient]:
     with KeyClient(installed.keys.url, **options) as made:
         yield made
-
-
-def policy(installed: Installation, **changed: Any) -> KeyReleasePolicy:
-    claims = {"x-ms-sgx-mrenclave": MRENCLAVE.hex(), "x-ms-sgx-is-debuggable": False, "x-ms-runtime.job": "taxi"}
-    conditions = [{"claim": name, "equals": value} for name, value in {**claims, **changed}.items()]
-    authority = {"authority": installed.attestation.url, "allOf": conditions}
-    return KeyReleasePolicy(json.dumps({"version": "1.0.0", "anyOf": [authority]}).encode())
-
-
-def result(installed: Installation, runtime: bytes = RUNTIME) -> str:
-    return installed.attest(installed.evidence(runtime))
-
-
-def opened(installed: Installation, token: str, *, key: ReceivingKey = TEE_KEY) -> tuple[dict[str, Any], SecretBytes]:
-    """Verify a release as a TEE does, and open it."""
-    chain = [from_any_b64(each) for each in unverified_header(token)["x5c"]]
-    leaf = verify_leaf(chain, identity=installed.keys.identity, usage=LeafUsage.SIGNING, now=CLOCK.now())
-    assert HOST in leaf.sans
-    payload = parse_json_object(verify_jws(token, key=leaf.public_key).payload)
-    hsm = parse_json_object(from_b64url(payload["response"]["key"]["key"]["key_hsm"]))
-    assert hsm["header"]["alg"] == "dir"
-    secret = unwrap_with_rsa(from_b64url(hsm["ciphertext"]), key=key, algorithm=payload["request"]["enc"])
-    return payload, secret
 
 
 def test_creates_reads_lists_and_updates_keys(client: KeyClient) -> None:
@@ -158,10 +108,12 @@ def test_refuses_operations_of_disabled_keys_and_for_which_a_key_is_not(
 def test_releases_an_rsa_key_to_an_attested_tee(
     installed: Installation, client: KeyClient, algorithm: str | None, *, versioned: bool
 ) -> None:
-    key = client.create_rsa_key("released", hardware_protected=True, exportable=True, release_policy=policy(installed))
+    key = client.create_rsa_key(
+        "released", hardware_protected=True, exportable=True, release_policy=release_policy(installed)
+    )
     assert key.properties.exportable
     version = key.properties.version if versioned else None
-    answer = client.release_key("released", result(installed), version=version, algorithm=algorithm, nonce="abc")
+    answer = client.release_key("released", attested(installed), version=version, algorithm=algorithm, nonce="abc")
     payload, secret = opened(installed, answer.value)
     assert payload["request"]["nonce"] == "abc"
     assert payload["request"]["kid"] == key.id
@@ -177,19 +129,38 @@ def test_releases_an_imported_symmetric_key(installed: Installation, client: Key
     secret = os.urandom(32)
     jwk = JsonWebKey(kty="oct-HSM", k=secret, key_ops=["wrapKey", "unwrapKey"])
     imported: KeyVaultKey = client.import_key(
-        "imported", jwk, hardware_protected=True, exportable=True, release_policy=policy(installed)
+        "imported", jwk, hardware_protected=True, exportable=True, release_policy=release_policy(installed)
     )
     assert imported.key.k is None
-    assert opened(installed, client.release_key("imported", result(installed)).value)[1].reveal() == secret
+    assert opened(installed, client.release_key("imported", attested(installed)).value)[1].reveal() == secret
 
 
-def test_imports_rsa_and_elliptic_keys(client: KeyClient, shared: Path) -> None:
+def octets(number: int) -> bytes:
+    return number.to_bytes((number.bit_length() + 7) // 8, "big")
+
+
+@pytest.mark.parametrize(
+    ("name", "curve", "size"),
+    [("P-256", ec.SECP256R1(), 32), ("P-521", ec.SECP521R1(), 66), ("P-256K", ec.SECP256K1(), 32)],
+)
+def test_imports_elliptic_keys(client: KeyClient, name: str, curve: ec.EllipticCurve, size: int) -> None:
+    made = ec.generate_private_key(curve)
+    numbers = made.private_numbers()
+    x, y = (each.to_bytes(size, "big") for each in (numbers.public_numbers.x, numbers.public_numbers.y))
+    jwk = JsonWebKey(kty="EC", crv=name, x=x, y=y, d=octets(numbers.private_value))
+    imported = client.import_key("imported-ec", jwk, hardware_protected=True)
+    assert (imported.key_type, imported.key.crv, imported.key.x, imported.key.d) == ("EC-HSM", name, x, None)
+    digest = os.urandom(32) if size == 32 else os.urandom(64)
+    algorithm = {"P-256": "ES256", "P-521": "ES512", "P-256K": "ES256K"}[name]
+    signature = client.get_cryptography_client("imported-ec").sign(SignatureAlgorithm(algorithm), digest).signature
+    r, s = (int.from_bytes(part, "big") for part in (signature[:size], signature[size:]))
+    chosen = hashes.SHA256() if size == 32 else hashes.SHA512()
+    made.public_key().verify(encode_dss_signature(r, s), digest, ec.ECDSA(Prehashed(chosen)))
+
+
+def test_imports_rsa_keys(client: KeyClient, shared: Path) -> None:
     pem = json.loads((shared / "vectors/key-release/skr_vector.json").read_text())["pem"]
     numbers = serialization.load_pem_private_key(pem.encode(), None).private_numbers()  # type: ignore[union-attr]
-
-    def octets(number: int) -> bytes:
-        return number.to_bytes((number.bit_length() + 7) // 8, "big")
-
     jwk = JsonWebKey(
         kty="RSA",
         n=octets(numbers.public_numbers.n),
@@ -216,8 +187,8 @@ def expect_refusal(client: KeyClient, name: str, token: str, *, status: int = 40
 
 
 def test_refuses_to_release(installed: Installation, client: KeyClient) -> None:
-    good = result(installed)
-    client.create_rsa_key("strict", exportable=True, release_policy=policy(installed))
+    good = attested(installed)
+    client.create_rsa_key("strict", exportable=True, release_policy=release_policy(installed))
     assert client.release_key("strict", good).value
     header, payload, signature = good.split(".")
     none = base64.urlsafe_b64encode(b'{"alg":"none","typ":"JWT"}').rstrip(b"=").decode()
@@ -230,11 +201,11 @@ def test_refuses_to_release(installed: Installation, client: KeyClient) -> None:
         {"x-ms-runtime.job": "other"},
         {"x-ms-strongroom-hardware": "real"},
     ):
-        client.create_rsa_key("other", exportable=True, release_policy=policy(installed, **changed))
+        client.create_rsa_key("other", exportable=True, release_policy=release_policy(installed, **changed))
         assert next(iter(changed)) in expect_refusal(client, "other", good)
     client.create_rsa_key("not-exportable")
     assert "not exportable" in expect_refusal(client, "not-exportable", good)
-    keyless = result(installed, b'{"job":"taxi","keys":[]}')
+    keyless = attested(installed, b'{"job":"taxi","keys":[]}')
     assert "no RSA key" in expect_refusal(client, "strict", keyless)
 
 
@@ -243,7 +214,7 @@ def test_refuses_to_release(installed: Installation, client: KeyClient) -> None:
     [
         b"{}",
         b'{"version":"1.0.0","anyOf":[]}',
-        b'{"version":"1.0.0","anyOf":[{"authority":"https://a","allOf":[{"claim":"c","greater":1}]}]}',
+        b'{"version":"1.0.0","anyOf":[{"authority":"https://a","allOf":[{"claim":"c","greater":"1"}]}]}',
         b"not json",
     ],
 )
@@ -259,11 +230,13 @@ def test_refuses_an_exportable_key_without_a_policy_and_a_changed_immutable_one(
     with pytest.raises(HttpResponseError) as refused:
         client.create_rsa_key("bare", exportable=True)
     assert "must have a release policy" in str(refused.value)
-    fixed = policy(installed)
+    fixed = release_policy(installed)
     fixed.immutable = True
     client.create_rsa_key("fixed", exportable=True, release_policy=fixed)
     with pytest.raises(HttpResponseError) as immutable:
-        client.update_key_properties("fixed", release_policy=policy(installed, **{"x-ms-sgx-is-debuggable": True}))
+        client.update_key_properties(
+            "fixed", release_policy=release_policy(installed, **{"x-ms-sgx-is-debuggable": True})
+        )
     assert immutable.value.status_code == 403
 
 
@@ -290,11 +263,14 @@ def test_speaks_every_version_of_the_client(
         assert client.get_key("versions").name == "versions"
 
 
-def test_demands_the_api_version(installed: Installation) -> None:
+@pytest.mark.parametrize("query", ["", "?api-version=7.2", "?api-version=2031-01-01"])
+def test_demands_an_api_version_that_is_spoken(installed: Installation, query: str) -> None:
     token = {"Authorization": f"Bearer {installed.person_token()}"}
-    answer = installed.keys.http().request("GET", "/keys", headers=token)
+    answer = installed.keys.http().request("GET", f"/keys{query}", headers=token)
     assert answer.status == 400
-    assert "api-version" in parse_json_object(answer.body)["error"]["message"]
+    message = parse_json_object(answer.body)["error"]["message"]
+    assert "api-version" in message
+    assert not query or "7.3, 7.4, 7.5, 7.6, 2025-07-01" in message
 
 
 def test_microsofts_own_released_key_opens(shared: Path) -> None:

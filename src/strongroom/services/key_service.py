@@ -31,7 +31,8 @@ from strongroom.services.http import Call, application, endpoint, json_reply, lo
 from strongroom.services.identity import ServiceIdentity, open_identity, prepare_folder, tls_names
 from strongroom.services.issuers import AttestationServiceSettings, AzureAttestationSettings, configured_issuers
 from strongroom.services.key_desk import KeyDesk
-from strongroom.services.key_vault import KeyVault
+from strongroom.services.key_vault import VAULT_PATHS, KeyVault
+from strongroom.services.key_vault_desk import Recovery
 from strongroom.services.owners import OwnerDesk
 from strongroom.services.runs import PREFIX, RunDesk
 from strongroom.wire.model import Message, Url
@@ -56,6 +57,8 @@ class KeyServiceSettings(Message):
         mode: Who is trusted: here always the operator, who is the owner.
         hardware: The one kind of hardware whose evidence is accepted.
         platform: The (simulated) platform this service itself runs on, or null.
+        recoverable_days: How long a deleted key of Key Vault's contract can be recovered.
+        purge_protection: Whether nobody destroys such a key before.
     """
 
     version: Literal[1] = 1
@@ -70,6 +73,8 @@ class KeyServiceSettings(Message):
     mode: Literal["owner-operated"]
     hardware: Literal["simulated", "real"]
     platform: PlatformSettings | None
+    recoverable_days: int = Field(default=90, ge=7, le=90)
+    purge_protection: bool = False
 
 
 def read_settings(path: Path) -> KeyServiceSettings:
@@ -130,6 +135,7 @@ class KeyService:
     identity: ServiceIdentity
     configuration: str
     store: Store
+    vault: KeyVault
     app: Starlette
 
 
@@ -164,12 +170,15 @@ def build(settings: KeyServiceSettings, *, clock: Clock) -> KeyService:
         clock=clock,
         url=settings.url.rstrip("/"),
     )
+    recovery = Recovery(days=settings.recoverable_days, purge_protection=settings.purge_protection)
+    vault = KeyVault(desk, recovery=recovery)
     return KeyService(
         settings=settings,
         identity=identity,
         configuration=configuration,
         store=store,
-        app=_application(desk, mode=settings.mode, configuration=configuration, platform=platform),
+        vault=vault,
+        app=_application(desk, vault, mode=settings.mode, configuration=configuration, platform=platform),
     )
 
 
@@ -186,14 +195,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         service = build(read_settings(options.config), clock=SystemClock())
         try:
-            serve(
-                service.app,
-                host=service.settings.host,
-                port=service.settings.port,
-                certificate_chain_pem=service.identity.tls_chain_pem,
-                key_pem=service.identity.tls.key.to_pem(),
-                ready=lambda: _say_ready(service),
-            )
+            with service.vault.watching_the_clock():
+                serve(
+                    service.app,
+                    host=service.settings.host,
+                    port=service.settings.port,
+                    certificate_chain_pem=service.identity.tls_chain_pem,
+                    key_pem=service.identity.tls.key.to_pem(),
+                    ready=lambda: _say_ready(service),
+                )
         finally:
             service.store.close()
     except StrongroomError as error:
@@ -204,7 +214,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _application(desk: KeyDesk, *, mode: Mode, configuration: str, platform: Platform | None) -> Starlette:
+def _application(
+    desk: KeyDesk, vault: KeyVault, *, mode: Mode, configuration: str, platform: Platform | None
+) -> Starlette:
     evidence = ServiceEvidenceSource(
         service="key-service",
         mode=mode,
@@ -214,7 +226,6 @@ def _application(desk: KeyDesk, *, mode: Mode, configuration: str, platform: Pla
         has_statement_key=True,
         platform=platform,
     )
-    vault = KeyVault(desk)
 
     def show_evidence(call: Call) -> Reply:
         return json_reply(evidence.answer(call.required("nonce")))
@@ -223,7 +234,7 @@ def _application(desk: KeyDesk, *, mode: Mode, configuration: str, platform: Pla
         return json_reply({"status": "ok", "service": "key-service", "mode": mode, "hardware": desk.hardware})
 
     def shape_for(path: str) -> ErrorShape:
-        return vault.error if path.startswith("/keys") else strongroom_error
+        return vault.error if path.startswith(VAULT_PATHS) else strongroom_error
 
     routes = [
         *RunDesk(desk).routes(),

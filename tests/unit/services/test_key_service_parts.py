@@ -64,6 +64,9 @@ def test_the_configuration_digest_follows_what_decides_and_nothing_else() -> Non
         {"port": 0},
         {"hardware": "any"},
         {"extra": 1},
+        {"recoverable_days": 6},
+        {"recoverable_days": 91},
+        {"purge_protection": 1},
     ],
 )
 def test_refuses_a_configuration_that_says_too_little_or_too_much(tmp_path: Path, changed: dict[str, Any]) -> None:
@@ -170,4 +173,4 @@ def test_a_key_of_no_known_type_is_a_format_error(tmp_path: Path, kty: Any) -> N
         path={"name": "a-key"}, query={"api-version": "7.4"}, authorization=f"Bearer {bench.token()}", body=body
     )
     with pytest.raises(FormatError):
-        bench.vault.put(call)
+        bench.vault.run("put", call)
