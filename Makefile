@@ -14,7 +14,7 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 JAVA_SOURCES := $(shell find jvm -name '*.java' 2>/dev/null)
-SYSTEM_PACKAGES := swtpm
+SYSTEM_PACKAGES := postgresql swtpm
 CODE := src tests examples $(wildcard benchmarks)
 
 # A virtual environment, our own Java and our own Spark: what is set on this machine does not reach them.
@@ -30,6 +30,7 @@ help: ## Show this list
 	@echo '  make demo DATA=PATH     uses your own TLC files (CSV, CSV.gz, Parquet)'
 	@echo '  make demo ARGS=...      passes further options to `strongroom demo`; likewise make bench'
 	@echo '  make bench-attestation ARGS=...  --quick for a smoke run, --requests N, --json, --out FOLDER'
+	@echo '  make bench-keys ARGS=...  --quick for a smoke run, --keys N, --leaves N, --json, --out FOLDER'
 	@echo '  make test ARGS=...      passes further options to pytest'
 	@echo '  make fuzz ARGS=...      --target NAME --seconds N, --all or --list'
 
@@ -65,12 +66,12 @@ setup: .venv/.setup ## Make the virtual environment, Spark and Java included, an
 
 .PHONY: system
 system: ## Install the system packages that some tests need (as root, with apt)
-	@if command -v swtpm >/dev/null; then :; \
+	@if command -v swtpm >/dev/null && command -v pg_ctlcluster >/dev/null; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update --quiet=2 && \
 		DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends $(SYSTEM_PACKAGES); \
 	else \
-		echo 'system: not root with apt, and $(SYSTEM_PACKAGES) is not installed: tests marked needs_swtpm are left out'; \
+		echo 'system: not root with apt, and one of $(SYSTEM_PACKAGES) is not installed: tests that need it are left out'; \
 	fi
 
 # --- the product -------------------------------------------------------------------------------------------------
@@ -86,6 +87,10 @@ bench: .venv/.setup .venv/.developer ## Measure plain against protected; writes 
 .PHONY: bench-attestation
 bench-attestation: .venv/.setup .venv/.developer ## Measure verification, policies and the attestation service; needs two cores
 	$(BIN)/python benchmarks/attestation.py $(ARGS)
+
+.PHONY: bench-keys
+bench-keys: .venv/.setup .venv/.developer ## Measure releases, wraps, look-ups and starts of the key service; needs two cores
+	$(BIN)/python benchmarks/keys.py $(ARGS)
 
 # --- checks ------------------------------------------------------------------------------------------------------
 
@@ -123,7 +128,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.1
 lock: .venv/.developer ## Choose the newest allowed versions and write requirements/*.txt
 	$(LOCK) requirements/build.in --output-file requirements/build.txt
 	$(LOCK) pyproject.toml --extra services --extra spark --output-file requirements/runtime.txt
-	$(LOCK) pyproject.toml --extra services --extra spark requirements/dev.in \
+	$(LOCK) pyproject.toml --extra services --extra spark --extra postgres requirements/dev.in \
 		--constraint requirements/build.txt --constraint requirements/runtime.txt \
 		--output-file requirements/dev.txt
 	$(LOCK) requirements/fuzz.in --output-file requirements/fuzz.txt

@@ -1,24 +1,48 @@
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from hypothesis import settings
+from tests.support.postgres import PostgresServer
 
 settings.register_profile("strongroom", deadline=None)  # how fast this machine is decides no test
 settings.load_profile("strongroom")
 
-LEFT_OUT = "swtpm, a software TPM, is not installed: run `make system` as root"
+NEEDED = {
+    "needs_postgres": ("pg_ctlcluster", "PostgreSQL, a database server"),
+    "needs_swtpm": ("swtpm", "swtpm, a software TPM"),
+}
+"""What a marked test needs: a program, and what it is."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--kills`: how often tests/crash kills the key service; a number given by hand is not bounded in time."""
+    parser.addoption("--kills", type=int, default=None, help="how often tests/crash kills the key service")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Leave out what needs a system package that is not here; with CI set that is a failure."""
-    if item.get_closest_marker("needs_swtpm") is not None and shutil.which("swtpm") is None:
-        if "CI" in os.environ:
-            pytest.fail(f"{LEFT_OUT}; with CI set no test is left out")
-        pytest.skip(LEFT_OUT)
+    for marker, (program, what) in NEEDED.items():
+        if item.get_closest_marker(marker) is not None and shutil.which(program) is None:
+            left_out = f"{what}, is not installed: run `make system` as root"
+            if "CI" in os.environ:
+                pytest.fail(f"{left_out}; with CI set no test is left out")
+            pytest.skip(left_out)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of this test session's own; it is made when the first test asks for it."""
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,7 @@ from strongroom.services.issuers import TrustedIssuers
 from strongroom.services.key_desk import KeyDesk
 from strongroom.services.key_vault import KeyVault
 from strongroom.services.owners import OwnerDesk
+from strongroom.services.restores import RestoreDesk
 from strongroom.services.runs import RunDesk
 from strongroom.wire import key_service as wire
 from strongroom.wire.runtime_data import RuntimeData
@@ -106,8 +107,18 @@ class Tee:
 class KeyBench:
     """The key service's parts over a store in `folder`: each step of the good path is a method with editable fields."""
 
-    def __init__(self, folder: Path, *, hardware: Any = "simulated", azure: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        hardware: Any = "simulated",
+        azure: bool = False,
+        place: str | None = None,
+        largest_group: int | None = None,
+    ) -> None:
         self.folder = folder
+        self.place: Path | str = place or self.database
+        self.largest_group = largest_group
         self.clock = MovableClock()
         self.owner = SigningKey.generate("ES256")
         self.submitter = SigningKey.generate("ES256")
@@ -133,6 +144,7 @@ class KeyBench:
         self.datasets = DatasetDesk(self.desk)
         self.owners = OwnerDesk(self.desk)
         self.vault = KeyVault(self.desk)
+        self.restores = RestoreDesk(self.desk)
 
     def restart(self) -> None:
         self.store.close()
@@ -145,7 +157,12 @@ class KeyBench:
     def open_store(self) -> Store:
         uri = f"file://{self.folder}/mek"
         signer = LogSigner(origin=f"strongroom-key-service/{self.identity.identity}", key=self.identity.statement.key)
-        return open_store(self.database, open_master_key=lambda new: open_master_key(uri, create=new), signer=signer)
+        return open_store(
+            self.place,
+            open_master_key=lambda new: open_master_key(uri, create=new),
+            signer=signer,
+            largest_group=self.largest_group,
+        )
 
     def _issuer_key(self, header: Mapping[str, Any], _now: datetime) -> VerifyingKey:
         if header["kid"] != "issuer":
@@ -376,7 +393,7 @@ class KeyBench:
         return wire.Commit(**fields)
 
     def events(self) -> list[str]:
-        with self.store.transaction() as tx:
+        with self.store.reading() as tx:
             return [parse_json_object(leaf)["event"] for leaf in tx.leaves(0, 1000)]
 
 

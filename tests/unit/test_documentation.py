@@ -125,3 +125,23 @@ def test_the_published_attestation_benchmark_is_complete_and_the_page_shows_the_
         assert f"| {name} | {spread['p50_ms']:.2f} | {spread['p95_ms']:.2f} |" in page
         rate, latency = published["rates"][name], published["latencies"][name]
         assert f"| {name} | {rate['per_second']:.1f} | {rate['cpu_ms']:.1f} | {latency['per_second']:.1f} |" in page
+
+
+def test_the_published_key_benchmark_is_complete_and_the_page_shows_the_same_numbers() -> None:
+    folder = ROOT / "docs" / "benchmarks"
+    page = (folder / "keys.md").read_text(encoding="utf-8")
+    if "No figures are published yet" in page:
+        assert [file.name for file in folder.glob("keys*")] == ["keys.md"]
+        return
+    published = json.loads((folder / "keys.json").read_text(encoding="utf-8"))
+
+    assert (folder / "keys.png").is_file()
+    assert published["large"]["keys"] >= 1_000_000
+    assert published["large"]["leaves"] >= 10_000_000
+    assert "release" in {each["what"] for each in published["asked"]}
+    for each in published["asked"]:
+        rate, latency = each["rate"], each["latency"]
+        row = f"| {each['what']} | {each['database']} | {rate['per_second']:.1f} | {rate['cpu_ms']:.1f} |"
+        assert f"{row} {latency['per_second']:.1f} |" in page
+    for each in published["commits"]:
+        assert f"| {each['database']} | {each['threads']} | {each['grouped']:.0f} | {each['alone']:.0f} |" in page

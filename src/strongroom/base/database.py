@@ -1,5 +1,6 @@
 """SQLite as a service keeps its state in it: one process, one writer, every acknowledged change on the disk."""
 
+import enum
 import os
 import sqlite3
 from dataclasses import dataclass
@@ -8,7 +9,21 @@ from typing import Final
 
 from strongroom.base.errors import ConfigurationError
 
-_PRAGMAS: Final = ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
+_PRAGMAS: Final = (
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "foreign_keys = ON",
+    "secure_delete = ON",  # what is deleted is overwritten
+)
+
+
+class Locking(enum.Enum):
+    """Who may use a database beside the returned connection."""
+
+    EXCLUSIVE = "EXCLUSIVE"
+    """Nobody."""
+    NORMAL = "NORMAL"
+    """Other connections; that they are this process's own is the caller's care."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +41,14 @@ class Schema:
     statements: str
 
 
-def open_database(path: Path, schema: Schema, *, name: str) -> sqlite3.Connection:
+def open_database(path: Path, schema: Schema, *, name: str, locking: Locking = Locking.EXCLUSIVE) -> sqlite3.Connection:
     """Open a database, or make it; mode 600.
 
     Args:
         path: The file. No other process may use it meanwhile.
         schema: Its tables.
         name: What to call the database in errors.
+        locking: Who else may use it.
 
     Returns:
         A connection without implicit transactions, which threads may share under a lock of the caller's.
@@ -45,6 +61,7 @@ def open_database(path: Path, schema: Schema, *, name: str) -> sqlite3.Connectio
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
     try:
+        connection.execute(f"PRAGMA locking_mode = {locking.value}")
         _prepare(connection, schema, name)
     except BaseException:
         connection.close()

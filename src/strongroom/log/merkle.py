@@ -5,7 +5,7 @@ Source: RFC 9162, section 2.1 (the same tree as RFC 6962's, with SHA-256).
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from strongroom.base.errors import FormatError, NotFoundError, VerificationError
 
@@ -23,22 +23,70 @@ def leaf_hash(entry: bytes) -> bytes:
     return hashlib.sha256(_LEAF + entry).digest()
 
 
+class Nodes(Protocol):
+    """Where a tree keeps the hashes of its complete subtrees: of the leaves `index * 2**height` up to the next such."""
+
+    def read(self, height: int, index: int) -> bytes:
+        """Return the hash of a complete subtree that was written."""
+
+    def write(self, height: int, index: int, node: bytes) -> None:
+        """Keep the hash of a complete subtree; at each height they come in order."""
+
+
+class MemoryNodes:
+    """Nodes in this process's memory: twice the leaves' size."""
+
+    def __init__(self) -> None:
+        self._levels: list[list[bytes]] = []
+
+    def read(self, height: int, index: int) -> bytes:
+        """Return the hash of a complete subtree."""
+        return self._levels[height][index]
+
+    def write(self, height: int, _index: int, node: bytes) -> None:
+        """Keep the hash of the next complete subtree of a height."""
+        if height == len(self._levels):
+            self._levels.append([])
+        self._levels[height].append(node)
+
+
+class EdgeNodes:
+    """The last two nodes of each height: enough to append, and for the newest root. No proof can be made."""
+
+    def __init__(self) -> None:
+        self._edge: dict[tuple[int, int], bytes] = {}
+
+    def read(self, height: int, index: int) -> bytes:
+        """Return the hash of one of the last two complete subtrees of a height."""
+        return self._edge[height, index]
+
+    def write(self, height: int, index: int, node: bytes) -> None:
+        """Keep the hash of the next complete subtree of a height, and forget the one before the last."""
+        self._edge[height, index] = node
+        self._edge.pop((height, index - 2), None)
+
+
 class MerkleTree:
     """An append-only tree over leaf hashes: roots and proofs of its present and of every earlier size.
 
-    It keeps the hash of every complete subtree (twice the leaves' size), so that appending and proving take
-    logarithmic time. It is a function of the leaf hashes: whoever stores those can make it again.
+    Appending and proving read and write a logarithmic number of nodes.
+
+    Args:
+        leaf_hashes: Appended at once.
+        nodes: Where the hashes of complete subtrees are; this process's memory without one.
+        size: How many leaves the nodes already stand for.
     """
 
-    def __init__(self, leaf_hashes: Iterable[bytes] = ()) -> None:
-        self._levels: list[list[bytes]] = [[]]  # _levels[h][i]: root of the leaves i * 2**h up to (i + 1) * 2**h
+    def __init__(self, leaf_hashes: Iterable[bytes] = (), *, nodes: Nodes | None = None, size: int = 0) -> None:
+        self._nodes = MemoryNodes() if nodes is None else nodes
+        self._size = size
         for each in leaf_hashes:
             self.append(each)
 
     @property
     def size(self) -> int:
         """The number of leaves."""
-        return len(self._levels[0])
+        return self._size
 
     def append(self, leaf: bytes) -> int:
         """Add a leaf hash.
@@ -54,15 +102,14 @@ class MerkleTree:
         """
         if len(leaf) != HASH_BYTES:
             raise FormatError("a leaf hash has 32 bytes")
-        index, height, node = self.size, 0, leaf
-        self._levels[0].append(node)
-        while (index >> height) & 1:
-            node = _node_hash(self._levels[height][-2], node)
-            height += 1
-            if height == len(self._levels):
-                self._levels.append([])
-            self._levels[height].append(node)
-        return index
+        place, height, node = self._size, 0, leaf
+        self._nodes.write(0, place, node)
+        while place & 1:
+            node = node_hash(self._nodes.read(height, place - 1), node)
+            place, height = place >> 1, height + 1
+            self._nodes.write(height, place, node)
+        self._size += 1
+        return self._size - 1
 
     def root(self, size: int | None = None) -> bytes:
         """Return the root of the first `size` leaves; of all without a size.
@@ -133,9 +180,9 @@ class MerkleTree:
         length = end - start
         if length & (length - 1) == 0:
             height = length.bit_length() - 1
-            return self._levels[height][start >> height]
+            return self._nodes.read(height, start >> height)
         middle = start + _split(length)
-        return _node_hash(self._subtree(start, middle), self._subtree(middle, end))
+        return node_hash(self._subtree(start, middle), self._subtree(middle, end))
 
 
 def verify_inclusion(leaf: bytes, *, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:
@@ -163,7 +210,7 @@ def verify_inclusion(leaf: bytes, *, index: int, size: int, proof: Sequence[byte
     _demand_hashes(leaf, root, *proof)
     computed = leaf  # 2
     for sibling, left in zip(proof, _sides(index, size - 1, len(proof)), strict=True):  # 3
-        computed = _node_hash(sibling, computed) if left else _node_hash(computed, sibling)
+        computed = node_hash(sibling, computed) if left else node_hash(computed, sibling)
     if computed != root:  # 4
         raise VerificationError("the inclusion proof does not lead to the tree's root")
 
@@ -207,8 +254,8 @@ def verify_consistency(
         position, last = position >> 1, last >> 1
     old_computed = new_computed = path[0]
     for node, left in zip(path[1:], _sides(position, last, len(path) - 1), strict=True):  # 4
-        old_computed = _node_hash(node, old_computed) if left else old_computed
-        new_computed = _node_hash(node, new_computed) if left else _node_hash(new_computed, node)
+        old_computed = node_hash(node, old_computed) if left else old_computed
+        new_computed = node_hash(node, new_computed) if left else node_hash(new_computed, node)
     if old_computed != old_root or new_computed != new_root:  # 5
         raise VerificationError("the consistency proof does not lead from one root to the other")
 
@@ -235,7 +282,11 @@ def _sides(position: int, last: int, count: int) -> list[bool]:
     return sides
 
 
-def _node_hash(left: bytes, right: bytes) -> bytes:
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """Return the hash of a node over its two children's.
+
+    Source: RFC 9162, section 2.1.1.
+    """
     return hashlib.sha256(_NODE + left + right).digest()
 
 

@@ -79,7 +79,7 @@ class DatasetDesk:
     def datasets(self, call: Call) -> Reply:
         """List the datasets."""
         self._desk.person(call)
-        with self._desk.store.transaction() as tx:
+        with self._desk.store.reading() as tx:
             found: list[Json] = [
                 {
                     "dataset": each.name,
@@ -95,7 +95,7 @@ class DatasetDesk:
     def head(self, call: Call) -> Reply:
         """Answer with a dataset's newest version statement; open, so that submitters can pin it."""
         name = call.path["name"]
-        with self._desk.store.transaction() as tx:
+        with self._desk.store.reading() as tx:
             tx.dataset(name)
             number = tx.head(name)
             if number is None:
@@ -106,7 +106,7 @@ class DatasetDesk:
         """List a dataset's version statements, oldest first."""
         self._desk.person(call)
         name = call.path["name"]
-        with self._desk.store.transaction() as tx:
+        with self._desk.store.reading() as tx:
             tx.dataset(name)
             return json_reply({"dataset": name, "versions": [each.statement for each in tx.versions(name)]})
 

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 
 from strongroom.base.clock import Clock, SystemClock
 from strongroom.base.encoding import Json
@@ -33,13 +34,18 @@ from strongroom.services.issuers import AttestationServiceSettings, AzureAttesta
 from strongroom.services.key_desk import KeyDesk
 from strongroom.services.key_vault import VAULT_PATHS, KeyVault
 from strongroom.services.key_vault_desk import Recovery
+from strongroom.services.log_clock import LogClock
 from strongroom.services.owners import OwnerDesk
+from strongroom.services.restores import RestoreDesk
 from strongroom.services.runs import PREFIX, RunDesk
+from strongroom.services.soundness import SoundnessGate, start_audit
 from strongroom.wire.model import Message, Url
 from strongroom.wire.service import Mode
 
 COMMON_NAME: Final = "Strongroom key service"
 _MAX_CONFIG_BYTES: Final = 1 << 20
+_ALWAYS_OPEN: Final = ("/healthz", "/readyz", f"{PREFIX}/evidence", f"{PREFIX}/log/")
+"""Answered while nothing is released: who the service is, what its log says, an owner's word about a restore."""
 
 
 class KeyServiceSettings(Message):
@@ -50,7 +56,9 @@ class KeyServiceSettings(Message):
         host: Address to listen on.
         port: Port to listen on.
         names: Further host names and addresses for the TLS certificate.
-        state: The state folder, its owner's alone.
+        state: The state folder, its owner's alone: the service's keys, and its database where that is no other.
+        state_database: `postgresql://…` of a database that several replicas share, without a password; null for SQLite
+            in the state folder.
         master_key: Where the master key is, such as `file:///…`.
         owners: The owners' public JWKs.
         attestation_services: Whose attestation results are believed.
@@ -67,6 +75,7 @@ class KeyServiceSettings(Message):
     port: int = Field(ge=1, le=65535)
     names: tuple[str, ...] = ()
     state: str
+    state_database: str | None = None
     master_key: str
     owners: tuple[dict[str, str], ...] = Field(min_length=1)
     attestation_services: tuple[AttestationServiceSettings | AzureAttestationSettings, ...] = Field(min_length=1)
@@ -139,6 +148,27 @@ class KeyService:
     app: Starlette
 
 
+def database_of(settings: KeyServiceSettings) -> Path | str:
+    """Return where a key service's database is: a file, or a PostgreSQL URL."""
+    return settings.state_database or Path(settings.state) / "keys.db"
+
+
+def open_state(settings: KeyServiceSettings, identity: ServiceIdentity) -> Store:
+    """Open a key service's database, or make it.
+
+    Raises:
+        ConfigurationError: The database or the master key cannot be used.
+        IntegrityError: The state was damaged or edited.
+        UnavailableError: The database's server does not answer.
+    """
+
+    def master_key(create: bool) -> MasterKey:  # noqa: FBT001 - the store's callback
+        return open_master_key(settings.master_key, create=create)
+
+    signer = LogSigner(origin=log_origin(identity), key=identity.statement.key)
+    return open_store(database_of(settings), open_master_key=master_key, signer=signer)
+
+
 def build(settings: KeyServiceSettings, *, clock: Clock) -> KeyService:
     """Open a key service's state and make its application.
 
@@ -150,17 +180,14 @@ def build(settings: KeyServiceSettings, *, clock: Clock) -> KeyService:
     owners = _owners(settings)
     configuration = configuration_of(settings)
     platform = launch_platform(settings.platform, configuration=configuration)
-    folder = Path(settings.state)
-    prepare_folder(folder)
+    prepare_folder(Path(settings.state))
     identity = open_identity(
-        folder, common_name=COMMON_NAME, sans=tls_names(settings.url, settings.names), now=clock.now()
+        Path(settings.state), common_name=COMMON_NAME, sans=tls_names(settings.url, settings.names), now=clock.now()
     )
-    signer = LogSigner(origin=log_origin(identity), key=identity.statement.key)
-
-    def master_key(create: bool) -> MasterKey:  # noqa: FBT001 - the store's callback
-        return open_master_key(settings.master_key, create=create)
-
-    store = open_store(folder / "keys.db", open_master_key=master_key, signer=signer)
+    store = open_state(settings, identity)
+    clock = LogClock(clock, newest_time=lambda: store.newest_time)
+    with store.transaction() as tx:
+        tx.append_leaf("started", now=clock.now(), what={"configuration": configuration})
     desk = KeyDesk(
         store=store,
         identity=identity,
@@ -195,6 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         service = build(read_settings(options.config), clock=SystemClock())
         try:
+            start_audit(service.store)
             with service.vault.watching_the_clock():
                 serve(
                     service.app,
@@ -230,6 +258,10 @@ def _application(
     def show_evidence(call: Call) -> Reply:
         return json_reply(evidence.answer(call.required("nonce")))
 
+    def ready(_call: Call) -> Reply:
+        desk.store.demand_sound()
+        return json_reply({"status": "ready", "service": "key-service"})
+
     def health(_call: Call) -> Reply:
         return json_reply({"status": "ok", "service": "key-service", "mode": mode, "hardware": desk.hardware})
 
@@ -240,11 +272,14 @@ def _application(
         *RunDesk(desk).routes(),
         *DatasetDesk(desk).routes(),
         *OwnerDesk(desk).routes(),
+        *RestoreDesk(desk).routes(),
         endpoint(f"{PREFIX}/evidence", show_evidence, errors=strongroom_error),
         endpoint("/healthz", health, errors=strongroom_error),
+        endpoint("/readyz", ready, errors=strongroom_error),
         *vault.routes(),
     ]
-    return application(routes, shape_for=shape_for)
+    gate = Middleware(SoundnessGate, store=desk.store, shape_for=shape_for, open_paths=_ALWAYS_OPEN)
+    return application(routes, shape_for=shape_for, middleware=[gate])
 
 
 def _say_ready(service: KeyService) -> None:

@@ -96,7 +96,7 @@ class CryptoOperations:
         return {"value": to_b64url(random_bytes(RandomBody.from_json(call.body).count))}
 
     def _usable(self, call: Call, operation: KeyOp) -> StoredKey:
-        with self._vault.desk.store.transaction() as tx:
+        with self._vault.desk.store.reading() as tx:
             stored = find(tx, call)
         in_time = operation not in _OUT_OF_TIME_TOO
         demand_usable(stored.record, operation=operation, at=self._vault.seconds, in_time=in_time)

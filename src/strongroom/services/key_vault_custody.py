@@ -53,7 +53,7 @@ class CustodyOperations:
     def deleted(self, call: Call, _person: str) -> Json:
         """Describe a deleted key (`GET /deletedkeys/{name}`)."""
         name = call.path["name"]
-        with self._vault.desk.store.transaction() as tx:
+        with self._vault.desk.store.reading() as tx:
             rows = VaultRows(tx)
             return self._vault.deleted_bundle(rows.newest_deleted(name), rows.deletion(name))
 
@@ -62,7 +62,7 @@ class CustodyOperations:
         limit, after = page_size(call), skipped(call.query)
         if after:
             demand_name(after)
-        with self._vault.desk.store.transaction() as tx:
+        with self._vault.desk.store.reading() as tx:
             rows = VaultRows(tx)
             found = rows.deletions(after=after, limit=limit)
             items: list[Json] = [self._vault.deleted_item(rows.newest_deleted(each.name), each) for each in found]

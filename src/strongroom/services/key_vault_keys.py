@@ -84,7 +84,7 @@ class KeyOperations:
 
     def get(self, call: Call, _person: str) -> Json:
         """Describe a key (`GET /keys/{name}/{version}`)."""
-        with self._vault.desk.store.transaction() as tx:
+        with self._vault.desk.store.reading() as tx:
             return self._vault.bundle(find(tx, call).record)
 
     def attestation(self, call: Call, person: str) -> Json:
@@ -102,7 +102,7 @@ class KeyOperations:
         limit, after = page_size(call), skipped(call.query)
         if after:
             demand_name(after)
-        with self._vault.desk.store.transaction() as tx:
+        with self._vault.desk.store.reading() as tx:
             found = VaultRows(tx).newest(after=after, limit=limit)
         items: list[Json] = [self._vault.item(each, versioned=False) for each in found]
         return self._vault.page(call, "/keys", items, limit=limit, last=found[-1].name if found else "")
@@ -112,7 +112,7 @@ class KeyOperations:
         name, limit, after = call.path["name"], page_size(call), skipped(call.query)
         if after and not after.isdigit():
             raise FormatError("$skiptoken is not of a nextLink of ours")
-        with self._vault.desk.store.transaction() as tx:
+        with self._vault.desk.store.reading() as tx:
             find(tx, call)
             found = VaultRows(tx).versions(name, after=int(after or 0), limit=limit)
         items: list[Json] = [self._vault.item(each, versioned=True) for each in found]

@@ -43,7 +43,7 @@ class ReleaseOperations:
         5. The release, or that it was refused, is logged in the same transaction, before it is answered.
         """
         body = ReleaseBody.from_json(call.body)
-        with self._vault.desk.store.transaction() as tx:
+        with self._vault.desk.store.reading() as tx:
             self._demand_releasable(find(tx, call).record)
         result = self._vault.desk.issuers.verify(body.target)
         algorithm = body.enc or DEFAULT_ALGORITHM

@@ -49,7 +49,7 @@ class RotationOperations:
 
     def get_policy(self, call: Call, _person: str) -> Json:
         """Answer with a key's rotation policy, or with what happens without one (`GET …/rotationpolicy`)."""
-        with self._vault.desk.store.transaction() as tx:
+        with self._vault.desk.store.reading() as tx:
             newest = find(tx, call).record
             record = VaultRows(tx).rotation(newest.name)
         if record is not None:
@@ -144,7 +144,7 @@ class RotationOperations:
 
     def _rotate(self, name: str, *, person: str) -> KeyRecord:
         """Make a version like the newest; making it takes long, so it happens outside of the transaction."""
-        with self._vault.desk.store.transaction() as tx:
+        with self._vault.desk.store.reading() as tx:
             seen = tx.key(name)
         material, seconds = _like(seen), self._vault.seconds
         kind = kind_of(seen.record.kty)

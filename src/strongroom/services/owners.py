@@ -88,7 +88,7 @@ class OwnerDesk:
     def approvals(self, call: Call) -> Reply:
         """List the approvals with how often each was used."""
         self._desk.person(call)
-        with self._desk.store.transaction() as tx:
+        with self._desk.store.reading() as tx:
             return json_reply({"approvals": [self._approval_json(tx, record) for record in tx.approvals()]})
 
     def revoke(self, call: Call) -> Reply:
@@ -107,15 +107,15 @@ class OwnerDesk:
     def runs(self, call: Call) -> Reply:
         """List the runs, oldest first."""
         self._desk.person(call)
-        with self._desk.store.transaction() as tx:
+        with self._desk.store.reading() as tx:
             return json_reply({"runs": [self._run_json(tx, run) for run in tx.runs()]})
 
     def run(self, call: Call) -> Reply:
         """Answer with everything known of a run."""
         self._desk.person(call)
-        with self._desk.store.transaction() as tx:
+        with self._desk.store.reading() as tx:
             run = tx.run(call.path["run"]).record
-            record: Json = run_record(self._desk, tx, run).model_dump(mode="json")
+            record: Json = run_record(tx, run).model_dump(mode="json")
             return json_reply({**self._run_json(tx, run), "record": record})
 
     # --- the log ------------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ class OwnerDesk:
         """List leaves; they say who runs what on which data, so only owners read them."""
         self._desk.person(call)
         start, end = call.number("start"), call.number("end")
-        with self._desk.store.transaction() as tx:
+        with self._desk.store.reading() as tx:
             return json_reply({"leaves": list(tx.leaves(start, min(end, start + _MAX_LEAVES)))})
 
     def inclusion(self, call: Call) -> Reply:

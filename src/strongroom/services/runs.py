@@ -149,13 +149,13 @@ class RunDesk:
     def record(self, call: Call) -> Reply:
         """Answer a run's driver with every member and leaf of the run."""
         now = self._desk.clock.now()
-        with self._desk.store.transaction() as tx:
+        with self._desk.store.reading() as tx:
             run, member, payload = self._member_request(tx, call, typ=wire.LIST_TYP)
             request = wire.ListRequest.from_json(payload)
             demand_fresh(request.issued_at, now=now)
             if member.number != 0 or request.run != run.record.run:
                 raise RefusedError("only a run's driver lists its members", step=Step.WRITE)
-            return json_reply(run_record(self._desk, tx, run.record))
+            return json_reply(run_record(tx, run.record))
 
     def close(self, call: Call) -> Reply:
         """Close a run: all commits take effect together, or none."""
@@ -397,7 +397,7 @@ class RunDesk:
         return run, member, payload
 
 
-def run_record(desk: KeyDesk, tx: Transaction, run: OpenedRun) -> wire.RunRecord:
+def run_record(tx: Transaction, run: OpenedRun) -> wire.RunRecord:
     """Return everything the key service knows of a run."""
     members = tuple(
         wire.RunMember(
@@ -413,7 +413,7 @@ def run_record(desk: KeyDesk, tx: Transaction, run: OpenedRun) -> wire.RunRecord
         run=run.run,
         members=members,
         approvals={dataset: tx.approval(approval).approval for dataset, approval in run.approvals.items()},
-        leaves=desk.store.prove(tx.run_leaves(run.run)),
+        leaves=tx.prove(tx.run_leaves(run.run)),
     )
 
 

@@ -4,7 +4,9 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.key_service import KeyBench, Tee, run_of
@@ -20,8 +22,6 @@ from strongroom.base.errors import (
     StrongroomError,
 )
 from strongroom.keys.records import VersionRecord
-from strongroom.log.checkpoint import parse_and_verify_checkpoint
-from strongroom.log.merkle import leaf_hash, verify_inclusion
 
 
 @pytest.fixture
@@ -40,19 +40,6 @@ def edit(bench: KeyBench, statement: str, *values: object) -> None:
     assert changed > 0
 
 
-def test_keeps_everything_over_a_restart(bench: KeyBench) -> None:
-    read, _ = bench.prepare()
-    driver, ticket = Tee(), bench.ticket()
-    release = bench.open(driver, ticket)
-    bench.restart()
-    with bench.store.transaction() as tx:
-        assert tx.head("trips") == 1
-        assert tx.runs_opened(read) == 1
-        assert tx.run(run_of(ticket)).secrets.share == bench.secrets(driver, release).share
-        assert len(tx.members(run_of(ticket))) == 1
-    assert bench.keys(driver, ticket)["trips"]
-
-
 def test_holds_no_secret_in_the_clear_and_is_its_owners_alone(bench: KeyBench) -> None:
     bench.prepare()
     driver, ticket = Tee(), bench.ticket()
@@ -65,39 +52,6 @@ def test_holds_no_secret_in_the_clear_and_is_its_owners_alone(bench: KeyBench) -
     for secret in [kek, *(from_b64url(text) for text in texts)]:
         for form in (secret, secret.hex().encode(), *(text.encode() for text in texts)):
             assert form not in files
-
-
-def test_a_failed_transaction_leaves_nothing_and_the_log_goes_on(bench: KeyBench) -> None:
-    bench.prepare()
-    before = bench.store.checkpoint()
-
-    def fail_halfway() -> None:
-        with bench.store.transaction() as tx:
-            tx.append_leaf("approved", now=NOW, what={})
-            tx.use_nonce("n", expires_at=1 << 40, now=NOW)
-            tx.dataset("nothing")
-
-    with pytest.raises(NotFoundError):
-        fail_halfway()
-    assert bench.store.checkpoint() == before
-    with bench.store.transaction() as tx:
-        tx.use_nonce("n", expires_at=1 << 40, now=NOW)
-        position = tx.append_leaf("approved", now=NOW, what={"approval": "x"})
-    proof = bench.store.prove([position])[0]
-    key = bench.identity.statement.key.verifying_key
-    checkpoint = parse_and_verify_checkpoint(
-        proof.checkpoint, origin=f"strongroom-key-service/{bench.identity.identity}", key=key
-    )
-    verify_inclusion(
-        leaf_hash(proof.leaf.encode()),
-        index=proof.index,
-        size=checkpoint.size,
-        proof=[bytes.fromhex(each) for each in proof.path],
-        root=checkpoint.root,
-    )
-    assert checkpoint.size == position + 1
-    bench.restart()
-    assert bench.store.checkpoint() == proof.checkpoint
 
 
 def test_swaps_a_datasets_version_only_on_the_base_it_was_made_from(bench: KeyBench) -> None:
@@ -147,16 +101,147 @@ def test_a_key_moved_to_another_name_is_unusable(bench: KeyBench) -> None:
         "DELETE FROM leaves",
         "DELETE FROM meta WHERE name = 'checkpoint'",
         "UPDATE meta SET value = CAST(replace(value, 'strongroom', 'strangroom') AS BLOB) WHERE name = 'checkpoint'",
-        "DELETE FROM versions WHERE dataset = 'trips'",
+        "UPDATE tiles SET hashes = zeroblob(32)",
+        "DELETE FROM tiles",
         "DELETE FROM meta WHERE name = 'store-key'",
     ],
 )
-def test_an_edited_count_of_runs_or_versions_is_noticed_at_the_next_start(bench: KeyBench, statement: str) -> None:
+def test_an_edited_end_of_the_log_is_noticed_at_the_next_start(bench: KeyBench, statement: str) -> None:
     bench.prepare()
     bench.open(Tee(), bench.ticket())
     edit(bench, statement)
     with pytest.raises(IntegrityError):
         bench.start()
+
+
+def copy_of(bench: KeyBench, table: str, where: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(bench.database)) as connection:
+        return connection.execute(f"SELECT * FROM {table} WHERE {where}").fetchall()
+
+
+def bring_back(bench: KeyBench, table: str, rows: list[tuple[Any, ...]]) -> None:
+    """Put older rows in the place of newer ones, behind the service's back."""
+    bench.store.close()
+    assert rows
+    with closing(sqlite3.connect(bench.database)) as connection, connection:
+        for row in rows:
+            marks = ", ".join("?" * len(row))
+            connection.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)
+    bench.start()
+
+
+def test_an_older_count_of_runs_alone_is_noticed_when_it_is_used(bench: KeyBench) -> None:
+    read, _ = bench.prepare(max_runs=5)
+    old = copy_of(bench, "chain_states", f"subject = 'approval/{read}'")
+    bench.open(Tee(), bench.ticket())
+    bring_back(bench, "chain_states", old)
+    with pytest.raises(IntegrityError, match="more entries"):
+        bench.open(Tee(number=1), bench.ticket())
+
+
+def test_an_older_count_of_runs_without_the_later_links_is_noticed_by_the_audit(bench: KeyBench) -> None:
+    read, _ = bench.prepare(max_runs=1)
+    old = copy_of(bench, "chain_states", f"subject = 'approval/{read}'")
+    bench.open(Tee(), bench.ticket())
+    edit(bench, "DELETE FROM chain_links WHERE subject = ? AND number = 1", f"approval/{read}")
+    bring_back(bench, "chain_states", old)
+    with bench.store.reading() as tx:
+        assert tx.runs_opened(read) == 0  # consistent in itself: what the audit is for
+    with pytest.raises(IntegrityError, match=f"approval/{read}"):
+        bench.store.audit()
+
+
+def test_a_revocation_taken_back_is_noticed(bench: KeyBench) -> None:
+    read, _ = bench.prepare(max_runs=5)
+    old = copy_of(bench, "chain_states", f"subject = 'approval/{read}'")
+    bench.owners.revoke(bench.person(approval=read))
+    bring_back(bench, "chain_states", old)
+    with pytest.raises(IntegrityError), bench.store.reading() as tx:
+        tx.is_revoked(read)
+
+
+def test_the_newest_leaf_about_a_subject_must_be_the_one_that_its_state_counts(bench: KeyBench) -> None:
+    read, write = bench.prepare(max_runs=5)
+    links = copy_of(bench, "chain_links", f"subject = 'approval/{write}'")
+    states = copy_of(bench, "chain_states", f"subject = 'approval/{write}'")
+    edit(bench, "DELETE FROM chain_links WHERE subject = ?", f"approval/{read}")
+    bring_back(bench, "chain_links", [(f"approval/{read}", *row[1:]) for row in links])
+    with pytest.raises(IntegrityError), bench.store.reading() as tx:
+        tx.is_revoked(read)
+    bring_back(bench, "chain_states", [(f"approval/{read}", *row[1:]) for row in states])
+    with pytest.raises(IntegrityError), bench.store.reading() as tx:
+        tx.is_revoked(read)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM versions WHERE dataset = 'trips'",
+        "DELETE FROM chain_states WHERE subject = 'dataset/trips'",
+        "DELETE FROM chain_links WHERE subject = 'dataset/trips'",
+    ],
+)
+def test_a_version_taken_away_is_noticed_when_it_is_used_and_by_the_audit(bench: KeyBench, statement: str) -> None:
+    bench.prepare()
+    edit(bench, statement)
+    bench.start()
+    with pytest.raises(IntegrityError), bench.store.reading() as tx:
+        tx.head("trips")
+    with pytest.raises(IntegrityError):
+        bench.store.audit()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM approvals",
+        "DELETE FROM members",
+        "DELETE FROM runs",
+        "DELETE FROM datasets",
+        "UPDATE leaves SET number = 7 WHERE number = 0",
+        "UPDATE leaves SET run = NULL WHERE number = 0",
+        "UPDATE leaves SET event = 'approved' WHERE event = 'run-opened'",
+    ],
+)
+def test_records_and_columns_that_are_not_the_logs_are_noticed_by_the_audit(bench: KeyBench, statement: str) -> None:
+    bench.prepare()
+    bench.open(Tee(), bench.ticket())
+    assert bench.store.audit() is not None
+    edit(bench, statement)
+    bench.start()
+    with pytest.raises(IntegrityError):
+        bench.store.audit()
+
+
+def test_a_leaf_far_from_the_end_is_not_read_at_the_start_but_when_it_is_used_and_by_the_audit(bench: KeyBench) -> None:
+    with bench.store.transaction() as tx:
+        for number in range(1500):
+            tx.append_leaf("tried", now=NOW, what={"try": number})
+    edit(bench, "UPDATE leaves SET data = replace(data, '\"try\":7', '\"try\":8') WHERE position = 7")
+    bench.start()
+    with pytest.raises(IntegrityError):
+        bench.store.prove([7])
+    with pytest.raises(IntegrityError):
+        bench.store.audit()
+    assert bench.store.prove([8])
+
+
+def test_the_leaf_that_a_revocation_rests_on_is_compared_with_the_tree_at_every_use(bench: KeyBench) -> None:
+    read, _ = bench.prepare()
+    bench.owners.revoke(bench.person(approval=read))
+    with bench.store.transaction() as tx:
+        for _ in range(1100):
+            tx.append_leaf("tried", now=NOW, what={})
+    edit(bench, "UPDATE leaves SET data = replace(data, 'revoked', 'refused') WHERE event = 'revoked'")
+    bench.start()
+    with pytest.raises(IntegrityError, match="not the one that was logged"), bench.store.reading() as tx:
+        tx.is_revoked(read)
+
+
+def test_the_audit_ends_early_when_the_store_is_closed(bench: KeyBench) -> None:
+    bench.prepare()
+    bench.store.closed.set()
+    assert bench.store.audit() is None
 
 
 def test_a_run_deleted_from_the_database_is_not_opened_again(bench: KeyBench) -> None:
@@ -165,11 +250,13 @@ def test_a_run_deleted_from_the_database_is_not_opened_again(bench: KeyBench) ->
     bench.open(Tee(), ticket)
     edit(bench, "DELETE FROM members")
     edit(bench, "DELETE FROM runs")
+    edit(bench, "DELETE FROM chain_states WHERE subject = ?", f"run/{run_of(ticket)}")
+    edit(bench, "DELETE FROM chain_links WHERE subject = ?", f"run/{run_of(ticket)}")
     bench.start()
     with pytest.raises(ConflictError, match="used before"):
         bench.open(Tee(number=1), ticket)
     with pytest.raises(IntegrityError):
-        bench.keys(Tee(), ticket)
+        bench.store.audit()
 
 
 def test_a_member_whose_key_was_replaced_in_the_database_is_noticed(bench: KeyBench) -> None:
@@ -197,6 +284,71 @@ def test_refuses_a_database_of_another_schema_version(bench: KeyBench) -> None:
     connection.close()
     with pytest.raises(ConfigurationError, match="schema version 99"):
         bench.open_store()
+
+
+def test_a_truncated_database_is_refused(bench: KeyBench) -> None:
+    bench.prepare()
+    bench.store.close()
+    os.truncate(bench.database, bench.database.stat().st_size // 2)
+    with pytest.raises(IntegrityError, match="damaged") as refusal:
+        bench.open_store()
+    assert "key-service restore" in refusal.value.action
+
+
+def test_pages_that_were_overwritten_are_noticed(bench: KeyBench) -> None:
+    bench.prepare()
+    bench.store.close()
+    content = bytearray(bench.database.read_bytes())
+    page = int.from_bytes(content[16:18], "big")
+    for start in range(page, len(content), page):
+        content[start : start + page] = os.urandom(page)
+    bench.database.write_bytes(content)
+    with pytest.raises(IntegrityError):
+        bench.open_store()
+
+
+def test_a_truncated_journal_loses_only_what_was_not_acknowledged_or_is_refused(bench: KeyBench) -> None:
+    bench.prepare()
+    journal = bench.database.with_name("keys.db-wal")
+    kept, log = bench.database.read_bytes(), journal.read_bytes()
+    seen = bench.store.checkpoint()
+    bench.store.close()
+    bench.database.write_bytes(kept)
+    journal.write_bytes(log[: len(log) // 2])
+    bench.start()
+    with pytest.raises(RefusedError, match="older"):
+        bench.store.demand_extends(seen)
+    bench.store.close()
+    bench.database.write_bytes(kept)
+    bench.database.with_name("keys.db-shm").unlink(missing_ok=True)
+    journal.write_bytes(log)
+    bench.start()
+    bench.store.demand_extends(seen)
+
+
+def test_a_database_that_somebody_else_locked_is_refused_and_works_afterwards(bench: KeyBench) -> None:
+    bench.prepare()
+    with closing(sqlite3.connect(bench.database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(ConfigurationError, match="cannot be used"):
+            bench.create_dataset("more")
+        other.execute("ROLLBACK")
+    bench.create_dataset("more")
+
+
+def test_a_full_disk_is_said_so_releases_nothing_and_is_over_when_there_is_room(bench: KeyBench) -> None:
+    bench.prepare(max_runs=1)
+    driver, ticket = Tee(), bench.ticket()
+    (pages,) = bench.store.database.writer.execute("PRAGMA page_count").fetchone()
+    bench.store.database.writer.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(ConfigurationError, match="full") as refusal:
+        bench.open(driver, ticket)
+    assert "not full" in refusal.value.action
+    with bench.store.reading() as tx, pytest.raises(NotFoundError):
+        tx.run(run_of(ticket))
+    bench.store.database.writer.execute("PRAGMA max_page_count = 1000000")
+    assert bench.open(driver, ticket).run == run_of(ticket)
+    assert bench.store.audit() is not None
 
 
 def test_refuses_a_database_that_is_none(bench: KeyBench) -> None:

@@ -8,12 +8,11 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.support.service_processes import CLOCK, POLICY_HASH, Installation, free_port, installation
+from tests.support.key_runs import Node, approve, described, ticket_for
+from tests.support.service_processes import CLOCK, Installation, free_port, installation
 
-from strongroom.application.description import ApplicationDescription, DatasetBinding, PackagedFile
 from strongroom.base.clock import to_rfc3339
 from strongroom.base.encoding import from_b64url, parse_json_object, to_b64url
 from strongroom.base.errors import (
@@ -25,21 +24,14 @@ from strongroom.base.errors import (
     VerificationError,
 )
 from strongroom.base.secret import SecretBytes
-from strongroom.clients.key_service import TeeKeyServiceClient
 from strongroom.clients.pinned import PinnedHttp
-from strongroom.clients.statements import ServiceStatements
 from strongroom.crypto.derive import sha256_hex
-from strongroom.crypto.jose import sign_jws
-from strongroom.crypto.keys import ReceivingKey, SigningKey, VerifyingKey
-from strongroom.crypto.random import random_id
+from strongroom.crypto.keys import SigningKey, VerifyingKey
 from strongroom.crypto.x509 import new_identity, public_key, to_pem
 from strongroom.log.merkle import leaf_hash, verify_consistency, verify_inclusion
 from strongroom.log.note import verify_note
-from strongroom.policy.approval import Approval
 from strongroom.wire import key_service as wire
-from strongroom.wire.runtime_data import RuntimeData
 from strongroom.wire.service import ServiceEvidence, ServiceStatement
-from strongroom.wire.ticket import TICKET_TYP, RunTicket
 
 V1 = "/strongroom/v1"
 
@@ -53,88 +45,6 @@ def log_key(installed: Installation) -> str:
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     with installation(tmp_path_factory.mktemp("installation")) as made:
         yield made
-
-
-class Node:
-    """A TEE with real clients."""
-
-    def __init__(self, installed: Installation, *, ticket: str, application: str) -> None:
-        self.installed, self.ticket, self.application = installed, ticket, application
-        self.run = sha256_hex(from_b64url(ticket.split(".")[1]))
-        self.signing, self.receiving = SigningKey.generate("ES256"), ReceivingKey.generate_rsa()
-        self.client = TeeKeyServiceClient(
-            installed.keys.http(),
-            statements=ServiceStatements(identity=installed.keys.identity, now=CLOCK.now),
-            signing_key=self.signing,
-            receiving_key=self.receiving,
-            run=self.run,
-        )
-
-    def join(self, **runtime: Any) -> tuple[wire.Release, wire.RunSecrets]:
-        fields: dict[str, Any] = {
-            "application": self.application,
-            "role": "driver",
-            "run": self.run,
-            "nonces": {self.installed.keys.identity: self.client.nonce()},
-            "keys": (self.receiving.public_jwk,),
-            "signing_key": self.signing.verifying_key.to_jwk(),
-            **runtime,
-        }
-        data = RuntimeData(**fields)
-        evidence = self.installed.evidence(data, application=bytes.fromhex(self.application))
-        request = wire.JoinRequest(
-            ticket=self.ticket,
-            result=self.installed.attest(evidence),
-            evidence=wire.Evidence(
-                kind="sgx", quote=to_b64url(evidence.quote), runtime_data=to_b64url(evidence.runtime_data)
-            ),
-        )
-        return self.client.join(request, role=data.role)
-
-
-def described(installed: Installation, dataset: str) -> ApplicationDescription:
-    return ApplicationDescription(
-        name="app",
-        entry_point="app.py",
-        files=(PackagedFile(name="app.py", size_bytes=1, sha256=sha256_hex(b"x"), use="entry-point"),),
-        arguments=(),
-        environment={},
-        settings={},
-        datasets={dataset: DatasetBinding(key_service=installed.keys.identity, access="write", version=None)},
-        log_level="WARN",
-    )
-
-
-def approve(installed: Installation, dataset: str, application: ApplicationDescription, **changed: Any) -> str:
-    fields: dict[str, Any] = {
-        "dataset": dataset,
-        "key_service": installed.keys.identity,
-        "application": application.digest,
-        "access": "write",
-        "evidence_policy_hash": POLICY_HASH,
-        "attestation_issuer": installed.attestation.url,
-        "hardware": "simulated",
-        "shape": "process",
-        "submitters": (installed.submitter.verifying_key.thumbprint,),
-        "issued_at": to_rfc3339(CLOCK.now()),
-        **changed,
-    }
-    return installed.owner_client().approve(Approval(**fields), application=application.to_json().decode())
-
-
-def ticket_for(installed: Installation, dataset: str, application: str) -> str:
-    key = installed.submitter
-    ticket = RunTicket(
-        run_id=random_id(),
-        application=application,
-        datasets={dataset: None},
-        max_executors=2,
-        not_after=to_rfc3339(CLOCK.now() + timedelta(hours=1)),
-        submitter=key.verifying_key.thumbprint,
-        checkpoints={},
-    )
-    header = {"typ": TICKET_TYP, "jwk": key.verifying_key.to_jwk()}
-    return sign_jws(ticket.to_json(), key=key, header=header)
 
 
 def test_a_whole_run_with_the_real_clients(installed: Installation) -> None:
@@ -341,7 +251,7 @@ def test_a_second_service_on_the_same_state_or_port_ends_with_a_clear_error(inst
     path = installed.folder / "second.json"
     path.write_text(json.dumps(settings))
     status, text = output(path)
-    assert (status, "no other key service uses it" in text) == (1, True)
+    assert (status, "another process uses it" in text) == (1, True)
     other = {**settings, "state": str(installed.folder / "other"), "master_key": f"file://{installed.folder}/mek2"}
     path.write_text(json.dumps(other))
     status, text = output(path)

@@ -1,16 +1,16 @@
 """Authenticated rows: what a database keeps of a record, bound to its place.
 
-A table of such rows has key columns, `public` (the record's canonical JSON) and `sealed` (an authenticated encryption of the
-record's secret, empty where it has none). The encryption's context is the table's name, the key columns and the public text, so
-that an edited row, or one that was moved to another key or table, does not open any more. A column `entry` counts the order
-in which rows came and is not bound.
+A table of such rows has key columns, `public` (the record's canonical JSON) and `sealed` (an authenticated encryption
+of the record's secret, empty where it has none). The encryption's context is the table's name, the key columns and the
+public text, so that an edited row, or one that was moved to another key or table, does not open any more. A column
+`entry` counts the order in which rows came and is not bound.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from strongroom.base.encoding import Json, canonical_json, parse_json_object
-from strongroom.base.errors import ConflictError, FormatError, IntegrityError, StrongroomError
+from strongroom.base.errors import ConflictError, FormatError, IntegrityError
 from strongroom.base.secret import SecretBytes
 from strongroom.crypto import aead
 from strongroom.wire.model import Message
@@ -118,7 +118,7 @@ class Rows:
         """
         return next(self.select(table, key, kind), None)
 
-    def select(  # noqa: PLR0913 - a query has that many parts
+    def select(
         self,
         table: str,
         where: Mapping[str, Json],
@@ -166,12 +166,27 @@ class Rows:
         opened = (secret or _NO_SECRET).reveal()
         return public, aead.encrypt(self._row_key, opened, context=_context(table, key, public))
 
-    def _open(self, table: str, row: Mapping[str, Any], kind: type[_M]) -> tuple[_M, SecretBytes]:
+    def open(self, table: str, row: Mapping[str, Any]) -> SecretBytes:
+        """Return a row's secret: it is what was stored, in its place.
+
+        Args:
+            table: The table.
+            row: All of its columns with their values.
+
+        Raises:
+            IntegrityError: It is not.
+        """
         key = {column: value for column, value in row.items() if column not in _UNBOUND}
         try:
-            secret = aead.decrypt(self._row_key, row["sealed"], context=_context(table, key, row["public"]))
-            return kind.from_object(parse_json_object(row["public"])), secret
+            return aead.decrypt(self._row_key, row["sealed"], context=_context(table, key, row["public"]))
         except (IntegrityError, FormatError) as error:
+            raise edited(f"an entry in {table} is not what was stored") from error
+
+    def _open(self, table: str, row: Mapping[str, Any], kind: type[_M]) -> tuple[_M, SecretBytes]:
+        secret = self.open(table, row)
+        try:
+            return kind.from_object(parse_json_object(row["public"])), secret
+        except FormatError as error:
             raise edited(f"an entry in {table} is not what was stored") from error
 
 

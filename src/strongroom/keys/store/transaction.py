@@ -1,13 +1,16 @@
-"""What the key service keeps, within one transaction: keys, datasets, approvals, runs, and the log's leaves."""
+"""What the key service keeps, within one transaction: keys, datasets, approvals, runs, and the log's leaves.
 
-import sqlite3
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+Whatever was counted, revoked, opened or closed is what the log says, found through its chains (`chains`).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from strongroom.base.clock import to_rfc3339
 from strongroom.base.encoding import Json, canonical_json
-from strongroom.base.errors import ConflictError, NotFoundError, RefusedError
+from strongroom.base.errors import ConflictError, NotFoundError, RefusedError, StrongroomError
 from strongroom.base.secret import SecretBytes
 from strongroom.keys.records import (
     ApprovalRecord,
@@ -18,8 +21,48 @@ from strongroom.keys.records import (
     OpenedRunSecrets,
     VersionRecord,
 )
-from strongroom.keys.store.rows import Rows, edited
-from strongroom.log.merkle import MerkleTree, leaf_hash
+from strongroom.keys.store.chains import (
+    LOG_SUBJECT,
+    Chains,
+    ChainState,
+    approval_subject,
+    dataset_subject,
+    kek_subject,
+    numbers_of,
+    run_subject,
+    subjects_of,
+)
+from strongroom.keys.store.ledger import NEVER, LogEnd, LogView
+from strongroom.keys.store.rows import Connection, Rows, edited
+from strongroom.log.checkpoint import Checkpoint
+from strongroom.wire.key_service import LogProof
+
+TABLES: Final = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
+CREATE TABLE keys (
+  name TEXT NOT NULL, version TEXT NOT NULL UNIQUE, number INTEGER NOT NULL, public TEXT NOT NULL, sealed BLOB NOT NULL,
+  PRIMARY KEY (name, number)
+) STRICT;
+CREATE TABLE datasets (name TEXT PRIMARY KEY, public TEXT NOT NULL, sealed BLOB NOT NULL) STRICT;
+CREATE TABLE versions (
+  dataset TEXT NOT NULL REFERENCES datasets (name), number INTEGER NOT NULL, public TEXT NOT NULL, sealed BLOB NOT NULL,
+  PRIMARY KEY (dataset, number)
+) STRICT;
+CREATE TABLE approvals (
+  entry INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, dataset TEXT NOT NULL REFERENCES datasets (name),
+  application TEXT NOT NULL, public TEXT NOT NULL, sealed BLOB NOT NULL
+) STRICT;
+CREATE INDEX approvals_by_application ON approvals (application, dataset);
+CREATE TABLE runs (
+  entry INTEGER PRIMARY KEY, run TEXT NOT NULL UNIQUE, public TEXT NOT NULL, sealed BLOB NOT NULL
+) STRICT;
+CREATE TABLE members (
+  run TEXT NOT NULL REFERENCES runs (run), number INTEGER NOT NULL, public TEXT NOT NULL, sealed BLOB NOT NULL,
+  PRIMARY KEY (run, number)
+) STRICT;
+CREATE TABLE nonces (nonce TEXT PRIMARY KEY, expires_at INTEGER NOT NULL) STRICT;
+CREATE INDEX nonces_by_expiry ON nonces (expires_at);
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,42 +81,40 @@ class StoredRun:
     secrets: OpenedRunSecrets
 
 
-@dataclass(slots=True, kw_only=True)
-class _Log:
-    tree: MerkleTree
-    appended: bool = field(default=False)
-
-
 class Transaction:
     """The reads and writes of one transaction.
+
+    Args:
+        connection: The database.
+        row_key: Authenticates and encrypts rows.
+        end: The log's end, where this transaction may write.
+        view: The log, where this transaction only reads.
 
     Attributes:
         rows: Authenticated rows, for the tables that have no methods here.
     """
 
-    def __init__(self, connection: sqlite3.Connection, *, row_key: SecretBytes, tree: MerkleTree) -> None:
+    def __init__(
+        self, connection: Connection, *, row_key: SecretBytes, end: LogEnd | None = None, view: LogView | None = None
+    ) -> None:
         self._connection = connection
         self.rows = Rows(connection, row_key=row_key)
-        self._log = _Log(tree=tree)
-
-    @property
-    def appended(self) -> bool:
-        """Whether leaves were appended."""
-        return self._log.appended
+        self._chains = Chains(self.rows)
+        self._states: dict[str, ChainState] = {}
+        self._end = end
+        self._view = view
 
     # --- the log ------------------------------------------------------------------------------------------------
 
     def append_leaf(self, event: str, *, now: datetime, what: Mapping[str, Json]) -> int:
         """Append a leaf that belongs to no run, or only mentions one.
 
+        Its time is never before the newest leaf's, whatever the clock says.
+
         Returns:
             Its position.
         """
-        data = canonical_json({"version": 1, "event": event, "time": to_rfc3339(now), **what})
-        position = self._log.tree.append(leaf_hash(data))
-        self._log.appended = True
-        self._connection.execute("INSERT INTO leaves (position, data) VALUES (?, ?)", (position, data.decode("utf-8")))
-        return position
+        return self._append({"version": 1, "event": event, "time": self._time(now), **what}, of_run=None)
 
     def append_run_leaf(self, event: str, *, run: str, now: datetime, what: Mapping[str, Json]) -> int:
         """Append the next numbered leaf of a run.
@@ -81,47 +122,111 @@ class Transaction:
         Returns:
             Its position.
         """
-        number = len(self.run_leaves(run))
-        return self.append_leaf(event, now=now, what={"run": run, "number": number, **what})
+        subject = run_subject(run)
+        leaf = {"event": event, "number": self._state(subject).links, "run": run, "time": self._time(now), **what}
+        return self._append({"version": 1, **leaf}, of_run=subject)
 
     def run_leaves(self, run: str) -> tuple[int, ...]:
         """Return the positions of a run's numbered leaves, in order."""
-        rows = self._connection.execute(
-            "SELECT position FROM leaves WHERE run = ? AND number IS NOT NULL ORDER BY number", (run,)
-        )
-        return tuple(position for (position,) in rows)
+        return self._chains.positions(run_subject(run))
 
     def leaves(self, start: int, end: int) -> tuple[str, ...]:
         """Return the text of the leaves from position `start` up to before `end`."""
         rows = self._connection.execute(
             "SELECT data FROM leaves WHERE position >= ? AND position < ? ORDER BY position", (start, end)
-        )
+        ).fetchall()
         return tuple(data for (data,) in rows)
+
+    def prove(self, positions: Iterable[int]) -> tuple[LogProof, ...]:
+        """Return leaves with their proofs under the checkpoint of this moment; in a reading transaction only.
+
+        Raises:
+            NotFoundError: The log has no such leaf.
+            IntegrityError: A leaf or the tree was edited.
+        """
+        if self._view is None:
+            raise StrongroomError("what is not committed yet has no proof")
+        return tuple(self._view.prove(position) for position in positions)
+
+    def extends(self, seen: Checkpoint) -> bool:
+        """Return whether the log still holds everything it held at an earlier, verified checkpoint; when reading."""
+        if self._view is None:
+            raise StrongroomError("what is not committed yet has no proof")
+        return seen.size <= self._view.size and self._view.tree.root(seen.size) == seen.root
 
     def outcome(self, run: str) -> str | None:
         """Return how a run ended, as the log says; None while it is open."""
-        row = self._connection.execute(
-            "SELECT json_extract(data, '$.outcome') FROM leaves WHERE run = ? AND event = 'run-closed'", (run,)
-        ).fetchone()
-        return None if row is None else str(row[0])
+        return self._state(run_subject(run)).outcome
+
+    def log_state(self) -> ChainState:
+        """Return what the log says of itself: whether it was restored, and what was given up as lost."""
+        return self._state(LOG_SUBJECT)
+
+    def is_restoring(self) -> bool:
+        """Return whether a restore was begun and has not been logged."""
+        return self._connection.execute("SELECT 1 FROM meta WHERE name = 'restoring'").fetchone() is not None
+
+    def end_restore(self) -> None:
+        """Forget that a restore was begun; its leaf is in the same transaction."""
+        self._connection.execute("DELETE FROM meta WHERE name = 'restoring'")
 
     def is_revoked(self, approval: str) -> bool:
         """Return whether the log says that an approval was revoked."""
-        return self._logged(
-            "SELECT 1 FROM leaves WHERE event = 'revoked' AND json_extract(data, '$.approval') = ?", approval
-        )
+        return self._state(approval_subject(approval)).revoked
 
     def runs_opened(self, approval: str) -> int:
-        """Return how many runs were opened under an approval: the count of the leaves that say so."""
-        row = self._connection.execute(
-            "SELECT count(*) FROM leaves, json_each(leaves.data, '$.approvals') AS used"
-            " WHERE leaves.event = 'run-opened' AND used.value = ?",
-            (approval,),
-        ).fetchone()
-        return int(row[0])
+        """Return how many runs were opened under an approval, as the log says."""
+        return self._state(approval_subject(approval)).runs
 
-    def _logged(self, query: str, name: str) -> bool:
-        return self._connection.execute(query + " LIMIT 1", (name,)).fetchone() is not None
+    def is_retired(self, kek: str) -> bool:
+        """Return whether the log says that a version of a KEK was retired."""
+        return self._state(kek_subject(kek)).retired
+
+    def shredded_at(self, dataset: str) -> int | None:
+        """Return the position of the leaf that says that a dataset's keys were destroyed; None where there is none."""
+        return self._state(dataset_subject(dataset)).shredded
+
+    def rosters_logged(self, dataset: str) -> int:
+        """Return how many rosters a dataset had, as the log says."""
+        return self._state(dataset_subject(dataset)).rosters
+
+    def present(self, now: datetime) -> datetime:
+        """Return the time, never one before the newest leaf's: what has expired stays so when a clock goes back."""
+        newest = self._writing().time if self._view is None else self._view.newest_time()
+        return now if newest == NEVER else max(now, datetime.fromisoformat(newest))
+
+    def _time(self, now: datetime) -> str:
+        return max(to_rfc3339(now), self._writing().time)
+
+    def _append(self, leaf: dict[str, Json], *, of_run: str | None) -> int:
+        end, event = self._writing(), str(leaf["event"])
+        subjects = subjects_of(event, leaf)
+        states = {subject: self._state(subject) for subject in subjects}
+        if states:
+            leaf["links"] = {subject: state.links for subject, state in states.items()}
+        if of_run is not None:
+            states[of_run] = self._state(of_run)
+        position = end.append(canonical_json(leaf), leaf)
+        for subject, state in states.items():
+            self._states[subject] = self._chains.extend(subject, state, position=position, event=event, leaf=leaf)
+        return position
+
+    def _state(self, subject: str) -> ChainState:
+        """Return what the log says of a subject, checked with the newest leaf about it."""
+        state = self._states.get(subject)
+        if state is None:
+            state = self._chains.state(subject)
+            if state.links:
+                leaf = (self._view or self._writing()).demand_logged(self._chains.link(subject, state.links - 1))
+                if numbers_of(leaf).get(subject) != state.links - 1:
+                    raise edited(f"the newest log entry about {subject} is another one")
+            self._states[subject] = state
+        return state
+
+    def _writing(self) -> LogEnd:
+        if self._end is None:
+            raise StrongroomError("this transaction only reads")
+        return self._end
 
     # --- nonces -------------------------------------------------------------------------------------------------
 
@@ -129,13 +234,17 @@ class Transaction:
         """Record that a nonce was used.
 
         Raises:
-            RefusedError: It was used before.
+            RefusedError: It was used before, or it had expired when the newest entry of the log was written.
         """
+        newest = self._writing().time
+        if newest != NEVER and expires_at <= datetime.fromisoformat(newest).timestamp():
+            raise RefusedError("the nonce has expired", action="Ask for a new one and attest again.")
         self._connection.execute("DELETE FROM nonces WHERE expires_at < ?", (int(now.timestamp()),))
-        try:
-            self._connection.execute("INSERT INTO nonces (nonce, expires_at) VALUES (?, ?)", (nonce, expires_at))
-        except sqlite3.IntegrityError as error:
-            raise RefusedError("the nonce was used before", action="Ask for a new one and attest again.") from error
+        used = self._connection.execute(
+            "INSERT INTO nonces (nonce, expires_at) VALUES (?, ?) ON CONFLICT DO NOTHING", (nonce, expires_at)
+        )
+        if used.rowcount != 1:
+            raise RefusedError("the nonce was used before", action="Ask for a new one and attest again.")
 
     # --- keys ---------------------------------------------------------------------------------------------------
 
@@ -168,9 +277,18 @@ class Transaction:
         found = self.rows.select("keys", {"name": name}, KeyRecord, ("number",))
         return tuple(StoredKey(record=record, material=material) for record, material in found)
 
-    def newest_keys(self) -> tuple[StoredKey, ...]:
-        """Return the newest version of every key, by name."""
-        names = self._connection.execute("SELECT DISTINCT name FROM keys ORDER BY name").fetchall()
+    def newest_keys(self, *, after: str = "", limit: int | None = None) -> tuple[StoredKey, ...]:
+        """Return the newest version of every key, by name.
+
+        Args:
+            after: Only names after this one.
+            limit: At most so many.
+        """
+        statement = "SELECT DISTINCT name FROM keys WHERE name > ? ORDER BY name"
+        if limit is None:
+            names = self._connection.execute(statement, (after,)).fetchall()
+        else:
+            names = self._connection.execute(statement + " LIMIT ?", (after, limit)).fetchall()
         return tuple(self.key(name) for (name,) in names)
 
     # --- datasets -----------------------------------------------------------------------------------------------
@@ -216,8 +334,13 @@ class Transaction:
 
     def head(self, dataset: str) -> int | None:
         """Return the number of a dataset's newest version; None before the first."""
-        row = self._connection.execute("SELECT max(number) FROM versions WHERE dataset = ?", (dataset,)).fetchone()
-        return None if row[0] is None else int(row[0])
+        head = self._state(dataset_subject(dataset)).head
+        (stored,) = self._connection.execute(
+            "SELECT max(number) FROM versions WHERE dataset = ?", (dataset,)
+        ).fetchone()
+        if stored != head:
+            raise edited(f"dataset {dataset} has other versions than the log says")
+        return head
 
     def add_version(self, record: VersionRecord, *, base: int | None) -> None:
         """Make a version a dataset's newest, if `base` still is (compare and swap).
@@ -256,12 +379,12 @@ class Transaction:
 
     def approvals(self) -> tuple[ApprovalRecord, ...]:
         """Return every approval, oldest first."""
-        return tuple(record for record, _ in self.rows.select("approvals", {}, ApprovalRecord, ("rowid",)))
+        return tuple(record for record, _ in self.rows.select("approvals", {}, ApprovalRecord, ("entry",)))
 
     def approvals_for(self, dataset: str, application: str) -> tuple[ApprovalRecord, ...]:
         """Return the approvals of an application for a dataset, oldest first."""
         where: dict[str, Json] = {"dataset": dataset, "application": application}
-        return tuple(record for record, _ in self.rows.select("approvals", where, ApprovalRecord, ("rowid",)))
+        return tuple(record for record, _ in self.rows.select("approvals", where, ApprovalRecord, ("entry",)))
 
     # --- runs ---------------------------------------------------------------------------------------------------
 
@@ -271,7 +394,8 @@ class Transaction:
         Raises:
             ConflictError: It was.
         """
-        if self._logged("SELECT 1 FROM leaves WHERE run = ? AND event = 'run-opened'", run):
+        logged = self._connection.execute("SELECT 1 FROM leaves WHERE run = ? AND number = 0", (run,)).fetchone()
+        if self._state(run_subject(run)).links or logged:
             raise ConflictError(
                 "the run ticket was used before", action="Submit again: every run needs a ticket of its own."
             )
@@ -294,22 +418,39 @@ class Transaction:
         """
         found = self.rows.find("runs", {"run": run}, OpenedRun)
         if found is None:
-            if self._logged("SELECT 1 FROM leaves WHERE run = ? AND event = 'run-opened'", run):
+            if self._state(run_subject(run)).links:
                 raise edited("a run that the log names is gone")
             raise NotFoundError("there is no such run")
         return StoredRun(record=found[0], secrets=OpenedRunSecrets.from_json(found[1].reveal()))
 
+    def update_run(self, record: OpenedRun, secrets: OpenedRunSecrets) -> None:
+        """Replace what is kept of a run."""
+        self.rows.update("runs", {"run": record.run}, record, SecretBytes(secrets.to_json()))
+
     def runs(self) -> tuple[OpenedRun, ...]:
         """Return every run, oldest first."""
-        return tuple(record for record, _ in self.rows.select("runs", {}, OpenedRun, ("rowid",)))
+        return tuple(record for record, _ in self.rows.select("runs", {}, OpenedRun, ("entry",)))
 
     def add_member(self, record: MemberRecord) -> None:
         """Store a member of a run."""
         self.rows.insert("members", {"run": record.run, "number": record.number}, record)
 
     def members(self, run: str) -> tuple[MemberRecord, ...]:
-        """Return a run's members, in the order they joined."""
-        return tuple(record for record, _ in self.rows.select("members", {"run": run}, MemberRecord, ("number",)))
+        """Return a run's members, in the order they joined.
+
+        Raises:
+            IntegrityError: They are others than the log says.
+        """
+        found = self.rows.select("members", {"run": run}, MemberRecord, ("number",))
+        members = tuple(record for record, _ in found)
+        if len(members) != self._state(run_subject(run)).members:
+            raise edited("a run has other members than the log says")
+        return members
+
+
+def mark_restoring(connection: Connection) -> None:
+    """Mark a database whose rows come from a backup: nothing is released until the restore is logged and accepted."""
+    connection.execute("INSERT INTO meta (name, value) VALUES ('restoring', ?) ON CONFLICT DO NOTHING", (b"",))
 
 
 def _key_key(record: KeyRecord) -> dict[str, Json]:
