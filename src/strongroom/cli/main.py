@@ -37,7 +37,7 @@ _COMMANDS: Final[Mapping[str, LazyCommand]] = {
     "receipt": _command("receipt:receipt", "Look at the proof of a run, and verify it offline."),
     "endorsements": _command("endorsements:endorsements", "Fetch, bundle and look at what hardware vendors vouch for."),
     "attestation-service": _command("services:attestation_service", "Run the attestation service in the foreground."),
-    "key-service": _command("services:key_service", "Run the key service in the foreground."),
+    "key-service": _command("key_service:key_service", "Run the key service; back its state up, restore it."),
     "collateral-service": _command("services:collateral_service", "Run the collateral service in the foreground."),
     "simulated-platform": _command("services:simulated_platform", "Run the simulated SGX platform.", hidden=True),
     "dev": _command("dev:dev", "Write or check the generated files of a source tree."),

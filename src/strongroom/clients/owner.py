@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from strongroom.base.clock import Clock
+from strongroom.base.clock import Clock, to_rfc3339
 from strongroom.base.encoding import canonical_json, from_b64url, parse_json_object
 from strongroom.base.errors import FormatError, VerificationError
 from strongroom.base.secret import SecretBytes
@@ -13,6 +13,12 @@ from strongroom.crypto.keys import ReceivingKey, SigningKey
 from strongroom.policy.approval import Approval
 from strongroom.wire import key_service as wire
 from strongroom.wire.model import Message
+from strongroom.wire.restore import (
+    RESTORE_ACCEPTANCE_TYP,
+    PendingRestore,
+    RestoreAcceptance,
+    RestoreAcceptanceUpload,
+)
 
 _PREFIX: Final = "/strongroom/v1"
 _TOKEN_LIFETIME_S: Final = 120
@@ -160,6 +166,31 @@ class OwnerClient:
     def run(self, run: str) -> dict[str, Any]:
         """Return one run."""
         return self._get(f"/runs/{run}")
+
+    def pending_restore(self) -> PendingRestore:
+        """Return the restore from a backup that waits for an owner's word."""
+        return PendingRestore.from_object(self._get("/log/restore"))
+
+    def accept_restore(self, restore: str, *, lost_size: int) -> None:
+        """Sign and send the word that a restore is meant; the service releases keys again.
+
+        Args:
+            restore: Its name, as `pending_restore` says it.
+            lost_size: The size of the newest checkpoint that anybody saw before; 0 where nothing is lost.
+
+        Raises:
+            ConflictError: Another restore waits, or none.
+        """
+        public = self._key.verifying_key
+        said = RestoreAcceptance(
+            key_service=self._identity,
+            restore=restore,
+            lost_size=lost_size,
+            issued_at=to_rfc3339(self._clock.now()),
+        )
+        header = {"typ": RESTORE_ACCEPTANCE_TYP, "kid": public.thumbprint, "jwk": public.to_jwk()}
+        token = sign_jws(said.to_json(), key=self._key, header=header)
+        self._post("/log/restore", RestoreAcceptanceUpload(statement=token))
 
     def _version(self, token: str, name: str) -> wire.DatasetVersion:
         version = wire.DatasetVersion.from_json(self._statements.verify(token, typ=wire.VERSION_TYP))

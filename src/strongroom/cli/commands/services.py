@@ -28,18 +28,7 @@ def attestation_service(*, config: Path) -> None:
     It verifies evidence, appraises it by the registered policy and signs attestation results. It prints one line of
     JSON when it is ready, and ends on SIGTERM or Ctrl-C.
     """
-    _become("strongroom.services.attestation_service", config)
-
-
-@click.command()
-@_CONFIG
-def key_service(*, config: Path) -> None:
-    """Run the key service in the foreground.
-
-    It keeps keys, and releases them to attested applications that an owner approved. It prints one line of JSON when
-    it is ready, and ends on SIGTERM or Ctrl-C.
-    """
-    _become("strongroom.services.key_service", config)
+    become("strongroom.services.attestation_service", config)
 
 
 @click.command()
@@ -56,7 +45,7 @@ def collateral_service(*, config: Path) -> None:
     It hands out the hardware vendors' endorsements, as Intel's PCCS and AMD's KDS do, from a cache, a folder or an
     offline bundle. It prints one line of JSON when it is ready, and ends on SIGTERM or Ctrl-C.
     """
-    _become("strongroom.services.collateral_service", config)
+    become("strongroom.services.collateral_service", config)
 
 
 @click.command()
@@ -75,6 +64,7 @@ def simulated_platform(*, folder: Path) -> None:
         return
 
 
-def _become(entry: str, config: Path) -> NoReturn:
+def become(entry: str, config: Path) -> NoReturn:
+    """Become a service's process, which reads its configuration from a file."""
     # The platform measures a process by how it was started: this one must become the measured entry itself.
     os.execv(sys.executable, [*entry_command(sys.executable, entry), "--config", str(config)])  # noqa: S606 - no shell

@@ -1,0 +1,123 @@
+"""`strongroom key-service`: run it, back its state up, restore it, and say that a restore is meant."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from strongroom.base.clock import SystemClock
+from strongroom.base.errors import ConflictError
+from strongroom.cli.commands.services import become
+from strongroom.cli.options import examples, state_option
+from strongroom.cli.owner_keys import load_recipient_key, public_key_of
+from strongroom.cli.session import owner_client
+from strongroom.cli.state import State
+from strongroom.cli.terminal import say
+from strongroom.services.key_service import read_settings
+from strongroom.services.key_state import back_up, restore
+
+_CONFIG: Final[dict[str, Any]] = {
+    "type": click.Path(dir_okay=False, exists=True, path_type=Path),
+    "metavar": "FILE",
+    "help": "The service's configuration; `strongroom up` writes one into owner/.",
+}
+
+
+@click.group(
+    invoke_without_command=True,
+    epilog=examples(
+        "strongroom key-service --config owner/key-service.json",
+        "strongroom key-service backup --config owner/key-service.json keys-2026-12-31.backup",
+    ),
+)
+@click.option("--config", **_CONFIG)
+@click.pass_context
+def key_service(context: click.Context, *, config: Path | None) -> None:
+    """Run the key service; back its state up, restore it.
+
+    Without a command it runs in the foreground: it keeps keys, and releases them to attested applications that an
+    owner approved. It prints one line of JSON when it is ready, and ends on SIGTERM or Ctrl-C.
+    """
+    if context.invoked_subcommand is not None:
+        if config is not None:
+            raise click.UsageError(f"give --config after {context.invoked_subcommand}")
+        return
+    if config is None:
+        raise click.UsageError("Missing option '--config'.")
+    become("strongroom.services.key_service", config)
+
+
+@key_service.command(
+    epilog=examples(
+        "strongroom key-service backup --config owner/key-service.json keys-2026-12-31.backup",
+        "strongroom key-service backup --config owner/key-service.json --recipient safe.jwk keys.backup",
+    )
+)
+@click.option("--config", required=True, **_CONFIG)
+@click.option(
+    "--recipient",
+    "recipients",
+    multiple=True,
+    metavar="KEYFILE",
+    help="A P-256 public key whose owner can open the backup without the master key; repeatable.  [default: nobody]",
+)
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path), metavar="OUT")
+def backup(*, config: Path, recipients: tuple[str, ...], out: Path) -> None:
+    """Write an encrypted backup of the service's whole state.
+
+    It holds one moment, whether or not the service runs meanwhile. The master key opens it, and whoever else is named.
+    """
+    keys = [public_key_of(each).to_jwk() for each in recipients]
+    header = back_up(read_settings(config), out, recipients=keys, clock=SystemClock())
+    say(f"{out} holds the state of {header.made_at}; what is logged later is not in it.")
+
+
+@key_service.command(
+    "restore", epilog=examples("strongroom key-service restore --config owner/key-service.json keys.backup")
+)
+@click.option("--config", required=True, **_CONFIG)
+@click.option(
+    "--recipient-key",
+    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    metavar="KEYFILE",
+    help="The private key of a recipient of the backup, where its master key is lost.",
+)
+@click.argument("source", type=click.Path(dir_okay=False, exists=True, path_type=Path), metavar="BACKUP")
+def restore_command(*, config: Path, recipient_key: Path | None, source: Path) -> None:
+    """Restore a backup into an empty state folder or database.
+
+    The whole state is audited, and the restore is logged. The service then releases nothing until an owner says that
+    the restore is meant: `strongroom key-service accept-restore`.
+    """
+    recipient = None if recipient_key is None else load_recipient_key(recipient_key)
+    restored = restore(read_settings(config), source, recipient=recipient, clock=SystemClock())
+    say(f"The state of {restored.made_at} is restored; its log has {restored.log_size} entries.")
+    say("Start the service, then: strongroom key-service accept-restore")
+
+
+@key_service.command("accept-restore", epilog=examples("strongroom key-service accept-restore --lost-size 1234 --yes"))
+@click.option(
+    "--lost-size",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="NUMBER",
+    help="The size of the newest checkpoint that anybody saw; entries beyond the backup up to there are given up.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@state_option
+def accept_restore(*, lost_size: int, yes: bool, state: State) -> None:
+    """Say, as an owner, that a restored backup is meant.
+
+    What was logged after the backup is gone: runs, approvals, revocations. Revoke again what had been revoked. The log
+    records this statement for good.
+    """
+    client = owner_client(state)
+    pending = client.pending_restore()
+    if pending.restore is None:
+        raise ConflictError("no restore waits for an owner", action="there is nothing to accept")
+    say(f"Restore {pending.restore}: the log has {pending.log_size} entries; up to {lost_size} are given up.")
+    if not yes:
+        click.confirm("Is that meant?", abort=True)
+    client.accept_restore(pending.restore, lost_size=lost_size)
+    say("Accepted: the key service releases keys again.")

@@ -1,0 +1,149 @@
+"""Backups: they open whole, with the right key, or not at all."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.support.key_service import KeyBench
+
+from strongroom.base.errors import ConflictError, FormatError, IntegrityError
+from strongroom.base.secret import SecretBytes
+from strongroom.crypto.keys import ReceivingKey
+from strongroom.keys.providers.file import open_master_key
+from strongroom.keys.store import backup
+from strongroom.keys.store.database import SCHEMA
+from strongroom.keys.store.databases import open_database
+
+STORE_KEY = SecretBytes(bytes(range(32)))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[KeyBench]:
+    made = KeyBench(tmp_path)
+    yield made
+    made.store.close()
+
+
+def master_key(folder: Path) -> Any:
+    return open_master_key(f"file://{folder}/mek", create=True)
+
+
+def written(bench: KeyBench, **changed: Any) -> bytes:
+    out = io.BytesIO()
+    fields: dict[str, Any] = {
+        "master_key": master_key(bench.folder),
+        "store_key": STORE_KEY,
+        "files": {"identity.key": SecretBytes(b"a private key")},
+        "recipients": (),
+        "made_at": "2026-01-01T00:00:00Z",
+        "schema_version": SCHEMA.version,
+        **changed,
+    }
+    backup.write_backup(out, bench.store.database, **fields)
+    return out.getvalue()
+
+
+def opened(content: bytes, **keys: Any) -> tuple[SecretBytes, dict[str, SecretBytes], list[tuple[str, dict[str, Any]]]]:
+    found = backup.open_backup(io.BytesIO(content), **{"master_key": None, "recipient": None, **keys})
+    return found.store_key, dict(found.files), list(found.rows)
+
+
+def test_holds_everything_and_nothing_in_the_clear(bench: KeyBench) -> None:
+    bench.prepare()
+    content = written(bench)
+    store_key, files, rows = opened(content, master_key=master_key(bench.folder))
+    assert store_key == STORE_KEY
+    assert files == {"identity.key": SecretBytes(b"a private key")}
+    with bench.store.database.snapshot() as connection:
+        for table in bench.store.database.tables():
+            (expected,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+            assert len([row for name, row in rows if name == table]) == expected, table
+    for secret in (b"trips", b"a private key", STORE_KEY.reveal(), b"chain_states"):
+        assert secret not in content
+
+
+def test_is_written_in_pieces(bench: KeyBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.prepare()
+    whole = opened(written(bench), master_key=master_key(bench.folder))
+    monkeypatch.setattr(backup, "_PIECE_BYTES", 100)
+    monkeypatch.setattr(backup, "_ROWS_A_READ", 2)
+    assert opened(written(bench), master_key=master_key(bench.folder)) == whole
+
+
+def test_a_recipient_opens_it_without_the_master_key(bench: KeyBench) -> None:
+    recipient = ReceivingKey.generate_p256()
+    jwk = {name: recipient.public_jwk[name] for name in ("kty", "crv", "x", "y")}
+    content = written(bench, recipients=[jwk])
+    assert opened(content, recipient=recipient)[0] == STORE_KEY
+    with pytest.raises(IntegrityError):
+        opened(content, recipient=ReceivingKey.generate_p256())
+    with pytest.raises(IntegrityError, match="cannot be opened"):
+        opened(written(bench), recipient=recipient)
+
+
+def test_another_master_key_does_not_open_it(bench: KeyBench, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir(mode=0o700)
+    with pytest.raises(IntegrityError, match="another master key"):
+        opened(written(bench), master_key=master_key(other))
+
+
+@pytest.mark.parametrize("content", [b"", b"strongroom-backup/2\n" + bytes(100), bytes(range(100))])
+def test_refuses_what_is_no_backup(content: bytes) -> None:
+    with pytest.raises(FormatError, match="no backup"):
+        backup.read_header(io.BytesIO(content))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(data=st.data())
+def test_any_change_is_noticed(bench: KeyBench, data: st.DataObject) -> None:
+    content, key = written(bench), master_key(bench.folder)
+    place = data.draw(st.integers(0, len(content) - 1))
+    flipped = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+    for changed in (flipped, content[:place], content + b"\0"):
+        with pytest.raises((FormatError, IntegrityError)):
+            opened(changed, master_key=key)
+
+
+def test_pieces_cannot_be_left_out_or_exchanged(bench: KeyBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.prepare()
+    monkeypatch.setattr(backup, "_PIECE_BYTES", 2000)
+    content, key = written(bench), master_key(bench.folder)
+    source = io.BytesIO(content)
+    backup.read_header(source)
+    start, pieces = source.tell(), []
+    while flag := source.read(1):
+        length = source.read(4)
+        pieces.append(flag + length + source.read(int.from_bytes(length, "big")))
+    assert len(pieces) > 3
+    head = content[:start]
+    for changed in (
+        [*pieces[:1], *pieces[2:]],
+        [pieces[1], pieces[0], *pieces[2:]],
+        pieces[:-1],
+        [*pieces[:-2], b"\x01" + pieces[-2][1:]],
+    ):
+        with pytest.raises(IntegrityError):
+            opened(head + b"".join(changed), master_key=key)
+
+
+def test_is_restored_only_into_an_empty_database(bench: KeyBench, tmp_path: Path) -> None:
+    bench.prepare()
+    content, key = written(bench), master_key(bench.folder)
+    found = backup.open_backup(io.BytesIO(content), master_key=key, recipient=None)
+    with pytest.raises(ConflictError, match="already"):
+        backup.write_rows(bench.store.database.writer, found, tables=bench.store.database.tables())
+    database = open_database(tmp_path / "new.db", SCHEMA)
+    database.writer.begin()
+    backup.write_rows(database.writer, found, tables=database.tables())
+    database.writer.commit()
+    with database.snapshot() as new, bench.store.database.snapshot() as old:
+        for table in database.tables():
+            order = ", ".join(database.primary_key(table))
+            statement = f"SELECT * FROM {table} ORDER BY {order}"
+            assert new.execute(statement).fetchall() == old.execute(statement).fetchall()
+    database.close()
