@@ -22,6 +22,7 @@ from figures import Spread, arrivals, latencies
 from machines import Machines, Request, policy
 from memory import process_mb
 from sessions import BenchmarkError
+from typing_extensions import override
 
 from strongroom.attestation.result import verify_result
 from strongroom.base.clock import SystemClock
@@ -50,10 +51,10 @@ _FINAL_S: Final = 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """What the closed loop told of one kind of evidence.
+    """What the closed loop told of one kind of request.
 
     Attributes:
-        per_second: Complete attestations a second, the median of the rounds.
+        per_second: Complete answers a second, the median of the rounds.
         rounds: The same, of each round.
         cpu_ms: Processor time of the service for one, over all rounds.
     """
@@ -65,7 +66,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """What the open loop told of one kind of evidence, from the moment that each request was to be sent."""
+    """What the open loop told of one kind of request, from the moment that each request was to be sent."""
 
     per_second: float
     spread: Spread
@@ -80,7 +81,7 @@ class Memory:
 
 
 class Service:
-    """A running attestation service.
+    """A running service.
 
     Args:
         folder: Its configuration, state and log.
@@ -91,7 +92,7 @@ class Service:
     def __init__(self, folder: Path, process: "subprocess.Popen[str]", *, url: str) -> None:
         self._process, self.url = process, url
         self.identity: str = _ready(process)["identity"]
-        self._certificate_pem = (folder / "state" / "identity.pem").read_text(encoding="ascii")
+        self.certificate_pem = (folder / "state" / "identity.pem").read_text(encoding="ascii")
 
     @property
     def resident_mb(self) -> float:
@@ -106,7 +107,7 @@ class Service:
 
     def http(self) -> PinnedHttp:
         """Return a connection that is kept alive; one for each thread."""
-        return PinnedHttp(self.url, self._certificate_pem, self.identity, service="the attestation service")
+        return PinnedHttp(self.url, self.certificate_pem, self.identity, service="the service")
 
     def signing_key(self) -> VerifyingKey:
         """Return the key that signs its results."""
@@ -144,7 +145,7 @@ def running_service(machines: Machines, folder: Path, *, core: int) -> Iterator[
     """
     owner, config = SigningKey.generate("ES256"), folder / "attestation.json"
     machines.write_endorsements(folder / "endorsements")
-    port = _free_port()
+    port = free_port()
     url = f"https://127.0.0.1:{port}"
     config.write_text(json.dumps(_config(machines, folder, owner=owner, url=url, port=port)), encoding="utf-8")
     command = [sys.executable, "-I", "-m", "strongroom.services.attestation_service", "--config", str(config)]
@@ -160,54 +161,35 @@ def running_service(machines: Machines, folder: Path, *, core: int) -> Iterator[
         service.stop()
 
 
-class Callers:
-    """Callers of the service, each with a connection of its own that is kept alive.
-
-    Every answer is checked: it must be a result over the request's runtime data and with its nonce.
+class Loop:
+    """Callers of a service, each thread with a connection of its own that is kept alive.
 
     Args:
-        service: Whom they ask.
-        requests: What they send, in turn; each time with a new nonce.
+        connect: Makes a connection.
     """
 
-    def __init__(self, service: Service, requests: Sequence[Request]) -> None:
-        self._service = service
-        self._requests = requests
-        self._expected = [parse_json_object(request.runtime_data) for request in requests]
-        self._key = service.signing_key()
-        self._numbers = count()
+    def __init__(self, connect: Callable[[], PinnedHttp]) -> None:
+        self._new_connection = connect
         self._local = threading.local()
 
-    def attest(self) -> None:
+    def ask(self) -> None:
         """Send the next request and check its answer.
 
         Raises:
             BenchmarkError: The answer is not what it must be.
-            StrongroomError: The service refused, or its signature does not hold.
+            StrongroomError: The service refused.
         """
-        number = next(self._numbers)
-        place = number % len(self._requests)
-        request, nonce = self._requests[place], random_bytes(16).hex()
-        answer = self._http().request(
-            "POST", request.target, body=request.with_nonce(nonce), content_type="application/json"
-        )
-        token = parse_json_object(answer.require_success())["token"]
-        claims = parse_json_object(unverified_payload(token))
-        expected_nonce = None if request.type == "AzureVm" else nonce
-        if (claims.get("x-ms-runtime"), claims.get("nonce")) != (self._expected[place], expected_nonce):
-            raise BenchmarkError("the service answered with a result for something else")
-        if number % VERIFIED_SHARE == 0:
-            verify_result(token, issuer=self._service.url, verifying_key=self._key, now=_CLOCK.now())
+        raise NotImplementedError
 
     def closed_loop(self, *, duration_s: float) -> float:
-        """Ask on eight connections, on each as soon as the answer is there; return attestations a second."""
+        """Ask on eight connections, on each as soon as the answer is there; return answers a second."""
         started = time.perf_counter()
         end = started + duration_s
 
         def ask(_: int) -> tuple[int, float]:
             done = 0
             while time.perf_counter() < end:
-                self.attest()
+                self.ask()
                 done += 1
             return done, time.perf_counter()
 
@@ -228,37 +210,85 @@ class Callers:
             answers = []
             for moment in planned:
                 time.sleep(max(0.0, started + moment - time.perf_counter()))
-                answers.append(pool.submit(self._attest_until, started))
+                answers.append(pool.submit(self._ask_until, started))
             return Spread.of(latencies(planned, [answer.result() for answer in answers]))
 
-    def count(self, attestations: int) -> None:
-        """Have so many attestations made, on eight connections."""
+    def count(self, requests: int) -> None:
+        """Have so many requests answered, on eight connections."""
         with ThreadPoolExecutor(CONNECTIONS) as pool:
-            for done in [pool.submit(self.attest) for _ in range(attestations)]:
+            for done in [pool.submit(self.ask) for _ in range(requests)]:
                 done.result()
 
-    def _attest_until(self, started: float) -> float:
-        self.attest()
-        return time.perf_counter() - started
-
-    def _connect(self, ready: threading.Barrier) -> None:
-        self._http().request("GET", "/healthz").require_success()
-        ready.wait()
-
-    def _http(self) -> PinnedHttp:
+    def http(self) -> PinnedHttp:
         """Return this thread's connection."""
         found: PinnedHttp | None = getattr(self._local, "http", None)
         if found is None:
-            found = self._local.http = self._service.http()
+            found = self._local.http = self._new_connection()
         return found
+
+    def _ask_until(self, started: float) -> float:
+        self.ask()
+        return time.perf_counter() - started
+
+    def _connect(self, ready: threading.Barrier) -> None:
+        self.http().request("GET", "/healthz").require_success()
+        ready.wait()
+
+
+class Callers(Loop):
+    """Callers of the attestation service.
+
+    Every answer is checked: it must be a result over the request's runtime data and with its nonce.
+
+    Args:
+        service: Whom they ask.
+        requests: What they send, in turn; each time with a new nonce.
+    """
+
+    def __init__(self, service: Service, requests: Sequence[Request]) -> None:
+        super().__init__(service.http)
+        self._service = service
+        self._requests = requests
+        self._expected = [parse_json_object(request.runtime_data) for request in requests]
+        self._key = service.signing_key()
+        self._numbers = count()
+
+    @override
+    def ask(self) -> None:
+        number = next(self._numbers)
+        place = number % len(self._requests)
+        request, nonce = self._requests[place], random_bytes(16).hex()
+        answer = self.http().request(
+            "POST", request.target, body=request.with_nonce(nonce), content_type="application/json"
+        )
+        token = parse_json_object(answer.require_success())["token"]
+        claims = parse_json_object(unverified_payload(token))
+        expected_nonce = None if request.type == "AzureVm" else nonce
+        if (claims.get("x-ms-runtime"), claims.get("nonce")) != (self._expected[place], expected_nonce):
+            raise BenchmarkError("the service answered with a result for something else")
+        if number % VERIFIED_SHARE == 0:
+            verify_result(token, issuer=self._service.url, verifying_key=self._key, now=_CLOCK.now())
 
 
 def measure_rate(service: Service, requests: Sequence[Request], *, rounds: int, duration_s: float) -> Rate:
     """Measure how many complete attestations a second the service makes on its core."""
     callers = Callers(service, requests)
-    callers.count(min(len(requests), CONNECTIONS * 4))  # the first ones are slower
+    return rate_of(callers, service, warm_up=min(len(requests), CONNECTIONS * 4), rounds=rounds, duration_s=duration_s)
+
+
+def rate_of(loop: Loop, service: Service, *, warm_up: int, rounds: int, duration_s: float) -> Rate:
+    """Measure how many answers a second a service gives on its core.
+
+    Args:
+        loop: Who asks.
+        service: Whose processor time counts.
+        warm_up: Requests before: the first ones are slower.
+        rounds: Of the closed loop.
+        duration_s: How long each takes, in seconds.
+    """
+    loop.count(warm_up)
     before, started = service.cpu_s, time.perf_counter()
-    found = [callers.closed_loop(duration_s=duration_s) for _ in range(rounds)]
+    found = [loop.closed_loop(duration_s=duration_s) for _ in range(rounds)]
     made = sum(found) / rounds * (time.perf_counter() - started)
     middle = sorted(found)[rounds // 2]
     return Rate(
@@ -270,7 +300,12 @@ def measure_rate(service: Service, requests: Sequence[Request], *, rounds: int, 
 
 def measure_latency(service: Service, requests: Sequence[Request], *, per_second: float, duration_s: float) -> Latency:
     """Measure how long callers wait at a given rate."""
-    spread = Callers(service, requests).open_loop(per_second=per_second, duration_s=duration_s)
+    return latency_of(Callers(service, requests), per_second=per_second, duration_s=duration_s)
+
+
+def latency_of(loop: Loop, *, per_second: float, duration_s: float) -> Latency:
+    """Measure how long callers wait at a given rate."""
+    spread = loop.open_loop(per_second=per_second, duration_s=duration_s)
     return Latency(per_second=round(per_second, 1), spread=spread)
 
 
@@ -314,11 +349,12 @@ def _ready(process: "subprocess.Popen[str]") -> dict[str, Any]:
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
-        raise BenchmarkError(f"the attestation service ended with status {process.wait()}; see its log")
+        raise BenchmarkError(f"the service ended with status {process.wait()}; see its log")
     return parse_json_object(line)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
