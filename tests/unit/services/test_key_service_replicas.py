@@ -89,9 +89,7 @@ def test_replicas_are_one_service(replicas: Replicas) -> None:
     replayed.client._signing_key = driver.signing
     with pytest.raises(RefusedError, match="used before"):  # the nonce, at the other replica
         replayed.client.join(request, role=role)
-    executor = replicas.node(ticket, application.digest, other)
-    executor.receiving = ReceivingKey.generate_rsa()
-    executor.client._receiving_key = executor.receiving
+    executor = Node(replicas.installed, ticket=ticket, application=application.digest, service=other)
     executor.join(role="executor", driver_key=driver.signing.verifying_key.thumbprint)
 
 

@@ -66,9 +66,7 @@ def open_store(
     try:
         with database.translated():
             store_key, master_key = _keys(database, open_master_key, signer)
-        return Store(
-            database, store_key=store_key, master_key=master_key, signer=signer, largest_group=largest_group
-        )
+        return Store(database, store_key=store_key, master_key=master_key, signer=signer, largest_group=largest_group)
     except BaseException:
         database.close()
         raise
@@ -77,7 +75,7 @@ def open_store(
 def _keys(
     database: Database, open_master_key: Callable[[bool], MasterKey], signer: LogSigner
 ) -> tuple[SecretBytes, MasterKey]:
-    """Return the store key and the master key; make the store key, and an empty log, in a database without any state."""
+    """Return the store key and the master key; make the first, and an empty log, in a database without any state."""
     writer = database.writer
     writer.begin()  # replicas that start together make it once
     try:
