@@ -64,6 +64,11 @@ setup: .venv/.setup ## Make the virtual environment, Spark and Java included, an
 	$(PIP) install --require-hashes --no-build-isolation --requirement requirements/dev.txt
 	@touch $@
 
+# A certified OpenID Provider for the tests of sign-in, on the Node.js that the developer requirements bring.
+.venv/.identity-provider: .venv/.developer tests/identity_provider/package-lock.json tests/identity_provider/package.json
+	PATH="$(abspath $(BIN)):$$PATH" npm ci --prefix tests/identity_provider --ignore-scripts --no-audit --no-fund
+	@touch $@
+
 .PHONY: system
 system: ## Install the system packages that some tests need (as root, with apt)
 	@if command -v swtpm >/dev/null && command -v pg_ctlcluster >/dev/null; then :; \
@@ -95,7 +100,7 @@ bench-keys: .venv/.setup .venv/.developer ## Measure releases, wraps, look-ups a
 # --- checks ------------------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: .venv/.setup .venv/.developer system lint ## Run every check and every test
+test: .venv/.setup .venv/.developer .venv/.identity-provider system lint ## Run every check and every test
 	$(BIN)/pytest --numprocesses auto --dist loadfile $(ARGS)
 
 .venv/.fuzzer: .venv/.developer requirements/fuzz.txt

@@ -33,8 +33,10 @@ from strongroom.services.azure_guest import AzureGuestDesk
 from strongroom.services.endorsement_sources import FolderSettings
 from strongroom.services.errors import ErrorShape, Reply, strongroom_error
 from strongroom.services.evidence import ServiceEvidenceSource
-from strongroom.services.http import Call, authenticate_person
+from strongroom.services.http import Call
 from strongroom.services.identity import open_identity
+from strongroom.services.people import People, Role, configured_people
+from strongroom.services.sign_in import TokenIssuers
 from strongroom.wire.key_service import JOIN_TYP, PERSON_TOKEN_TYP, Evidence, JoinRequest, PersonToken
 from strongroom.wire.trust import TrustedRootEntry
 
@@ -206,8 +208,10 @@ class FuzzedService:
 
     def authenticate(self, bearer: str) -> str:
         call = self._call("SgxEnclave", b"", bearer=bearer)
-        owners = {signer().verifying_key.thumbprint: signer().verifying_key}
-        return authenticate_person(call, owners=owners, audience=self.identity.identity, clock=FixedClock())
+        issuers = TokenIssuers([], clock=FixedClock())
+        owners = configured_people([signer().verifying_key.to_jwk()], [])
+        people = People(owners, audience=self.identity.identity, issuers=issuers, clock=FixedClock())
+        return people.caller(call, *Role).identity
 
     def person_token(self) -> str:
         at, subject = int(NOW.timestamp()), signer().verifying_key.thumbprint

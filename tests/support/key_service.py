@@ -33,8 +33,10 @@ from strongroom.services.issuers import TrustedIssuers
 from strongroom.services.key_desk import KeyDesk
 from strongroom.services.key_vault import KeyVault
 from strongroom.services.owners import OwnerDesk
+from strongroom.services.people import People, configured_people
 from strongroom.services.restores import RestoreDesk
 from strongroom.services.runs import RunDesk
+from strongroom.services.sign_in import TokenIssuers
 from strongroom.wire import key_service as wire
 from strongroom.wire.runtime_data import RuntimeData
 from strongroom.wire.ticket import TICKET_TYP, RunTicket
@@ -129,12 +131,12 @@ class KeyBench:
         self.identity = _identity()
         self.start()
 
-    def start(self) -> None:
+    def start(self, people: People | None = None) -> None:
         self.store = self.open_store()
         self.desk = KeyDesk(
             store=self.store,
             identity=self.identity,
-            owners={self.owner.verifying_key.thumbprint: self.owner.verifying_key},
+            people=people or self.people(),
             issuers=TrustedIssuers({ISSUER: self._issuer_key}, clock=self.clock, azure=self.azure_issuers),
             hardware=self.hardware,
             clock=self.clock,
@@ -145,6 +147,20 @@ class KeyBench:
         self.owners = OwnerDesk(self.desk)
         self.vault = KeyVault(self.desk)
         self.restores = RestoreDesk(self.desk)
+
+    def restart_with(self, people: People) -> None:
+        """Start again with other people than the owner."""
+        self.store.close()
+        self.start(people)
+
+    def people(self) -> People:
+        """Everybody whom the service knows: here its owner alone."""
+        return People(
+            configured_people([self.owner.verifying_key.to_jwk()], []),
+            audience=self.identity.identity,
+            issuers=TokenIssuers([], clock=self.clock),
+            clock=self.clock,
+        )
 
     def restart(self) -> None:
         self.store.close()

@@ -6,6 +6,7 @@
     │   ├── UntrustedRootError the chain is sound but ends at a root nobody configured
     │   └── DisagreementError  two verifiers of the same evidence disagree: one of them is wrong
     ├── RefusedError           well formed and verified, but a policy says no (carries the mismatches)
+    │   └── RoleError          a known person, who has none of the roles that this needs
     ├── AuthenticationError    the caller did not prove who they are
     ├── NotFoundError          the named thing does not exist
     ├── ConflictError          somebody else was faster, or the thing exists already
@@ -121,6 +122,12 @@ class RefusedError(StrongroomError):
     """A policy says no."""
 
     code = "refused"
+
+
+class RoleError(RefusedError):
+    """The person has none of the roles that this needs."""
+
+    code = "role"
 
 
 class AuthenticationError(StrongroomError):

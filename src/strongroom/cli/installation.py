@@ -8,7 +8,7 @@ import os
 import platform as machine
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +19,12 @@ from strongroom.base.clock import Clock
 from strongroom.base.encoding import parse_json_object
 from strongroom.base.errors import ConfigurationError, FormatError
 from strongroom.cli.owner_keys import load_signing_key, make_owner_keys
+from strongroom.cli.people import owner_thumbprints, read_people
 from strongroom.cli.policies import default_policy, register_policy, registered_policy
 from strongroom.cli.processes import ProcessRecord, Program, read_table, start, stop, write_table
-from strongroom.cli.session import attestation_client
 from strongroom.cli.state import State, read_file
+from strongroom.clients.attestation import AttestationClient
+from strongroom.clients.owner import person_token
 from strongroom.crypto.x509 import parse_pem_chain, to_pem
 from strongroom.datasets.storage import write_file
 from strongroom.services import attestation_service, key_service
@@ -32,10 +34,11 @@ from strongroom.services.evidence import PlatformSettings
 from strongroom.services.identity import open_identity, prepare_folder
 from strongroom.services.issuers import AttestationServiceSettings
 from strongroom.services.key_service import KeyServiceSettings
+from strongroom.services.people import PeopleSettings
 from strongroom.simulation.server import endorsements_of, expected_measurement, socket_of
-from strongroom.submit.services import verify_services
+from strongroom.submit.services import connect, trusted_service, verify_services
 from strongroom.wire.model import TEE_KINDS, TeeKind
-from strongroom.wire.trust import Trust, TrustedRootEntry, TrustedService
+from strongroom.wire.trust import Partner, Trust, TrustedRootEntry, TrustedService
 
 _HOST: Final = "127.0.0.1"
 _PLATFORM: Final = "simulated-platform"
@@ -164,9 +167,12 @@ def _start_platform(state: State, run: _Running) -> None:
 
 def _configure_and_start(state: State, run: _Running, *, before: Trust | None, clock: Clock) -> Trust:
     owner = load_signing_key(state.owner_key).verifying_key
+    people = read_people(state, owner=owner)
     run.tell("measuring the software")
-    attestation, attestation_config = _attestation_service(state, owner_jwk=owner.to_jwk(), clock=clock)
-    keys, keys_config = _key_service(state, owner_jwk=owner.to_jwk(), issuer=attestation, clock=clock)
+    attestation, attestation_config = _attestation_service(state, people=people, clock=clock)
+    partners = before.partners if before is not None else ()
+    believed = [attestation, *_believed(partners)]
+    keys, keys_config = _key_service(state, people=people, issuers=believed, clock=clock)
     for service, config in ((attestation, attestation_config), (keys, keys_config)):
         path = _folder(state, service) / _CONFIG
         is_pinned = before is not None and service in before.services
@@ -182,11 +188,18 @@ def _configure_and_start(state: State, run: _Running, *, before: Trust | None, c
         hardware="simulated",
         roots=_roots(state),
         services=(attestation, keys),
-        owners=(owner.thumbprint,),
+        owners=owner_thumbprints(people),
         agent_measurements=(_agent_measurement(state, "sgx"),),
         agent_mrtds=(_agent_measurement(state, "tdx"),),
         agent_launch_digests=(_agent_measurement(state, "snp"),),
+        partners=partners,
     )
+
+
+def _believed(partners: Sequence[Partner]) -> list[TrustedService]:
+    """Return the partners' attestation services whose results our key service believes."""
+    services = [each for partner in partners if partner.accept_results for each in partner.anchors.services]
+    return [each for each in services if each.service == "attestation-service"]
 
 
 def _agent_measurement(state: State, tee: TeeKind) -> str:
@@ -194,7 +207,7 @@ def _agent_measurement(state: State, tee: TeeKind) -> str:
 
 
 def _attestation_service(
-    state: State, *, owner_jwk: dict[str, str], clock: Clock
+    state: State, *, people: PeopleSettings, clock: Clock
 ) -> tuple[TrustedService, AttestationServiceConfig]:
     folder = state.attestation_service
     identity = open_identity(folder, common_name=attestation_service.COMMON_NAME, sans=[_HOST], now=clock.now())
@@ -206,7 +219,9 @@ def _attestation_service(
         names=("localhost",),
         state=str(folder),
         mode="owner-operated",
-        owners=(owner_jwk,),
+        owners=people.owners,
+        people=people.people,
+        issuers=people.issuers,
         roots=_roots(state),
         endorsements=FolderSettings(path=str(endorsements_of(state.platform))),
         platform=_platform_settings(state),
@@ -225,7 +240,7 @@ def _attestation_service(
 
 
 def _key_service(
-    state: State, *, owner_jwk: dict[str, str], issuer: TrustedService, clock: Clock
+    state: State, *, people: PeopleSettings, issuers: Sequence[TrustedService], clock: Clock
 ) -> tuple[TrustedService, KeyServiceSettings]:
     folder = state.key_service
     identity = open_identity(folder, common_name=key_service.COMMON_NAME, sans=[_HOST], now=clock.now())
@@ -237,11 +252,12 @@ def _key_service(
         names=("localhost",),
         state=str(folder),
         master_key=(folder / "master.key").as_uri(),
-        owners=(owner_jwk,),
-        attestation_services=(
-            AttestationServiceSettings(
-                url=issuer.url, identity=issuer.identity, certificate_pem=issuer.certificate_pem
-            ),
+        owners=people.owners,
+        people=people.people,
+        issuers=people.issuers,
+        attestation_services=tuple(
+            AttestationServiceSettings(url=each.url, identity=each.identity, certificate_pem=each.certificate_pem)
+            for each in issuers
         ),
         mode="owner-operated",
         hardware="simulated",
@@ -261,11 +277,13 @@ def _key_service(
 
 
 def _register_default_policy(state: State, trust: Trust, *, before: Trust | None, clock: Clock) -> list[str]:
-    client, token = attestation_client(state)
+    service, key = trusted_service(trust, "attestation-service"), load_signing_key(state.owner_key)
+    client = AttestationClient(connect(service))
+    # The key's word, also where the owner signed in: starting services needs no issuer.
+    token = person_token(key, audience=service.identity, clock=clock)
     registered = registered_policy(client, token=token)
     policy = default_policy(trust)
     if registered is None:
-        key = load_signing_key(state.owner_key)
         register_policy(client, policy, key=key, token=token, now=clock.now())
         return [f"evidence policy {policy.hash} registered: exactly this installation's agent is accepted"]
     if before is not None and any(before.agents(tee) != trust.agents(tee) for tee in TEE_KINDS):

@@ -21,10 +21,14 @@ def _command(place: str, summary: str, *, hidden: bool = False) -> LazyCommand:
 _COMMANDS: Final[Mapping[str, LazyCommand]] = {
     "demo": _command("demo:demo", "Show all eight steps on this machine, with real or made-up taxi trips."),
     "setup": _command("setup:setup", "Build what Spark needs beside the installed packages."),
+    "login": _command("login:login", "Sign in at the services' issuer (OIDC), in the place of a key."),
+    "logout": _command("login:logout", "Forget a sign-in."),
+    "whoami": _command("login:whoami", "Show who you are at each service, and what you may do there."),
     "init": _command("up:init", "Make the keys of a data owner, a submitter and a recipient."),
     "up": _command("up:up", "Start both services and the simulated platform on this machine."),
     "down": _command("up:down", "Stop what `up` started."),
     "status": _command("up:status", "Show what runs, where, and who is trusted."),
+    "trust": _command("trust:trust", "Look at the trust file; trust another owner's services for joint runs."),
     "policy": _command("policy:policy", "Say which evidence the attestation service accepts."),
     "evidence": _command("evidence:evidence", "Look at evidence in files, and verify it."),
     "dataset": _command("dataset:dataset", "Make, fill, look at and decrypt datasets, as their owner."),
@@ -40,6 +44,7 @@ _COMMANDS: Final[Mapping[str, LazyCommand]] = {
     "key-service": _command("key_service:key_service", "Run the key service; back its state up, restore it."),
     "collateral-service": _command("services:collateral_service", "Run the collateral service in the foreground."),
     "simulated-platform": _command("services:simulated_platform", "Run the simulated SGX platform.", hidden=True),
+    "completion": _command("completion:completion", "Print the script that makes a shell complete our commands."),
     "dev": _command("dev:dev", "Write or check the generated files of a source tree."),
 }
 

@@ -10,6 +10,7 @@ from strongroom.base.errors import ConfigurationError, ConflictError, FormatErro
 from strongroom.base.secret import SecretBytes
 from strongroom.cli.state import State, read_file
 from strongroom.crypto.keys import ReceivingKey, SigningKey, VerifyingKey
+from strongroom.crypto.random import random_id
 from strongroom.datasets.storage import write_file
 from strongroom.services.identity import prepare_folder
 
@@ -53,7 +54,7 @@ def load_signing_key(path: Path) -> SigningKey:
         ConfigurationError: There is none, others may read it, or it is no such key.
     """
     try:
-        return SigningKey.from_pem(_read_private(path))
+        return SigningKey.from_pem(read_private(path))
     except FormatError as error:
         raise ConfigurationError(f"{path} does not hold a private key", action="restore it from its backup") from error
 
@@ -65,7 +66,7 @@ def load_recipient_key(path: Path) -> ReceivingKey:
         ConfigurationError: There is none, others may read it, or it is no such key.
     """
     try:
-        return ReceivingKey.from_pem(_read_private(path))
+        return ReceivingKey.from_pem(read_private(path))
     except FormatError as error:
         raise ConfigurationError(f"{path} does not hold a private key", action="restore it from its backup") from error
 
@@ -120,7 +121,26 @@ def _write_private(path: Path, content: SecretBytes) -> None:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _read_private(path: Path) -> SecretBytes:
+def replace_private(path: Path, content: SecretBytes) -> None:
+    """Write a file that only its owner may read, in the place of one of this name, if there is one.
+
+    Raises:
+        ConfigurationError: It cannot be written.
+    """
+    fresh = path.with_name(f".{path.name}.{random_id()}")
+    _write_private(fresh, content)
+    try:
+        fresh.replace(path)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def read_private(path: Path) -> SecretBytes:
+    """Return what is in a file that only its owner may read.
+
+    Raises:
+        ConfigurationError: It cannot be read, or others may read it.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:

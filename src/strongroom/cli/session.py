@@ -3,6 +3,7 @@
 from strongroom.base.clock import SystemClock
 from strongroom.base.errors import ConfigurationError
 from strongroom.cli.owner_keys import load_signing_key
+from strongroom.cli.sign_in import signed_in
 from strongroom.cli.state import State
 from strongroom.clients.attestation import AttestationClient
 from strongroom.clients.owner import OwnerClient, person_token
@@ -12,22 +13,27 @@ from strongroom.submit.services import connect, trusted_service
 
 
 def owner_client(state: State) -> OwnerClient:
-    """Return the owner's connection to the key service.
+    """Return this person's connection to the key service: signed in where he did, otherwise with his key.
 
     Raises:
-        ConfigurationError: There is no trust file, or this person has no owner's key.
+        ConfigurationError: There is no trust file, or this person has neither signed in nor a key.
     """
     service = trusted_service(load_trust(state.trust), "key-service")
-    return OwnerClient(connect(service), identity=service.identity, key=owner_key(state), clock=SystemClock())
+    bearer = signed_in(state, service, clock=SystemClock())
+    key = owner_key(state) if bearer is None or state.owner_key.exists() else None
+    return OwnerClient(connect(service), identity=service.identity, key=key, clock=SystemClock(), bearer=bearer)
 
 
 def attestation_client(state: State) -> tuple[AttestationClient, str]:
-    """Return the owner's connection to the attestation service, and a bearer token for it.
+    """Return this person's connection to the attestation service, and a bearer token for it.
 
     Raises:
-        ConfigurationError: There is no trust file, or this person has no owner's key.
+        ConfigurationError: There is no trust file, or this person has neither signed in nor a key.
     """
     service = trusted_service(load_trust(state.trust), "attestation-service")
+    bearer = signed_in(state, service, clock=SystemClock())
+    if bearer is not None:
+        return AttestationClient(connect(service)), bearer()
     token = person_token(owner_key(state), audience=service.identity, clock=SystemClock())
     return AttestationClient(connect(service)), token
 
@@ -41,6 +47,6 @@ def owner_key(state: State) -> SigningKey:
     if not state.owner_key.exists():
         raise ConfigurationError(
             f"there is no owner's key in {state.owner}",
-            action="make one with `strongroom init`, or name the owner's installation with --state",
+            action="make one with `strongroom init`, name the owner's installation with --state, or: strongroom login",
         )
     return load_signing_key(state.owner_key)

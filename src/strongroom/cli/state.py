@@ -51,6 +51,16 @@ class State:
         return self.owner / "recipient.key"
 
     @property
+    def people(self) -> Path:
+        """Who else than the owner the services know, and at which issuers people sign in; written by hand."""
+        return self.owner / "people.json"
+
+    @property
+    def sign_in(self) -> Path:
+        """Where this person signed in: tokens, in files that only this person may read."""
+        return self.owner / "sign-in"
+
+    @property
     def attestation_service(self) -> Path:
         """The attestation service's state."""
         return self.owner / "attestation-service"

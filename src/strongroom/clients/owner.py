@@ -1,10 +1,11 @@
 """Client of a key service for people: an owner's own use of their keys, approvals, runs."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from strongroom.base.clock import Clock, to_rfc3339
 from strongroom.base.encoding import canonical_json, from_b64url, parse_json_object
-from strongroom.base.errors import FormatError, VerificationError
+from strongroom.base.errors import ConfigurationError, FormatError, VerificationError
 from strongroom.base.secret import SecretBytes
 from strongroom.clients.pinned import PinnedHttp
 from strongroom.clients.statements import ServiceStatements
@@ -19,6 +20,7 @@ from strongroom.wire.restore import (
     RestoreAcceptance,
     RestoreAcceptanceUpload,
 )
+from strongroom.wire.sign_in import WhoYouAre
 
 _PREFIX: Final = "/strongroom/v1"
 _TOKEN_LIFETIME_S: Final = 120
@@ -60,14 +62,29 @@ class OwnerClient:
     Args:
         http: A connection pinned to the service's identity.
         identity: The service's identity.
-        key: The owner's signing key.
+        key: The owner's signing key; None: the owner signs in, and can sign nothing.
         clock: For the tokens' times.
+        bearer: Returns the token of a sign-in, which then stands in the place of tokens signed with the key.
+
+    Raises:
+        ConfigurationError: Neither a key nor a sign-in.
     """
 
-    def __init__(self, http: PinnedHttp, *, identity: str, key: SigningKey, clock: Clock) -> None:
+    def __init__(
+        self,
+        http: PinnedHttp,
+        *,
+        identity: str,
+        key: SigningKey | None,
+        clock: Clock,
+        bearer: Callable[[], str] | None = None,
+    ) -> None:
+        if key is None and bearer is None:
+            raise ConfigurationError("who calls has neither a key nor a sign-in", action="sign in: strongroom login")
         self._http = http
         self._identity = identity
         self._key = key
+        self._bearer = bearer
         self._clock = clock
         self._statements = ServiceStatements(identity=identity, now=clock.now)
 
@@ -141,7 +158,15 @@ class OwnerClient:
 
         Returns:
             The approval's id.
+
+        Raises:
+            ConfigurationError: There is no key to sign with.
         """
+        if self._key is None:
+            raise ConfigurationError(
+                "an approval is signed with the owner's key, and there is none here",
+                action="make one with `strongroom init`, and have it registered under your name at the key service",
+            )
         public = self._key.verifying_key
         header = {"typ": wire.APPROVAL_TYP, "kid": public.thumbprint, "jwk": public.to_jwk()}
         token = sign_jws(approval.to_json(), key=self._key, header=header)
@@ -198,7 +223,14 @@ class OwnerClient:
             raise VerificationError(f"the version statement is not about dataset {name}")
         return version
 
+    def who(self) -> WhoYouAre:
+        """Return what the service knows of whoever calls."""
+        return WhoYouAre.from_object(self._get("/me"))
+
     def _headers(self) -> dict[str, str]:
+        if self._bearer is not None:
+            return {"Authorization": f"Bearer {self._bearer()}"}
+        assert self._key is not None
         return {"Authorization": f"Bearer {person_token(self._key, audience=self._identity, clock=self._clock)}"}
 
     def _get(self, path: str) -> dict[str, Any]:

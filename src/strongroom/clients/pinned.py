@@ -63,6 +63,7 @@ class ServiceHttp:
 
     _meant = ": no accepted authority vouches for it"
     _if_not_meant = "Check the service's address and the certificate authorities that are configured."
+    _if_silent = "Start it with: strongroom up"
 
     def __init__(self, url: str, *, authorities_pem: str | None, service: str = "the service") -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -124,9 +125,7 @@ class ServiceHttp:
                 f"what answers at {self._url} is not {self._service}{self._meant}", action=self._if_not_meant
             ) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise UnavailableError(
-                f"{self._service} does not answer at {self._url}", action="Start it with: strongroom up"
-            ) from error
+            raise UnavailableError(f"{self._service} does not answer at {self._url}", action=self._if_silent) from error
 
     def close(self) -> None:
         """Close the connections."""

@@ -14,6 +14,7 @@ from strongroom.base.errors import (
     NotFoundError,
     RateError,
     RefusedError,
+    RoleError,
     StrongroomError,
     UnavailableError,
     VerificationError,
@@ -21,6 +22,7 @@ from strongroom.base.errors import (
 from strongroom.services.errors import Reply, strongroom_error
 
 _AZURE: Final[tuple[tuple[type[StrongroomError], int, str], ...]] = (
+    (RoleError, 403, "Forbidden"),
     (RefusedError, 400, "PolicyEvaluationError"),
     (FormatError, 400, "InvalidParameter"),
     (VerificationError, 400, "InvalidParameter"),

@@ -38,7 +38,6 @@ from strongroom.base.errors import (
 from strongroom.base.limits import LIMITS
 from strongroom.base.workflow import Step
 from strongroom.crypto.derive import sha256_hex
-from strongroom.crypto.keys import VerifyingKey
 from strongroom.crypto.x509 import parse_pem_chain
 from strongroom.policy.claims import claims_to_json
 from strongroom.policy.evidence_policy import EvidencePolicy
@@ -61,7 +60,6 @@ from strongroom.services.files import read_file
 from strongroom.services.http import (
     Call,
     application,
-    authenticate_person,
     endpoint,
     json_reply,
     log_to_stderr,
@@ -69,8 +67,11 @@ from strongroom.services.http import (
 )
 from strongroom.services.identity import ServiceIdentity, open_identity, prepare_folder, tls_names
 from strongroom.services.metrics import AttestationMetrics
+from strongroom.services.people import People, PeopleSettings, Role, configuration_of_people, configured_people
 from strongroom.services.policy_tokens import token_of_body
 from strongroom.services.result_signing import AZURE_FORM, ResultProperties, ResultSigner, TokenForm, Tokens
+from strongroom.services.sign_in import TokenIssuers
+from strongroom.services.sign_in_desk import SignInDesk
 from strongroom.services.tcb_baselines import tcb_baselines
 from strongroom.services.traffic import RateLimiter, Traffic
 from strongroom.wire.model import Message, Url
@@ -111,8 +112,8 @@ class ServiceLimits(Message):
     requests_per_second_per_address: int = Field(default=500, gt=0)
 
 
-class AttestationServiceConfig(Message):
-    """The configuration file.
+class AttestationServiceConfig(PeopleSettings):
+    """The configuration file. Of the people, owners may change policy and are policy signers; auditors read it.
 
     Attributes:
         url: Where clients reach it, the issuer of its results; its host stands in the TLS certificate.
@@ -120,7 +121,6 @@ class AttestationServiceConfig(Message):
         port: Port to listen on.
         names: Further host names and addresses for the TLS certificate.
         state: Folder for identity and database, the owner's alone.
-        owners: Public JWKs of the people who may change policy; their keys are also policy signers.
         policy_management: `isolated`: a policy must be signed by an owner's key, or by the key of a registered policy
             certificate. `owner`: an owner's token is enough.
         roots: Hardware roots; a simulated one must be named so.
@@ -137,7 +137,6 @@ class AttestationServiceConfig(Message):
     names: tuple[str, ...] = ()
     state: str
     mode: Mode
-    owners: tuple[dict[str, str], ...] = Field(min_length=1)
     policy_management: PolicyManagement = "isolated"
     roots: tuple[TrustedRootEntry, ...] = Field(min_length=1)
     endorsements: EndorsementSettings
@@ -147,7 +146,8 @@ class AttestationServiceConfig(Message):
 
     def digest(self) -> str:
         """Return the digest of what decides whom this service believes; paths and addresses to listen on left out."""
-        owners = sorted(VerifyingKey.from_jwk(jwk).thumbprint for jwk in self.owners)
+        people = configuration_of_people(self.owners, self.people, self.issuers)
+        owners = people.pop("owners")
         roots: list[Json] = [
             {"certificate": sha256_hex(parse_pem_chain(root.certificate_pem.encode())[0]), "simulated": root.simulated}
             for root in self.roots
@@ -157,7 +157,8 @@ class AttestationServiceConfig(Message):
                 "service": "attestation-service",
                 "issuer": self.url,
                 "mode": self.mode,
-                "policy_signers": list(owners),
+                "policy_signers": owners,
+                **people,
                 "policy_management": self.policy_management,
                 "roots": roots,
             }
@@ -182,10 +183,14 @@ class AttestationService:
         self, config: AttestationServiceConfig, *, identity: ServiceIdentity, store: AttestationStore, clock: Clock
     ) -> None:
         self._config = config
-        self._identity = identity.identity
         self._store = store
         self._clock = clock
-        self._owners = {key.thumbprint: key for key in map(VerifyingKey.from_jwk, config.owners)}
+        self.people: Final = People(
+            configured_people(config.owners, config.people),
+            audience=identity.identity,
+            issuers=TokenIssuers(config.issuers, clock=clock),
+            clock=clock,
+        )
         self._roots = TrustedRoots(
             roots=tuple(
                 TrustedRoot(certificate_der=parse_pem_chain(root.certificate_pem.encode())[0], simulated=root.simulated)
@@ -203,7 +208,7 @@ class AttestationService:
             clock=clock,
         )
         self._policies = EvidencePolicies(
-            management=config.policy_management, owners=self._owners, store=store, clock=clock
+            management=config.policy_management, owners=self.people.keys(Role.OWNER), store=store, clock=clock
         )
 
     # --- attesting ---------------------------------------------------------------------------------------------------
@@ -312,7 +317,7 @@ class AttestationService:
 
     def get_policy(self, call: Call) -> Reply:
         """`GET /policies/{type}`: the standing policy's token, inside a token of this service."""
-        name = self._policy_call(call)
+        name = self._policy_call(call, Role.AUDITOR)
         return self._answer({"x-ms-policy": self._policies.standing(name).jws})
 
     def put_policy(self, call: Call) -> Reply:
@@ -330,7 +335,7 @@ class AttestationService:
     def policy_certificates(self, call: Call) -> Reply:
         """`GET /certificates`: the registered policy certificates."""
         _version(call)
-        self._person(call)
+        self._person(call, Role.AUDITOR)
         return self._answer(self._policies.certificates())
 
     def add_policy_certificate(self, call: Call) -> Reply:
@@ -345,9 +350,9 @@ class AttestationService:
         with self.metrics.change("certificate-remove"):
             return self._answer(self._policies.remove_certificate(token))
 
-    def _policy_call(self, call: Call) -> str:
+    def _policy_call(self, call: Call, *more: Role) -> str:
         version, name = _version(call), _type(call, POLICY_TYPES)
-        self._person(call)
+        self._person(call, *more)
         _demand_type_in_version(name, version)
         return name
 
@@ -427,8 +432,9 @@ class AttestationService:
     def _answer(self, claims: Mapping[str, Json]) -> Reply:
         return json_reply({"token": self.signer.sign(claims)})
 
-    def _person(self, call: Call) -> None:
-        authenticate_person(call, owners=self._owners, audience=self._identity, clock=self._clock)
+    def _person(self, call: Call, *more: Role) -> None:
+        """Refuse a call that is no owner's, and of nobody with one of the other roles."""
+        self.people.caller(call, Role.OWNER, *more)
 
 
 def attestation_application(
@@ -464,6 +470,7 @@ def attestation_application(
         _ours("/strongroom/v1/endorsements", service.endorsements),
         _ours("/strongroom/v1/signing-keys:rotate", service.rotate_signing_key, method="POST"),
         _ours("/strongroom/v1/evidence", own_evidence),
+        *SignInDesk(service.people).routes(),
         _ours("/healthz", health),
         _ours("/readyz", service.ready),
         _ours("/metrics", metrics),

@@ -13,6 +13,7 @@ from strongroom.crypto.jose import seal
 from strongroom.crypto.random import random_id
 from strongroom.crypto.vault_keys import generate_key
 from strongroom.keys.records import DatasetRecord, KeyRecord
+from strongroom.services.access import may_see, own_dataset, seen_dataset
 from strongroom.services.errors import Reply, strongroom_error
 from strongroom.services.http import Call, Handler, endpoint, jose_reply, json_reply
 from strongroom.services.key_desk import (
@@ -23,6 +24,7 @@ from strongroom.services.key_desk import (
     stored_version,
     unwrap_write_keys,
 )
+from strongroom.services.people import Role
 from strongroom.services.runs import PREFIX
 from strongroom.wire import key_service as wire
 
@@ -77,8 +79,8 @@ class DatasetDesk:
         return json_reply({"dataset": name, "kek": kek.name, "created_at": to_rfc3339(now)}, status=201)
 
     def datasets(self, call: Call) -> Reply:
-        """List the datasets."""
-        self._desk.person(call)
+        """List the datasets that concern the caller."""
+        person = self._desk.caller(call, Role.OWNER, Role.APPROVER, Role.AUDITOR)
         with self._desk.store.reading() as tx:
             found: list[Json] = [
                 {
@@ -89,6 +91,7 @@ class DatasetDesk:
                     "enabled": tx.key(kek_name(each.name)).record.is_usable(at=self._desk.clock.now().timestamp()),
                 }
                 for each in tx.datasets()
+                if may_see(tx, each, person)
             ]
         return json_reply({"datasets": found})
 
@@ -104,19 +107,17 @@ class DatasetDesk:
 
     def versions(self, call: Call) -> Reply:
         """List a dataset's version statements, oldest first."""
-        self._desk.person(call)
-        name = call.path["name"]
+        person, name = self._desk.caller(call, Role.OWNER, Role.APPROVER, Role.AUDITOR), call.path["name"]
         with self._desk.store.reading() as tx:
-            tx.dataset(name)
+            seen_dataset(tx, name, person)
             return json_reply({"dataset": name, "versions": [each.statement for each in tx.versions(name)]})
 
     def start_write(self, call: Call) -> Reply:
         """Make a write key for an owner's import, sealed to the owner's key."""
-        self._desk.person(call)
-        name, now = call.path["name"], self._desk.clock.now()
+        owner, name, now = self._desk.person(call), call.path["name"], self._desk.clock.now()
         recipient = wire.OwnerWriteRequest.from_json(call.body).recipient
         with self._desk.store.transaction() as tx:
-            tx.dataset(name)
+            own_dataset(tx, name, owner)
             write, key = make_write(tx, name, base=tx.head(name), now=now)
         new = wire.NewWrite(
             write_id=write.write_id, key=to_b64url(key.reveal()), wrapped=write.wrapped, base=write.base
@@ -132,7 +133,7 @@ class DatasetDesk:
         request = wire.OwnerUnwrapRequest.from_json(call.body)
         asked = request.version
         with self._desk.store.transaction() as tx:
-            tx.dataset(name)
+            own_dataset(tx, name, owner)
             foreign = sorted(set(asked.write_keys) - set(stored_version(self._desk, tx, name, asked.number).write_ids))
             if foreign:
                 raise RefusedError(
@@ -161,6 +162,6 @@ class DatasetDesk:
         if commit.dataset != call.path["name"]:
             raise FormatError("the commit is for another dataset than its address")
         with self._desk.store.transaction() as tx:
-            tx.dataset(commit.dataset)
+            own_dataset(tx, commit.dataset, owner)
             statement = commit_version(self._desk, tx, commit, writer=f"owner:{owner}", now=now)
         return json_reply({"statement": statement}, status=201)

@@ -1,4 +1,4 @@
-"""HTTP for both services: endpoints with size limits and one error shape each, bearer tokens, the TLS server.
+"""HTTP for both services: endpoints with size limits and one error shape each, and the TLS server.
 
 Handlers are plain functions `(Call) -> Reply` that run on worker threads; what they raise from the error
 tree becomes an answer here, and nothing else is ever shown to a peer.
@@ -27,24 +27,18 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from typing_extensions import override
 
-from strongroom.base.clock import Clock
 from strongroom.base.encoding import Json, canonical_json, parse_json_object
 from strongroom.base.errors import (
-    AuthenticationError,
     ConfigurationError,
     FormatError,
     LimitError,
     NotFoundError,
     StrongroomError,
-    VerificationError,
 )
 from strongroom.base.limits import LIMITS
 from strongroom.base.secret import SecretBytes
-from strongroom.crypto.jose import unverified_header, verify_jws
-from strongroom.crypto.keys import VerifyingKey
 from strongroom.services.connections import ConnectionLimits, bounded_protocol
 from strongroom.services.errors import ErrorShape, Reply
-from strongroom.wire.key_service import PERSON_TOKEN_TYP, PersonToken
 
 JOSE_TYPE: Final = "application/jose"
 TEXT_TYPE: Final = "text/plain; charset=utf-8"
@@ -195,48 +189,6 @@ def application(
     )
     app.router.redirect_slashes = False
     return app
-
-
-def authenticate_person(call: Call, *, owners: Mapping[str, VerifyingKey], audience: str, clock: Clock) -> str:
-    """Return the thumbprint of the owner's key that signed the call's bearer token.
-
-    1. The token is a JWS of type `PersonToken` whose header names a known owner's key (`kid`).
-    2. Its signature holds, its subject is that key, its audience is this service.
-    3. It lives at most five minutes, and lives now.
-
-    Raises:
-        AuthenticationError: No token, or one that does not hold.
-    """
-    scheme, _, token = call.authorization.partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise AuthenticationError(
-            "a bearer token is needed", action="Sign a token with an owner's key (the commands do it with --owner)."
-        )
-    try:
-        kid = unverified_header(token).get("kid")
-        key = owners.get(kid) if isinstance(kid, str) else None
-        if key is None:
-            raise AuthenticationError(
-                "the token is not signed by an owner this service knows",
-                action="Use the key of an owner whom the service's configuration names.",
-            )
-        claims = PersonToken.from_json(verify_jws(token, key=key, typ=PERSON_TOKEN_TYP).payload)
-    except (FormatError, VerificationError) as error:
-        raise AuthenticationError(
-            "the bearer token does not hold", action="Sign a new token with an owner's key."
-        ) from error
-    now = clock.now().timestamp()
-    if claims.aud != audience or claims.sub != kid:
-        raise AuthenticationError(
-            "the bearer token is for another service or of another person", action="Sign a token for this service."
-        )
-    if claims.exp - claims.iat > LIMITS.person_token_lifetime_s or claims.exp < claims.iat:
-        raise AuthenticationError("the bearer token lives longer than five minutes")
-    if not claims.iat - LIMITS.clock_skew_s <= now < claims.exp:
-        raise AuthenticationError(
-            "the bearer token is expired or not yet valid", action="Check this machine's clock and try again."
-        )
-    return claims.sub
 
 
 class JsonLines(logging.Formatter):

@@ -19,10 +19,10 @@ from strongroom.keys.records import DATASET_KEY_PREFIX, ApprovalRecord, RunWrite
 from strongroom.keys.release import Hardware
 from strongroom.keys.store import Store, StoredKey, Transaction
 from strongroom.policy.approval import Approval
-from strongroom.services.http import Call, authenticate_person
+from strongroom.services.http import Call
 from strongroom.services.identity import ServiceIdentity
 from strongroom.services.issuers import TrustedIssuers
-from strongroom.services.people import Role
+from strongroom.services.people import People, Person, Role
 from strongroom.wire.key_service import APPROVAL_TYP, VERSION_TYP, Commit, DatasetVersion, WrittenDataset
 from strongroom.wire.model import Message
 
@@ -32,7 +32,7 @@ class KeyDesk:
     """The key service's means.
 
     Attributes:
-        owners: The owners' public keys by thumbprint.
+        people: Everybody whom the service knows, with their roles.
         issuers: The attestation services that are believed.
         hardware: The one kind of hardware that is accepted.
         url: The service's address, for key identifiers.
@@ -40,24 +40,30 @@ class KeyDesk:
 
     store: Store
     identity: ServiceIdentity
-    owners: Mapping[str, VerifyingKey]
+    people: People
     issuers: TrustedIssuers
     hardware: Hardware
     clock: Clock
     url: str
 
-    def person(self, call: Call, *, role: Role = Role.OWNER) -> str:
-        """Return the person who calls, by key thumbprint.
+    @property
+    def owners(self) -> Mapping[str, VerifyingKey]:
+        """The keys, by thumbprint, of those who may sign approvals."""
+        return self.people.keys(Role.OWNER, Role.APPROVER)
 
-        Args:
-            call: The call, with the person's token.
-            role: The role that the person must have here; a configured owner has all of them.
+    def caller(self, call: Call, *roles: Role) -> Person:
+        """Return the person who calls, who must have one of these roles.
 
         Raises:
-            AuthenticationError: The call is not an owner's.
+            AuthenticationError: The call is nobody's whom the service knows.
+            RoleError: It is somebody's with other roles.
+            UnavailableError: The person signed in, and the issuer's keys cannot be had.
         """
-        del role
-        return authenticate_person(call, owners=self.owners, audience=self.identity.identity, clock=self.clock)
+        return self.people.caller(call, *roles)
+
+    def person(self, call: Call, *, role: Role = Role.OWNER) -> str:
+        """Return the identity of the person who calls, who must have this role (see `caller`)."""
+        return self.caller(call, role).identity
 
     def sign(self, statement: Message, *, typ: str) -> str:
         """Sign a statement with the statement key."""

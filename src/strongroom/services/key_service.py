@@ -15,7 +15,6 @@ from starlette.middleware import Middleware
 from strongroom.base.clock import Clock, SystemClock
 from strongroom.base.encoding import Json
 from strongroom.base.errors import ConfigurationError, FormatError, StrongroomError
-from strongroom.crypto.keys import VerifyingKey
 from strongroom.keys.providers import MasterKey, open_master_key
 from strongroom.keys.store import LogSigner, Store, open_store
 from strongroom.log.note import verification_key
@@ -36,10 +35,13 @@ from strongroom.services.key_vault import VAULT_PATHS, KeyVault
 from strongroom.services.key_vault_desk import Recovery
 from strongroom.services.log_clock import LogClock
 from strongroom.services.owners import OwnerDesk
+from strongroom.services.people import People, PeopleSettings, configuration_of_people, configured_people
 from strongroom.services.restores import RestoreDesk
 from strongroom.services.runs import PREFIX, RunDesk
+from strongroom.services.sign_in import TokenIssuers
+from strongroom.services.sign_in_desk import SignInDesk
 from strongroom.services.soundness import SoundnessGate, start_audit
-from strongroom.wire.model import Message, Url
+from strongroom.wire.model import Url
 from strongroom.wire.service import Mode
 
 COMMON_NAME: Final = "Strongroom key service"
@@ -48,7 +50,7 @@ _ALWAYS_OPEN: Final = ("/healthz", "/readyz", f"{PREFIX}/evidence", f"{PREFIX}/l
 """Answered while nothing is released: who the service is, what its log says, an owner's word about a restore."""
 
 
-class KeyServiceSettings(Message):
+class KeyServiceSettings(PeopleSettings):
     """The key service's configuration file (JSON).
 
     Attributes:
@@ -60,7 +62,6 @@ class KeyServiceSettings(Message):
         state_database: `postgresql://…` of a database that several replicas share, without a password; null for SQLite
             in the state folder.
         master_key: Where the master key is, such as `file:///…`.
-        owners: The owners' public JWKs.
         attestation_services: Whose attestation results are believed.
         mode: Who is trusted: here always the operator, who is the owner.
         hardware: The one kind of hardware whose evidence is accepted.
@@ -77,7 +78,6 @@ class KeyServiceSettings(Message):
     state: str
     state_database: str | None = None
     master_key: str
-    owners: tuple[dict[str, str], ...] = Field(min_length=1)
     attestation_services: tuple[AttestationServiceSettings | AzureAttestationSettings, ...] = Field(min_length=1)
     mode: Literal["owner-operated"]
     hardware: Literal["simulated", "real"]
@@ -107,7 +107,7 @@ def configuration_of(settings: KeyServiceSettings) -> str:
     Not in it: addresses and places of its own state, which a client pins otherwise or need not know.
 
     Raises:
-        ConfigurationError: An owner's key is not a public JWK.
+        ConfigurationError: A person's key is not a public JWK, or nobody is an owner.
     """
     services: list[Json] = [
         {"url": each.url, "identity": each.identity if isinstance(each, AttestationServiceSettings) else each.kind}
@@ -119,7 +119,7 @@ def configuration_of(settings: KeyServiceSettings) -> str:
             "service": "key-service",
             "mode": settings.mode,
             "hardware": settings.hardware,
-            "owners": sorted(_owners(settings)),
+            **configuration_of_people(settings.owners, settings.people, settings.issuers),
             "attestation_services": services,
             "master_key": settings.master_key.partition(":")[0],
         }
@@ -177,7 +177,6 @@ def build(settings: KeyServiceSettings, *, clock: Clock) -> KeyService:
         IntegrityError: The state was damaged or edited.
         UnavailableError: The platform does not answer.
     """
-    owners = _owners(settings)
     configuration = configuration_of(settings)
     platform = launch_platform(settings.platform, configuration=configuration)
     prepare_folder(Path(settings.state))
@@ -191,7 +190,12 @@ def build(settings: KeyServiceSettings, *, clock: Clock) -> KeyService:
     desk = KeyDesk(
         store=store,
         identity=identity,
-        owners=owners,
+        people=People(
+            configured_people(settings.owners, settings.people),
+            audience=identity.identity,
+            issuers=TokenIssuers(settings.issuers, clock=clock),
+            clock=clock,
+        ),
         issuers=configured_issuers(settings.attestation_services, clock=clock),
         hardware=settings.hardware,
         clock=clock,
@@ -272,6 +276,7 @@ def _application(
         *RunDesk(desk).routes(),
         *DatasetDesk(desk).routes(),
         *OwnerDesk(desk).routes(),
+        *SignInDesk(desk.people).routes(),
         *RestoreDesk(desk).routes(),
         endpoint(f"{PREFIX}/evidence", show_evidence, errors=strongroom_error),
         endpoint("/healthz", health, errors=strongroom_error),
@@ -296,14 +301,6 @@ def _say_ready(service: KeyService) -> None:
     }
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
-
-
-def _owners(settings: KeyServiceSettings) -> dict[str, VerifyingKey]:
-    try:
-        keys = [VerifyingKey.from_jwk(jwk) for jwk in settings.owners]
-    except FormatError as error:
-        raise ConfigurationError("an owner's key in the configuration is not a public JWK") from error
-    return {key.thumbprint: key for key in keys}
 
 
 if __name__ == "__main__":

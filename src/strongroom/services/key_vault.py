@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute
 
 from strongroom.base.encoding import Json
 from strongroom.base.errors import FormatError, StrongroomError
+from strongroom.services.access import demand_own_key
 from strongroom.services.errors import Reply
 from strongroom.services.http import Call, endpoint, json_reply
 from strongroom.services.key_desk import KeyDesk
@@ -105,7 +106,8 @@ class KeyVault:
         """Do what a call asks for.
 
         1. The caller is an owner.
-        2. The call names a version of the contract that is spoken here, and a name that a key can have.
+        2. The call names a version of the contract that is spoken here, and a name that a key can have: a key that is
+           not of another owner's dataset.
         3. What became due by the clock has happened.
 
         Args:
@@ -122,6 +124,7 @@ class KeyVault:
         _demand_version(call.required("api-version"))
         if "name" in call.path:
             demand_name(call.path["name"])
+            demand_own_key(self._desk.store, call.path["name"], person)
         self._rotation.catch_up()
         return self._operations[operation](call, person)
 

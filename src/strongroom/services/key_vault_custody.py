@@ -10,6 +10,7 @@ from strongroom.keys.backup import MAX_VERSIONS, open_backup, seal_backup
 from strongroom.keys.records import KeyRecord
 from strongroom.keys.store.vault import VaultRows
 from strongroom.keys.vault_records import BackedUpKey, KeyBackup
+from strongroom.services.access import is_own_key
 from strongroom.services.http import Call
 from strongroom.services.key_vault_desk import (
     VaultDesk,
@@ -57,16 +58,18 @@ class CustodyOperations:
             rows = VaultRows(tx)
             return self._vault.deleted_bundle(rows.newest_deleted(name), rows.deletion(name))
 
-    def deleted_keys(self, call: Call, _person: str) -> Json:
-        """List the deleted keys (`GET /deletedkeys`)."""
+    def deleted_keys(self, call: Call, person: str) -> Json:
+        """List the deleted keys (`GET /deletedkeys`), but for those of others' datasets."""
         limit, after = page_size(call), skipped(call.query)
         if after:
             demand_name(after)
         with self._vault.desk.store.reading() as tx:
             rows = VaultRows(tx)
             found = rows.deletions(after=after, limit=limit)
-            items: list[Json] = [self._vault.deleted_item(rows.newest_deleted(each.name), each) for each in found]
-        return self._vault.page(call, "/deletedkeys", items, limit=limit, last=found[-1].name if found else "")
+            shown = [each for each in found if is_own_key(tx, each.name, person)]
+            items: list[Json] = [self._vault.deleted_item(rows.newest_deleted(each.name), each) for each in shown]
+        last, hidden = found[-1].name if found else "", len(found) - len(shown)
+        return self._vault.page(call, "/deletedkeys", items, limit=limit, last=last, hidden=hidden)
 
     def recover(self, call: Call, person: str) -> Json:
         """Bring a deleted key back (`POST /deletedkeys/{name}/recover`)."""

@@ -105,7 +105,7 @@ class VaultDesk:
         """Return an entry of the list of deleted keys."""
         return {**self.item(record, versioned=False), **self._deletion(deletion)}
 
-    def page(self, call: Call, path: str, items: list[Json], *, limit: int, last: str) -> Json:
+    def page(self, call: Call, path: str, items: list[Json], *, limit: int, last: str, hidden: int = 0) -> Json:
         """Return a page of a list.
 
         Args:
@@ -114,8 +114,9 @@ class VaultDesk:
             items: The page's entries.
             limit: As many were asked for.
             last: What names the last of them: the next page begins behind it.
+            hidden: How many of the page's entries are not for the caller, and left out.
         """
-        if len(items) < limit:
+        if len(items) + hidden < limit:
             return {"value": items, "nextLink": None}
         version = call.required("api-version")
         token = to_b64url(last.encode("ascii"))

@@ -13,6 +13,7 @@ from strongroom.keys.records import KeyRecord, KeyReleasePolicy
 from strongroom.keys.store import Transaction
 from strongroom.keys.store.vault import VaultRows
 from strongroom.policy.release_policy import parse_release_policy
+from strongroom.services.access import is_own_key
 from strongroom.services.http import Call
 from strongroom.services.key_vault_desk import (
     VaultDesk,
@@ -97,15 +98,17 @@ class KeyOperations:
             action="What the service itself runs on is attested at /strongroom/v1/evidence.",
         )
 
-    def keys(self, call: Call, _person: str) -> Json:
-        """List the keys (`GET /keys`)."""
+    def keys(self, call: Call, person: str) -> Json:
+        """List the keys (`GET /keys`), but for those of others' datasets."""
         limit, after = page_size(call), skipped(call.query)
         if after:
             demand_name(after)
         with self._vault.desk.store.reading() as tx:
             found = VaultRows(tx).newest(after=after, limit=limit)
-        items: list[Json] = [self._vault.item(each, versioned=False) for each in found]
-        return self._vault.page(call, "/keys", items, limit=limit, last=found[-1].name if found else "")
+            shown = [each for each in found if is_own_key(tx, each.name, person)]
+        items: list[Json] = [self._vault.item(each, versioned=False) for each in shown]
+        last, hidden = found[-1].name if found else "", len(found) - len(shown)
+        return self._vault.page(call, "/keys", items, limit=limit, last=last, hidden=hidden)
 
     def versions(self, call: Call, _person: str) -> Json:
         """List a key's versions, oldest first (`GET /keys/{name}/versions`)."""

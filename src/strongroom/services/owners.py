@@ -16,9 +16,11 @@ from strongroom.keys.records import ApprovalRecord, OpenedRun
 from strongroom.keys.release import verify_ticket
 from strongroom.keys.store import Transaction
 from strongroom.policy.approval import Approval, demand_enforceable
+from strongroom.services.access import demand_concerned, may_see, may_see_run, own_dataset, seen_run
 from strongroom.services.errors import Reply, strongroom_error
 from strongroom.services.http import Call, Handler, endpoint, json_reply, text_reply
 from strongroom.services.key_desk import KeyDesk
+from strongroom.services.people import Role
 from strongroom.services.runs import PREFIX, run_record
 from strongroom.wire import key_service as wire
 
@@ -52,8 +54,8 @@ class OwnerDesk:
     # --- approvals ----------------------------------------------------------------------------------------------
 
     def approve(self, call: Call) -> Reply:
-        """Store an owner's approval with the description it approves."""
-        self._desk.person(call)
+        """Store an owner's approval with the description it approves; its signature counts, not who sends it."""
+        self._desk.caller(call, Role.OWNER, Role.APPROVER)
         upload, now = wire.ApprovalUpload.from_json(call.body), self._desk.clock.now()
         owner, approval = self._desk.approval(upload.approval)
         description = parse_description(upload.application.encode("utf-8"))
@@ -69,7 +71,7 @@ class OwnerDesk:
             stored_at=to_rfc3339(now),
         )
         with self._desk.store.transaction() as tx:
-            tx.dataset(approval.dataset)
+            own_dataset(tx, approval.dataset, owner)
             tx.add_approval(record)
             tx.append_leaf(
                 "approved",
@@ -86,35 +88,41 @@ class OwnerDesk:
         return json_reply({"approval": record.id, "stored_at": record.stored_at}, status=201)
 
     def approvals(self, call: Call) -> Reply:
-        """List the approvals with how often each was used."""
-        self._desk.person(call)
+        """List the approvals that concern the caller, with how often each was used."""
+        person = self._desk.caller(call, Role.OWNER, Role.APPROVER, Role.AUDITOR)
         with self._desk.store.reading() as tx:
-            return json_reply({"approvals": [self._approval_json(tx, record) for record in tx.approvals()]})
+            found = [each for each in tx.approvals() if may_see(tx, tx.dataset(each.dataset), person)]
+            return json_reply({"approvals": [self._approval_json(tx, record) for record in found]})
 
     def revoke(self, call: Call) -> Reply:
         """Revoke an approval: no new run, and nothing more for running ones."""
-        owner, now, approval = self._desk.person(call), self._desk.clock.now(), call.path["approval"]
+        person, now, approval = (
+            self._desk.caller(call, Role.OWNER, Role.APPROVER),
+            self._desk.clock.now(),
+            call.path["approval"],
+        )
         with self._desk.store.transaction() as tx:
             record = tx.approval(approval)
+            demand_concerned(tx, record, person)
             if not tx.is_revoked(approval):
                 tx.append_leaf(
-                    "revoked", now=now, what={"approval": approval, "owner": owner, "dataset": record.dataset}
+                    "revoked", now=now, what={"approval": approval, "owner": person.identity, "dataset": record.dataset}
                 )
         return json_reply({"approval": approval, "revoked": True})
 
     # --- runs ---------------------------------------------------------------------------------------------------
 
     def runs(self, call: Call) -> Reply:
-        """List the runs, oldest first."""
-        self._desk.person(call)
+        """List the runs that concern the caller, oldest first."""
+        person = self._desk.caller(call, *Role)
         with self._desk.store.reading() as tx:
-            return json_reply({"runs": [self._run_json(tx, run) for run in tx.runs()]})
+            return json_reply({"runs": [self._run_json(tx, run) for run in tx.runs() if may_see_run(tx, run, person)]})
 
     def run(self, call: Call) -> Reply:
-        """Answer with everything known of a run."""
-        self._desk.person(call)
+        """Answer with everything known of a run that concerns the caller."""
+        person = self._desk.caller(call, *Role)
         with self._desk.store.reading() as tx:
-            run = tx.run(call.path["run"]).record
+            run = seen_run(tx, call.path["run"], person)
             record: Json = run_record(tx, run).model_dump(mode="json")
             return json_reply({**self._run_json(tx, run), "record": record})
 
@@ -125,8 +133,8 @@ class OwnerDesk:
         return text_reply(self._desk.store.checkpoint())
 
     def leaves(self, call: Call) -> Reply:
-        """List leaves; they say who runs what on which data, so only owners read them."""
-        self._desk.person(call)
+        """List leaves; they say who runs what on which data of whomever, so only auditors read them."""
+        self._desk.person(call, role=Role.AUDITOR)
         start, end = call.number("start"), call.number("end")
         with self._desk.store.reading() as tx:
             return json_reply({"leaves": list(tx.leaves(start, min(end, start + _MAX_LEAVES)))})

@@ -10,6 +10,7 @@ from strongroom.keys.release import demand_fresh
 from strongroom.services.errors import Reply, strongroom_error
 from strongroom.services.http import Call, endpoint, json_reply
 from strongroom.services.key_desk import KeyDesk
+from strongroom.services.people import Role
 from strongroom.services.runs import PREFIX
 from strongroom.wire.restore import (
     RESTORE_ACCEPTANCE_TYP,
@@ -68,7 +69,7 @@ class RestoreDesk:
 
     def _statement(self, token: str) -> tuple[str, RestoreAcceptance]:
         kid = unverified_header(token).get("kid")
-        key = self._desk.owners.get(kid) if isinstance(kid, str) else None
+        key = self._desk.people.keys(Role.OWNER).get(kid) if isinstance(kid, str) else None
         if key is None:
             raise VerificationError("the statement is not signed by an owner this key service knows")
         said = RestoreAcceptance.from_json(verify_jws(token, key=key, typ=RESTORE_ACCEPTANCE_TYP).payload)
