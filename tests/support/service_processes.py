@@ -72,9 +72,10 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def start(module: str, config: Path, *, url: str, state: Path) -> RunningService:
-    """Start a service and wait for its first line."""
-    command = [sys.executable, "-I", "-m", f"strongroom.services.{module}", "--config", str(config)]
+def start(module: str, config: Path, *, url: str, state: Path, program: str = "") -> RunningService:
+    """Start a service and wait for its first line; `program`: what its operator made of it."""
+    code = ["-c", program] if program else ["-m", f"strongroom.services.{module}"]
+    command = [sys.executable, "-I", *code, "--config", str(config)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()

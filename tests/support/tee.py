@@ -16,7 +16,7 @@ from strongroom.application.package import ApplicationSources, pack
 from strongroom.attestation.attester import Quote
 from strongroom.attestation.evidence.fields import launch_value
 from strongroom.base.clock import to_rfc3339
-from strongroom.clients.owner import dataset_head
+from strongroom.clients.owner import OwnerClient, dataset_head
 from strongroom.crypto.jose import sign_jws
 from strongroom.crypto.keys import ReceivingKey, SigningKey, VerifyingKey
 from strongroom.crypto.random import random_id
@@ -106,7 +106,7 @@ class Runner:
             output=self.folder / "package",
         )
 
-    def approve(self, name: str, access: Any, **changed: Any) -> str:
+    def approve(self, name: str, access: Any, *, by: OwnerClient | None = None, **changed: Any) -> str:
         fields: dict[str, Any] = {
             "dataset": name,
             "key_service": self.services.keys.identity,
@@ -122,7 +122,7 @@ class Runner:
             "issued_at": to_rfc3339(CLOCK.now()),
             **changed,
         }
-        return self.owner.approve(Approval(**fields), application=self.description.to_json().decode())
+        return (by or self.owner).approve(Approval(**fields), application=self.description.to_json().decode())
 
     def approve_all(self, **changed: Any) -> None:
         """Approve both datasets for what the application does with them."""

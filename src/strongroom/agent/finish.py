@@ -127,7 +127,9 @@ def _close(
     member: Membership, body: ReceiptBody, commits: Mapping[str, list[Commit]], *, clock: Clock
 ) -> dict[str, str]:
     closings: dict[str, str] = {}
-    for identity, service in member.services.items():
+    # Services that only read come first: an owner who revoked lets no other owner's dataset get a version of this run.
+    for identity in sorted(member.services, key=lambda identity: bool(commits.get(identity))):
+        service = member.services[identity]
         request = CloseRequest(
             run=member.run,
             issued_at=to_rfc3339(clock.now()),

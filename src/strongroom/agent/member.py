@@ -4,7 +4,7 @@ The order is the defence: nothing of the host's descriptor is used for more than
 measured application, the evidence and each key service's signed answer agree.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +105,7 @@ def become_member(
         evidence = _evidence(descriptor, device, application, run=run, keys=keys, services=services)  # 3, 4
         result = attestation.attest(evidence)
     with report.step(Step.RELEASE, "keys released"):
-        releases, shares, writes = _join(descriptor, services, evidence=evidence, result=result)  # 5
+        releases, shares, writes = _join(descriptor, application, services, evidence=evidence, result=result)  # 5
         secret = run_secret(
             shares,
             run=run,
@@ -212,6 +212,7 @@ def _evidence(
 
 def _join(
     descriptor: Descriptor,
+    application: MeasuredApplication,
     services: Mapping[str, TeeKeyServiceClient],
     *,
     evidence: UnverifiedEvidence,
@@ -234,8 +235,25 @@ def _join(
         release, secrets = service.join(request, role=descriptor.role)
         releases[identity] = release
         shares[identity] = SecretBytes(from_b64url(secrets.share))
+        _demand_own_writes(application, secrets.writes, identity=identity)
         writes |= secrets.writes
     return releases, shares, writes
+
+
+def _demand_own_writes(application: MeasuredApplication, writes: Mapping[str, NewWrite], *, identity: str) -> None:
+    """Refuse keys for what another owner's dataset is written with: whoever gave them could read what is written."""
+    bindings = application.description.datasets
+    own = {name for name, each in bindings.items() if each.key_service == identity and each.access == "write"}
+    if set(writes) != own:
+        raise VerificationError(
+            "the key service gives keys to write other datasets than those that are bound to it",
+            action="do not use this key service; compare its identity with the one in the trust file",
+            mismatches=(Mismatch(name="datasets", expected=_listed(own), actual=_listed(writes)),),
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
 
 
 def _bind(

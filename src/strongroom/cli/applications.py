@@ -55,9 +55,11 @@ def describe(description: ApplicationDescription) -> Iterator[tuple[str, str]]:
         yield "dataset", f"{what} {name} (key service {binding.key_service[:16]}…)"
 
 
-def remember_approved(description: ApplicationDescription, *, dataset: str, state: State) -> None:
-    """Keep a description that was approved for a dataset, to show later what changed."""
+def remember_approved(description: ApplicationDescription, *, dataset: str, approval: str, state: State) -> None:
+    """Keep a description that was approved for a dataset, to show later what changed, and the approval's id."""
     write_file(state.approvals / f"{dataset}.{description.digest}.json", description.to_json())
+    if approval.isalnum():  # the service's word, and now a file's name: what the shell completes
+        write_file(state.approvals / f"{approval}.id", b"")
 
 
 def changes_since_approved(description: ApplicationDescription, *, dataset: str, state: State) -> list[str] | None:

@@ -1,18 +1,21 @@
 """Options and argument types that several commands share."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 from typing_extensions import override
 
 from strongroom.base.clock import to_rfc3339
+from strongroom.cli.completion import complete_datasets, complete_partners
 from strongroom.cli.state import find_state
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_DATASET_NAME: Final = r"lower-case letters, digits and inner hyphens, at most 63"
+_PLAIN_NAME: Final = r"lower-case letters, digits and inner hyphens, at most 63"
 
 
 def _to_state(_context: click.Context, _option: click.Parameter, value: Path | None) -> object:
@@ -40,10 +43,17 @@ def json_option(command: _Command) -> _Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(command)
 
 
-class DatasetName(click.ParamType[str]):
-    """A dataset's name."""
+class _PlainName(click.ParamType[str]):
+    """A name as in an address.
+
+    Args:
+        what: Whose name it is.
+    """
 
     name = "NAME"
+
+    def __init__(self, what: str) -> None:
+        self._what = what
 
     @override
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
@@ -51,23 +61,71 @@ class DatasetName(click.ParamType[str]):
         inner = text.replace("-", "")
         plain = inner.isascii() and inner.isalnum() and inner == inner.lower()
         if not plain or text.startswith("-") or text.endswith("-") or len(text) > 63:  # noqa: PLR2004 - as DNS labels
-            self.fail(f"{text!r} is no dataset's name: {_DATASET_NAME}", param, ctx)
+            self.fail(f"{text!r} is no {self._what}'s name: {_PLAIN_NAME}", param, ctx)
         return text
 
 
-class PlacedDataset(click.ParamType[tuple[str, str | None]]):
-    """`NAME=LOCATION`; `NAME` alone stands for the installation's own storage."""
+class DatasetName(_PlainName):
+    """A dataset's name."""
 
-    name = "NAME=LOCATION"
+    def __init__(self) -> None:
+        super().__init__("dataset")
 
     @override
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str | None]:
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return complete_datasets(ctx, incomplete)
+
+
+class PartnerName(_PlainName):
+    """What a trust file calls another owner."""
+
+    name = "PARTNER"
+
+    def __init__(self) -> None:
+        super().__init__("partner")
+
+    @override
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return complete_partners(ctx, incomplete)
+
+
+DATASET_NAME: Final = DatasetName()
+PARTNER_NAME: Final = PartnerName()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """Whose a dataset is, and where its ciphertext lies.
+
+    Attributes:
+        partner: What the trust file calls its owner; None: one's own.
+        location: A folder or URI; None: the installation's own storage.
+    """
+
+    partner: str | None = None
+    location: str | None = None
+
+
+class PlacedDataset(click.ParamType[tuple[str, Placed]]):
+    """`NAME[@PARTNER][=LOCATION]`; `NAME` alone stands for one's own dataset in the installation's own storage."""
+
+    name = "NAME[@PARTNER][=LOCATION]"
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Placed]:
         if isinstance(value, tuple):
             return value
-        name, equals, location = str(value).partition("=")
+        whose, equals, location = str(value).partition("=")
         if equals and not location:
             self.fail(f"{value!r} names no location after the equals sign", param, ctx)
-        return DatasetName().convert(name, param, ctx), location or None
+        name, at, partner = whose.partition("@")
+        if at:
+            partner = PARTNER_NAME.convert(partner, param, ctx)
+        return DATASET_NAME.convert(name, param, ctx), Placed(partner=partner or None, location=location or None)
+
+    @override
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [] if "=" in incomplete else complete_datasets(ctx, incomplete)
 
 
 class Setting(click.ParamType[tuple[str, str]]):
@@ -146,6 +204,3 @@ class Moment(click.ParamType[datetime]):
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
         except (ValueError, OverflowError):
             self.fail(f"{value!r} is no time; write 2026-12-31 or 2026-12-31T18:00:00Z", param, ctx)
-
-
-DATASET_NAME: Final = DatasetName()

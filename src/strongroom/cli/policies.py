@@ -16,7 +16,7 @@ from strongroom.policy.evidence_policy import EvidencePolicy, parse_evidence_pol
 from strongroom.services.evidence_policies import DENY_ALL
 from strongroom.services.policy_tokens import policy_text, read_policy_token
 from strongroom.wire.model import TEE_KINDS, TeeKind
-from strongroom.wire.trust import Trust
+from strongroom.wire.trust import Anchors
 
 _RULES: Final[Mapping[TeeKind, str]] = {
     "sgx": """\
@@ -59,7 +59,7 @@ _CERTIFICATE_LIFETIME: Final = timedelta(days=3650)
 _BACKDATED: Final = timedelta(hours=1)
 
 
-def default_policy(trust: Trust) -> EvidencePolicy:
+def default_policy(trust: Anchors) -> EvidencePolicy:
     """Return the policy that accepts exactly the agents of a trust file: not debuggable, up to date, on its hardware.
 
     It is one text for all kinds of TEE, registered for each, so that one hash names it in approvals.

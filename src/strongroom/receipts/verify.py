@@ -35,7 +35,7 @@ from strongroom.wire.key_service import (
 from strongroom.wire.receipt import RECEIPT_CONTEXT, Receipt, ReceiptBody
 from strongroom.wire.runtime_data import Role, RuntimeData
 from strongroom.wire.ticket import TICKET_TYP, RunTicket
-from strongroom.wire.trust import Trust, TrustedService
+from strongroom.wire.trust import Anchors, Trust, TrustedService
 
 _ACTION: Final = "do not rely on this run; ask the owner for the receipt that the key service logged"
 
@@ -152,13 +152,13 @@ def _verify_members(body: ReceiptBody, record: RunRecord, *, trust: Trust) -> tu
 
 def _verify_member(body: ReceiptBody, member: RunMember, *, trust: Trust) -> AttestationResult:
     joined_at = datetime.strptime(member.joined_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    service = _attestation_service(trust, body.attestation_service)
+    service, party = _attestation_service(trust, body.attestation_service)
     leaf = verify_leaf(
         _signing_chain(body, member.result), identity=service.identity, usage=LeafUsage.SIGNING, now=joined_at
     )
     result = verify_result(member.result, issuer=service.url, verifying_key=leaf.public_key, now=joined_at)
     evidence, runtime_data = evidence_of(member.evidence), from_b64url(member.evidence.runtime_data)
-    hardware = _verify_evidence(evidence, body=body, trust=trust, now=joined_at)
+    hardware = _verify_evidence(evidence, body=body, trust=party, now=joined_at)
     fields, claims = read_fields(evidence.kind, evidence.quote), TEE_CLAIMS[evidence.kind]
     runtime = RuntimeData.from_json(runtime_data)
     application = RunTicket.from_json(unverified_payload(body.ticket)).application
@@ -172,8 +172,8 @@ def _verify_member(body: ReceiptBody, member: RunMember, *, trust: Trust) -> Att
     _demand("measurement of the result", measurement, result.claims.get(claims.measurement))
     _demand("hardware of a member", trust.hardware, hardware)
     _demand("quote", quote_hash(result.claims, evidence.kind), sha256_hex(evidence.quote))
-    if measurement not in trust.agents(evidence.kind):
-        expected = " or ".join(trust.agents(evidence.kind)) or f"no agent of kind {evidence.kind}"
+    if measurement not in party.agents(evidence.kind):
+        expected = " or ".join(party.agents(evidence.kind)) or f"no agent of kind {evidence.kind}"
         raise RefusedError(
             "the run used an agent that is not trusted here",
             action=_ACTION,
@@ -182,7 +182,7 @@ def _verify_member(body: ReceiptBody, member: RunMember, *, trust: Trust) -> Att
     return result
 
 
-def _verify_evidence(evidence: UnverifiedEvidence, *, body: ReceiptBody, trust: Trust, now: datetime) -> str:
+def _verify_evidence(evidence: UnverifiedEvidence, *, body: ReceiptBody, trust: Anchors, now: datetime) -> str:
     """Verify a member's evidence and return the kind of its hardware."""
     endorsements = body.endorsements.get(platform_of(evidence))
     if endorsements is None:
@@ -281,8 +281,9 @@ def _verify_approvals(
     approvals: dict[str, Approval] = {}
     bindings = parse_json_object(body.application)["datasets"]
     for identity, record in body.records.items():
+        owners = (trust.party_of(identity) or trust).owners  # of that key service: nobody approves for others' datasets
         for name, token in record.approvals.items():
-            approval = _approval(token, trust=trust)
+            approval = _approval(token, owners=owners)
             _demand("approval's dataset", name, approval.dataset)
             _demand("approval's key service", identity, approval.key_service)
             _demand("approval's application", ticket.application, approval.application)
@@ -303,18 +304,18 @@ def _demand_approved(approval: Approval, result: AttestationResult, *, role: Rol
         raise RefusedError("a member of the run does not meet an approval", action=_ACTION, mismatches=mismatches)
 
 
-def _approval(token: str, *, trust: Trust) -> Approval:
+def _approval(token: str, *, owners: Sequence[str]) -> Approval:
     # The owner's key is in the trust file by its thumbprint; the token carries the key.
     match unverified_header(token):
         case {"jwk": dict(jwk)}:
             key = VerifyingKey.from_jwk(jwk)
         case _:
             raise VerificationError("the approval names no key", action=_ACTION)
-    if key.thumbprint not in trust.owners:
+    if key.thumbprint not in owners:
         raise RefusedError(
             "the approval is signed by nobody this trust file knows",
             action=_ACTION,
-            mismatches=(Mismatch(name="owner", expected=" or ".join(trust.owners), actual=key.thumbprint),),
+            mismatches=(Mismatch(name="owner", expected=" or ".join(owners), actual=key.thumbprint),),
         )
     return Approval.from_json(verify_jws(token, key=key, typ=APPROVAL_TYP).payload)
 
@@ -336,6 +337,7 @@ def _verify_versions(
     outputs: dict[str, DatasetVersion] = {}
     for identity, closing in closings.items():
         for name, token in closing.versions.items():
+            _demand("key service of an output", bindings[name]["key_service"] if name in bindings else None, identity)
             version = _version(token, statements[identity], name)
             _demand("output manifest", body.outputs[name].manifest_digest, version.manifest_digest)
             outputs[name] = version
@@ -351,7 +353,7 @@ def _version(token: str, statements: ServiceStatements, name: str) -> DatasetVer
     return version
 
 
-def _roots(trust: Trust) -> TrustedRoots:
+def _roots(trust: Anchors) -> TrustedRoots:
     return TrustedRoots(
         roots=tuple(
             TrustedRoot(certificate_der=parse_pem_chain(root.certificate_pem.encode())[0], simulated=root.simulated)
@@ -360,10 +362,12 @@ def _roots(trust: Trust) -> TrustedRoots:
     )
 
 
-def _attestation_service(trust: Trust, url: str) -> TrustedService:
-    for service in trust.services:
-        if service.service == "attestation-service" and service.url == url:
-            return service
+def _attestation_service(trust: Trust, url: str) -> tuple[TrustedService, Anchors]:
+    """Return an attestation service, and whose it is: that party's roots and agents are what it vouches for."""
+    for party in trust.parties():
+        for service in party.services:
+            if service.service == "attestation-service" and service.url == url:
+                return service, party
     raise RefusedError(
         "the attestation service of the run is not in the trust file",
         action=_ACTION,
@@ -372,9 +376,10 @@ def _attestation_service(trust: Trust, url: str) -> TrustedService:
 
 
 def _key_service(trust: Trust, identity: str) -> TrustedService:
-    for service in trust.services:
-        if service.service == "key-service" and service.identity == identity:
-            return service
+    for party in trust.parties():
+        for service in party.services:
+            if service.service == "key-service" and service.identity == identity:
+                return service
     raise RefusedError(
         "a key service of the run is not in the trust file",
         action=_ACTION,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from strongroom.application.description import ApplicationDescription, DatasetBinding
 from strongroom.application.package import ApplicationSources
@@ -20,11 +20,11 @@ from strongroom.cluster.local import LocalCluster
 from strongroom.crypto.jose import sign_jws
 from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.random import random_id
-from strongroom.submit.services import connect, trusted_service, verify_services
+from strongroom.submit.services import connect, party_named, trusted_service, verify_services
 from strongroom.wire.descriptor import Descriptor, DeviceSetting, ServiceAddress, Sizes
 from strongroom.wire.events import Event, StepDone
 from strongroom.wire.ticket import TICKET_TYP, RunTicket
-from strongroom.wire.trust import Trust
+from strongroom.wire.trust import Trust, TrustedService
 
 _TICKET_LIFETIME: Final = timedelta(days=1)
 _REPLACEMENTS: Final = 4
@@ -40,6 +40,8 @@ class SubmitRequest:
     Attributes:
         datasets: Location of each dataset that is read, by name.
         outputs: Location of each dataset that is written, by name.
+        partners: For each dataset of another owner: what the trust file calls that owner.
+        attested_by: The partner whose attestation service appraises the TEEs; None: one's own.
     """
 
     script: Path
@@ -52,6 +54,8 @@ class SubmitRequest:
     name: str | None = None
     datasets: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, str] = field(default_factory=dict)
+    partners: Mapping[str, str] = field(default_factory=dict)
+    attested_by: str | None = None
     executors: int = 1
     executor_memory_mb: int = 1024
     executor_cores: int = 1
@@ -134,10 +138,10 @@ def pack(request: SubmitRequest, *, trust: Trust, packages: Path) -> Packed:
     Raises:
         StrongroomError: What may not be part of an application, by name (step 1).
     """
-    key_service = trusted_service(trust, "key-service").identity
+    keepers = _keepers(request, trust)
     bindings = {
-        **{name: DatasetBinding(key_service=key_service, access="read", version=None) for name in request.datasets},
-        **{name: DatasetBinding(key_service=key_service, access="write", version=None) for name in request.outputs},
+        **{name: _binding(keepers[name], "read") for name in request.datasets},
+        **{name: _binding(keepers[name], "write") for name in request.outputs},
     }
     sources = ApplicationSources(
         script=str(request.script),
@@ -199,7 +203,7 @@ def submit(
     packed = pack(request, trust=trust, packages=places.packages)
     told(Step.SUBMIT, f"application {packed.digest[:12]}… packed")
     try:
-        verify_services(trust, clock=clock)
+        _verify_parties(request, trust, clock=clock)
         ticket, run_id = _sign_ticket(request, packed, trust=trust, submitter=submitter, clock=clock)
     except StrongroomError as error:
         raise error.at(Step.POLICY) from error.__cause__
@@ -227,21 +231,49 @@ def submit(
     )
 
 
+def _keepers(request: SubmitRequest, trust: Trust) -> dict[str, TrustedService]:
+    """Return the key service of each dataset that is read or written.
+
+    Raises:
+        ConfigurationError: A partner is not in the trust file, or a party has no key service.
+    """
+    return {
+        name: trusted_service(party_named(trust, request.partners.get(name)), "key-service")
+        for name in (*request.datasets, *request.outputs)
+    }
+
+
+def _binding(keeper: TrustedService, access: Literal["read", "write"]) -> DatasetBinding:
+    return DatasetBinding(key_service=keeper.identity, access=access, version=None)
+
+
+def _verify_parties(request: SubmitRequest, trust: Trust, *, clock: Clock) -> None:
+    """Verify the services that the run needs, each with its own party's anchors."""
+    attestation = trusted_service(party_named(trust, request.attested_by), "attestation-service")
+    needed = {attestation.identity, *(keeper.identity for keeper in _keepers(request, trust).values())}
+    for party in trust.parties():
+        verify_services(party, clock=clock, only=needed)
+
+
 def _sign_ticket(
     request: SubmitRequest, packed: Packed, *, trust: Trust, submitter: SigningKey, clock: Clock
 ) -> tuple[str, str]:
-    service = trusted_service(trust, "key-service")
-    http = connect(service)
+    keepers = _keepers(request, trust)
+    services = {keeper.identity: connect(keeper) for keeper in keepers.values()}
     versions: dict[str, int | None] = dict.fromkeys(request.outputs)
     for name in request.datasets:
+        identity = keepers[name].identity
         try:
-            versions[name] = dataset_head(http, identity=service.identity, name=name, clock=clock)[1].number
+            versions[name] = dataset_head(services[identity], identity=identity, name=name, clock=clock)[1].number
         except NotFoundError as error:
             raise NotFoundError(
                 f"dataset {name} has no version to read",
                 action=f"encrypt it first: strongroom dataset encrypt {name} FILES",
             ) from error
-    checkpoint = http.request("GET", "/strongroom/v1/log/checkpoint").require_success().decode()
+    checkpoints = {
+        identity: http.request("GET", "/strongroom/v1/log/checkpoint").require_success().decode()
+        for identity, http in services.items()
+    }
     run_id = random_id()
     ticket = RunTicket(
         run_id=run_id,
@@ -250,7 +282,7 @@ def _sign_ticket(
         max_executors=request.executors + _REPLACEMENTS,
         not_after=to_rfc3339(clock.now() + _TICKET_LIFETIME),
         submitter=submitter.verifying_key.thumbprint,
-        checkpoints={service.identity: checkpoint},
+        checkpoints=checkpoints,
     )
     header = {"typ": TICKET_TYP, "jwk": submitter.verifying_key.to_jwk()}
     return sign_jws(ticket.to_json(), key=submitter, header=header), run_id
@@ -259,8 +291,7 @@ def _sign_ticket(
 def _descriptor(
     request: SubmitRequest, packed: Packed, *, trust: Trust, ticket: str, folder: Path, device: DeviceSetting
 ) -> Descriptor:
-    attestation = trusted_service(trust, "attestation-service")
-    key_service = trusted_service(trust, "key-service")
+    attestation = trusted_service(party_named(trust, request.attested_by), "attestation-service")
     return Descriptor(
         role="driver",
         application=packed.digest,
@@ -270,7 +301,8 @@ def _descriptor(
         scratch="",
         attestation_service=ServiceAddress(url=attestation.url, certificate_pem=attestation.certificate_pem),
         key_services={
-            key_service.identity: ServiceAddress(url=key_service.url, certificate_pem=key_service.certificate_pem)
+            keeper.identity: ServiceAddress(url=keeper.url, certificate_pem=keeper.certificate_pem)
+            for keeper in _keepers(request, trust).values()
         },
         storage={**request.datasets, **request.outputs},
         sizes=Sizes(

@@ -1,7 +1,7 @@
 """Trusting the services before using them (step 2)."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from urllib.parse import quote
 
 from strongroom.attestation.endorsements.dcap import parse_endorsements
@@ -16,7 +16,7 @@ from strongroom.crypto.keys import VerifyingKey
 from strongroom.crypto.random import random_bytes
 from strongroom.crypto.x509 import parse_pem_chain, public_key
 from strongroom.wire.service import ServiceEvidence, ServiceKind, ServiceStatement
-from strongroom.wire.trust import Trust, TrustedService
+from strongroom.wire.trust import Anchors, Trust, TrustedService
 
 _NAMES = {"attestation-service": "the attestation service", "key-service": "the key service"}
 
@@ -26,7 +26,7 @@ def connect(service: TrustedService) -> PinnedHttp:
     return PinnedHttp(service.url, service.certificate_pem, service.identity, service=_NAMES[service.service])
 
 
-def trusted_service(trust: Trust, kind: ServiceKind) -> TrustedService:
+def trusted_service(trust: Anchors, kind: ServiceKind) -> TrustedService:
     """Return the trust file's only service of a kind.
 
     Raises:
@@ -40,8 +40,26 @@ def trusted_service(trust: Trust, kind: ServiceKind) -> TrustedService:
     return found[0]
 
 
-def trusted_roots(trust: Trust) -> TrustedRoots:
-    """Return the hardware roots of a trust file."""
+def party_named(trust: Trust, partner: str | None) -> Anchors:
+    """Return the anchors of a partner; one's own without a name.
+
+    Raises:
+        ConfigurationError: The trust file has no partner of this name.
+    """
+    if partner is None:
+        return trust
+    found = trust.partner(partner)
+    if found is None:
+        known = ", ".join(each.name for each in trust.partners) or "none"
+        raise ConfigurationError(
+            f"the trust file has no partner {partner} (it has {known})",
+            action=f"add that owner's trust file: strongroom trust add {partner} FILE",
+        )
+    return found.anchors
+
+
+def trusted_roots(trust: Anchors) -> TrustedRoots:
+    """Return the hardware roots of one party."""
     if trust.hardware == "real" and any(root.simulated for root in trust.roots):
         raise ConfigurationError("the trust file says real hardware and names a simulated root")
     return TrustedRoots(
@@ -52,8 +70,13 @@ def trusted_roots(trust: Trust) -> TrustedRoots:
     )
 
 
-def verify_services(trust: Trust, *, clock: Clock) -> None:
-    """Verify every service of the trust file before anything is asked of it.
+def verify_services(trust: Anchors, *, clock: Clock, only: Collection[str] | None = None) -> None:
+    """Verify a party's services before anything is asked of them, with that party's own anchors.
+
+    Args:
+        trust: The party.
+        clock: The time.
+        only: The identities of the services that are needed; all of them if None.
 
     Raises:
         UnavailableError: A service does not answer.
@@ -61,6 +84,8 @@ def verify_services(trust: Trust, *, clock: Clock) -> None:
         RefusedError: Its identity, mode, code or configuration is not what was pinned; all mismatches are named.
     """
     for service in trust.services:
+        if only is not None and service.identity not in only:
+            continue
         nonce = to_b64url(random_bytes(24))
         answer = connect(service).request("GET", f"/strongroom/v1/evidence?nonce={quote(nonce)}").require_success()
         verify_service_evidence(
@@ -69,7 +94,7 @@ def verify_services(trust: Trust, *, clock: Clock) -> None:
 
 
 def verify_service_evidence(
-    evidence: ServiceEvidence, *, service: TrustedService, trust: Trust, nonce: str, clock: Clock
+    evidence: ServiceEvidence, *, service: TrustedService, trust: Anchors, nonce: str, clock: Clock
 ) -> ServiceStatement:
     """Verify what a service says about itself.
 

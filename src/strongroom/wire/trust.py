@@ -1,8 +1,10 @@
 """The trust file: the anchors a client or an auditor starts from. Written by the owner, never by a service."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from strongroom.wire.model import Hex32, Hex48, Message, TeeKind, Url
+from pydantic import Field, model_validator
+
+from strongroom.wire.model import DatasetName, Hex32, Hex48, Message, TeeKind, Url
 from strongroom.wire.service import Mode, ServiceKind
 
 
@@ -32,8 +34,8 @@ class TrustedService(Message):
     log_key: str | None
 
 
-class Trust(Message):
-    """Every anchor of an installation.
+class Anchors(Message):
+    """Every anchor of one owner's installation.
 
     Attributes:
         hardware: "simulated" allows roots that say so; shown wherever this file is used.
@@ -43,7 +45,6 @@ class Trust(Message):
         agent_launch_digests: As SEV-SNP guests (MEASUREMENT).
     """
 
-    version: Literal[1] = 1
     hardware: Literal["simulated", "real"]
     roots: tuple[TrustedRootEntry, ...]
     services: tuple[TrustedService, ...]
@@ -55,3 +56,54 @@ class Trust(Message):
     def agents(self, tee: TeeKind) -> tuple[str, ...]:
         """Return the agents' reference values as one kind of TEE; empty where none of that kind is trusted."""
         return {"sgx": self.agent_measurements, "tdx": self.agent_mrtds, "snp": self.agent_launch_digests}[tee]
+
+
+class Partner(Message):
+    """Another owner, whose datasets stand beside one's own in an application.
+
+    Attributes:
+        name: What this side calls that owner, as in `--dataset NAME@PARTNER`.
+        accept_results: Whether this side's key service believes that owner's attestation service.
+        anchors: That owner's anchors. They count for that owner's own services and datasets alone.
+    """
+
+    name: DatasetName
+    accept_results: bool
+    anchors: Anchors
+
+
+class Trust(Anchors):
+    """A trust file: one's own anchors, and those of partners, never mixed.
+
+    Attributes:
+        partners: The other owners.
+    """
+
+    version: Literal[1] = 1
+    partners: tuple[Partner, ...] = Field(default=(), max_length=63)
+
+    @model_validator(mode="after")
+    def _parties_are_told_apart(self) -> Self:
+        names = [partner.name for partner in self.partners]
+        identities = [service.identity for party in self.parties() for service in party.services]
+        if len(set(names)) != len(names):
+            raise ValueError("two partners have one name")
+        if len(set(identities)) != len(identities):
+            raise ValueError("a service is two parties' at once")
+        if any(partner.anchors.hardware != self.hardware for partner in self.partners):
+            raise ValueError("all parties trust the same kind of hardware")
+        return self
+
+    def parties(self) -> tuple[Anchors, ...]:
+        """Return everybody's anchors, one's own first."""
+        return (self, *(partner.anchors for partner in self.partners))
+
+    def partner(self, name: str) -> Partner | None:
+        """Return a partner, if there is one of this name."""
+        return next((partner for partner in self.partners if partner.name == name), None)
+
+    def party_of(self, identity: str) -> Anchors | None:
+        """Return the anchors of the party whose service this is, if it is anybody's."""
+        return next(
+            (party for party in self.parties() if any(each.identity == identity for each in party.services)), None
+        )

@@ -77,7 +77,7 @@ def test_an_application_is_shown_in_words(state: State) -> None:
 
 def test_an_owner_sees_what_changed_since_the_last_approval(state: State) -> None:
     first, second = packed(state), packed(state, "--all", script="print(2)")
-    remember_approved(first, dataset="trips", state=state)
+    remember_approved(first, dataset="trips", approval="ab12", state=state)
 
     changes = changes_since_approved(second, dataset="trips", state=state)
 

@@ -6,9 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strongroom.cli.options import DatasetName, FileList, Memory, Moment, PlacedDataset, Setting, UntilDate
+from strongroom.cli.options import (
+    DatasetName,
+    FileList,
+    Memory,
+    Moment,
+    PartnerName,
+    Placed,
+    PlacedDataset,
+    Setting,
+    UntilDate,
+)
 
-TYPES = [DatasetName(), FileList(), Memory(), Moment(), PlacedDataset(), Setting(), UntilDate()]
+TYPES = [DatasetName(), FileList(), Memory(), Moment(), PartnerName(), PlacedDataset(), Setting(), UntilDate()]
 
 
 @pytest.mark.parametrize(
@@ -25,11 +35,21 @@ def test_refuses_other_amounts_of_memory(text: str) -> None:
 
 
 def test_a_placed_dataset_has_a_name_and_perhaps_a_location() -> None:
-    assert PlacedDataset().convert("trips=/data/a=b", None, None) == ("trips", "/data/a=b")
-    assert PlacedDataset().convert("trips", None, None) == ("trips", None)
+    assert PlacedDataset().convert("trips=/data/a=b", None, None) == ("trips", Placed(location="/data/a=b"))
+    assert PlacedDataset().convert("trips", None, None) == ("trips", Placed())
 
 
-@pytest.mark.parametrize("text", ["", "=/data", "trips=", "Trips=/data", "-trips", "a_b", "a/b", "ä", "x" * 64])
+def test_a_placed_dataset_may_be_another_owners() -> None:
+    place = Placed(partner="hospital", location="/data/a@b")
+    assert PlacedDataset().convert("visits@hospital=/data/a@b", None, None) == ("visits", place)
+    assert PlacedDataset().convert("visits@hospital", None, None) == ("visits", Placed(partner="hospital"))
+    assert PlacedDataset().convert("visits=/data/a@b", None, None) == ("visits", Placed(location="/data/a@b"))
+
+
+NO_DATASETS = ["", "=/data", "trips=", "Trips=/data", "-trips", "a_b", "a/b", "ä", "x" * 64, "a@", "@b", "a@B", "a@b@c"]
+
+
+@pytest.mark.parametrize("text", NO_DATASETS)
 def test_refuses_datasets_that_no_dataset_can_be_called(text: str) -> None:
     with pytest.raises(click.BadParameter):
         PlacedDataset().convert(text, None, None)

@@ -53,6 +53,22 @@ def test_takes_spark_submits_options() -> None:
     )
 
 
+def test_datasets_of_other_owners_go_by_what_the_trust_file_calls_them() -> None:
+    request = parse(
+        *("--dataset", "trips", "--dataset", "visits@hospital=/data/visits", "--output", "joined@bank=/data/joined"),
+        *("--attested-by", "bank", "join.py"),
+    )
+
+    assert request.partners == {"visits": "hospital", "joined": "bank"}
+    assert request.datasets["visits"] == "file:///data/visits"
+    assert request.attested_by == "bank"
+
+
+def test_another_owners_dataset_does_not_lie_in_ones_own_storage() -> None:
+    with pytest.raises(click.UsageError, match="say where the ciphertext of visits@hospital lies"):
+        parse("--dataset", "visits@hospital", "join.py")
+
+
 @pytest.mark.parametrize("tee", TEE_KINDS)
 def test_the_simulated_platform_launches_the_kind_of_tee_that_is_asked_for(tee: TeeKind) -> None:
     device = places_of(STATE, tee=tee).device

@@ -7,6 +7,7 @@ import click
 from strongroom.application.description import ApplicationDescription
 from strongroom.cli.applications import describe, find_application
 from strongroom.cli.commands.submit import application_options, request_of
+from strongroom.cli.completion import complete_applications
 from strongroom.cli.options import examples, json_option, state_option
 from strongroom.cli.state import State
 from strongroom.cli.terminal import print_json, say
@@ -41,8 +42,8 @@ def pack(*, as_json: bool, state: State, **options: Any) -> str:  # noqa: ANN401
     return packed.digest
 
 
-@app.command()
-@click.argument("application", metavar="DIGEST|FOLDER")
+@app.command(epilog=examples("strongroom app show 3f9c"))
+@click.argument("application", metavar="DIGEST|FOLDER", shell_complete=complete_applications)
 @json_option
 @state_option
 def show(*, application: str, as_json: bool, state: State) -> None:

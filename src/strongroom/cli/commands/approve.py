@@ -8,9 +8,10 @@ from strongroom.application.description import ApplicationDescription
 from strongroom.base.clock import SystemClock, to_rfc3339
 from strongroom.base.errors import ConfigurationError, Mismatch, RefusedError
 from strongroom.cli.applications import changes_since_approved, describe, find_application, remember_approved
-from strongroom.cli.options import DATASET_NAME, UntilDate, examples, json_option, state_option
+from strongroom.cli.completion import complete_applications, complete_approvals
+from strongroom.cli.options import DATASET_NAME, PARTNER_NAME, UntilDate, examples, json_option, state_option
 from strongroom.cli.owner_keys import public_key_of, thumbprint_of
-from strongroom.cli.policies import registered_policy
+from strongroom.cli.policies import default_policy, registered_policy
 from strongroom.cli.prefixes import find_by_prefix
 from strongroom.cli.session import attestation_client, owner_client
 from strongroom.cli.state import State
@@ -18,8 +19,9 @@ from strongroom.cli.terminal import print_records, say, short
 from strongroom.crypto.keys import VerifyingKey
 from strongroom.policy.approval import Approval, PlatformDemand
 from strongroom.submit.run import load_trust
-from strongroom.submit.services import trusted_service
+from strongroom.submit.services import party_named, trusted_service
 from strongroom.wire.model import TEE_KINDS, TeeKind
+from strongroom.wire.trust import Trust
 
 Access = Literal["read", "write"]
 
@@ -28,9 +30,10 @@ Access = Literal["read", "write"]
     epilog=examples(
         "strongroom approve 3f9c --dataset trips --read --max-runs 10 --until 2026-12-31",
         "strongroom approve 3f9c --dataset report --write --recipient owner/recipient.jwk",
+        "strongroom approve 3f9c --dataset visits --read --attested-by taxis --submitter taxis-submitter.jwk",
     )
 )
-@click.argument("digest")
+@click.argument("digest", shell_complete=complete_applications)
 @click.option("--dataset", required=True, type=DATASET_NAME, help="The dataset that is opened to the application.")
 @click.option("--read", "access", flag_value="read", help="It may read the dataset.")
 @click.option("--write", "access", flag_value="write", help="It may write the dataset's next version.")
@@ -87,6 +90,12 @@ Access = Literal["read", "write"]
     show_default=True,
     help="A kind of TEE that it may run in; repeatable.",
 )
+@click.option(
+    "--attested-by",
+    type=PARTNER_NAME,
+    help="The partner whose attestation service appraises it, by the policy that accepts exactly that partner's "
+    "agents.  [default: your own, by its registered policy]",
+)
 @state_option
 def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
     *,
@@ -103,6 +112,7 @@ def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
     recipients: tuple[str, ...],
     columns: tuple[str, ...],
     tees: tuple[TeeKind, ...],
+    attested_by: str | None,
     state: State,
 ) -> None:
     """Approve that an application reads or writes a dataset.
@@ -120,8 +130,8 @@ def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
         key_service=trusted_service(trust, "key-service").identity,
         application=description.digest,
         access=access,
-        evidence_policy_hash=_policy_hash(state, tees),
-        attestation_issuer=trusted_service(trust, "attestation-service").url,
+        evidence_policy_hash=_policy_hash(state, tees, trust=trust, attested_by=attested_by),
+        attestation_issuer=trusted_service(party_named(trust, attested_by), "attestation-service").url,
         hardware=trust.hardware,
         platform=_platform(trust.hardware, machines, any_machine=any_machine, least=(min_tcb_evaluation, min_crl)),
         tees=tuple(dict.fromkeys(tees)),
@@ -135,11 +145,11 @@ def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
     )
     _print(approval, description, state=state)
     approval_id = owner_client(state).approve(approval, application=description.to_json().decode())
-    remember_approved(description, dataset=dataset, state=state)
+    remember_approved(description, dataset=dataset, approval=approval_id, state=state)
     say(f"approved and signed: {approval_id}")
 
 
-@click.command()
+@click.command(epilog=examples("strongroom approvals", "strongroom approvals --json"))
 @json_option
 @state_option
 def approvals(*, as_json: bool, state: State) -> None:
@@ -157,8 +167,8 @@ def approvals(*, as_json: bool, state: State) -> None:
     print_records(_records(state), columns=columns, as_json=as_json)
 
 
-@click.command()
-@click.argument("approval")
+@click.command(epilog=examples("strongroom revoke 3f9c"))
+@click.argument("approval", shell_complete=complete_approvals)
 @state_option
 def revoke(*, approval: str, state: State) -> None:
     """Revoke an approval.
@@ -214,7 +224,9 @@ def _platform(
     )
 
 
-def _policy_hash(state: State, tees: tuple[TeeKind, ...]) -> str:
+def _policy_hash(state: State, tees: tuple[TeeKind, ...], *, trust: Trust, attested_by: str | None) -> str:
+    if attested_by is not None:  # not what that service says: what follows from the anchors that were looked at
+        return default_policy(party_named(trust, attested_by)).hash
     client, token = attestation_client(state)
     registered = {tee: registered_policy(client, token=token, tee=tee) for tee in tees}
     hashes = {policy.hash for policy in registered.values() if policy is not None}

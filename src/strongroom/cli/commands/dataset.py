@@ -26,7 +26,7 @@ def dataset() -> None:
     """Make, fill, look at and decrypt datasets, as their owner."""
 
 
-@dataset.command()
+@dataset.command(epilog=examples("strongroom dataset create trips"))
 @click.argument("name", type=DATASET_NAME)
 @state_option
 def create(*, name: str, state: State) -> None:
@@ -94,7 +94,7 @@ def decrypt(*, name: str, location: str | None, output: Path, path: str, number:
     )
 
 
-@dataset.command()
+@dataset.command(epilog=examples("strongroom dataset show trips", "strongroom dataset show trips --version 2 --json"))
 @click.argument("name", type=DATASET_NAME)
 @_FROM
 @_VERSION
@@ -118,7 +118,7 @@ def show(*, name: str, location: str | None, number: int | None, as_json: bool, 
     print_records(files, columns=columns, as_json=False)
 
 
-@dataset.command()
+@dataset.command(epilog=examples("strongroom dataset versions trips"))
 @click.argument("name", type=DATASET_NAME)
 @json_option
 @state_option

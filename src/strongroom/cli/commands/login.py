@@ -29,11 +29,12 @@ _CLOCK = SystemClock()
 @click.option("--no-browser", is_flag=True, help="Only print the address; open no browser.")
 @state_option
 def login(*, issuer: str | None, device: bool, no_browser: bool, state: State) -> None:
-    """Sign in at the issuer that the services of the trust file offer.
+    """Sign in at the services' issuer (OIDC), in the place of a key.
 
-    From then on commands use the sign-in in the place of tokens signed with your key, until `strongroom logout`. What
-    needs your signature, such as an approval, still needs your key: have its public half registered under your name.
-    Tokens are kept in owner/sign-in/, in files that only you may read, and are refreshed as they end.
+    The issuer is the one that the services of the trust file offer. From then on commands use the sign-in in the
+    place of tokens signed with your key, until `strongroom logout`. What needs your signature, such as an approval,
+    still needs your key: have its public half registered under your name. Tokens are kept in owner/sign-in/, in
+    files that only you may read, and are refreshed as they end.
     """
     trust = load_trust(state.trust)
     verify_services(trust, clock=_CLOCK)
@@ -48,10 +49,10 @@ def login(*, issuer: str | None, device: bool, no_browser: bool, state: State) -
 @click.command()
 @state_option
 def logout(*, state: State) -> None:
-    """Forget a sign-in: commands use your key again.
+    """Forget a sign-in.
 
-    Tokens that were given stay good until they end, within an hour as a rule; to end them at once, end the session at
-    the issuer, or have the service's operator take you out of its configuration.
+    Commands use your key again. Tokens that were given stay good until they end, within an hour as a rule; to end
+    them at once, end the session at the issuer, or have the service's operator take you out of its configuration.
     """
     say("signed out" if forget(state) else "nobody was signed in")
 

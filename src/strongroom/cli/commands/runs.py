@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 
 from strongroom.base.errors import NotFoundError
-from strongroom.cli.options import json_option, state_option
+from strongroom.cli.completion import complete_runs
+from strongroom.cli.options import examples, json_option, state_option
 from strongroom.cli.owner_keys import load_recipient_key
 from strongroom.cli.prefixes import find_by_prefix
 from strongroom.cli.session import owner_client
@@ -29,7 +30,7 @@ def runs() -> None:
     """List runs, and read what an application printed."""
 
 
-@runs.command(name="list")
+@runs.command(name="list", epilog=examples("strongroom runs list", "strongroom runs list --json"))
 @json_option
 @state_option
 def list_runs(*, as_json: bool, state: State) -> None:
@@ -38,8 +39,8 @@ def list_runs(*, as_json: bool, state: State) -> None:
     print_records(records, columns=_COLUMNS, as_json=as_json)
 
 
-@runs.command()
-@click.argument("run")
+@runs.command(epilog=examples("strongroom runs show 3f9c"))
+@click.argument("run", shell_complete=complete_runs)
 @state_option
 def show(*, run: str, state: State) -> None:
     """Show what the key service knows of RUN (an id or its beginning), as JSON."""
@@ -48,8 +49,8 @@ def show(*, run: str, state: State) -> None:
     print_json(client.run(found))
 
 
-@runs.command()
-@click.argument("run")
+@runs.command(epilog=examples("strongroom runs output 3f9c", "strongroom runs output 3f9c --key recipient.key"))
+@click.argument("run", shell_complete=complete_runs)
 @click.option(
     "--key",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -10,7 +10,16 @@ from strongroom.base.clock import SystemClock
 from strongroom.base.errors import RefusedError
 from strongroom.base.workflow import Step
 from strongroom.cli.applications import changes_since_packed
-from strongroom.cli.options import FileList, Memory, PlacedDataset, Setting, examples, state_option
+from strongroom.cli.options import (
+    PARTNER_NAME,
+    FileList,
+    Memory,
+    Placed,
+    PlacedDataset,
+    Setting,
+    examples,
+    state_option,
+)
 from strongroom.cli.owner_keys import load_signing_key
 from strongroom.cli.state import State, location_of
 from strongroom.cli.terminal import following, note, say
@@ -85,8 +94,8 @@ def request_of(  # noqa: PLR0913 - spark-submit has these options
     archives: tuple[str, ...],
     conf: tuple[tuple[str, str], ...],
     name: str | None,
-    dataset: tuple[tuple[str, str | None], ...],
-    output: tuple[tuple[str, str | None], ...],
+    dataset: tuple[tuple[str, Placed], ...],
+    output: tuple[tuple[str, Placed], ...],
     **sizes: Any,  # noqa: ANN401 - the rest goes on as it is
 ) -> SubmitRequest:
     """Return what a person asked for on the command line.
@@ -95,6 +104,7 @@ def request_of(  # noqa: PLR0913 - spark-submit has these options
         click.UsageError: A setting or a dataset is given twice.
         ConfigurationError: A location is of a kind that is not supported.
     """
+    reads, writes = _once(dataset, "--dataset"), _once(output, "--output")
     return SubmitRequest(
         script=script,
         arguments=arguments,
@@ -103,14 +113,19 @@ def request_of(  # noqa: PLR0913 - spark-submit has these options
         archives=archives,
         settings=_once(conf, "--conf"),
         name=name,
-        datasets=_locations(state, _once(dataset, "--dataset")),
-        outputs=_locations(state, _once(output, "--output")),
+        datasets=_locations(state, reads),
+        outputs=_locations(state, writes),
+        partners={name: each.partner for name, each in {**reads, **writes}.items() if each.partner},
         **sizes,
     )
 
 
-def _locations(state: State, placed: Mapping[str, str | None]) -> dict[str, str]:
-    return {name: location_of(place) if place else state.storage(name) for name, place in placed.items()}
+def _locations(state: State, placed: Mapping[str, Placed]) -> dict[str, str]:
+    for name, each in placed.items():
+        if each.partner and not each.location:
+            whose = f"{name}@{each.partner}"
+            raise click.UsageError(f"say where the ciphertext of {whose} lies: {whose}=LOCATION")
+    return {name: location_of(each.location) if each.location else state.storage(name) for name, each in placed.items()}
 
 
 def _once(pairs: tuple[tuple[str, Any], ...], option: str) -> dict[str, Any]:
@@ -144,6 +159,11 @@ _APPLICATION_OPTIONS: Final[tuple[Callable[[Callable[..., Any]], Callable[..., A
     click.option("--archives", default=(), type=FileList(), help="Archives to unpack, comma-separated."),
     click.option("--conf", "-c", multiple=True, type=Setting(), help="A Spark setting; repeatable."),
     click.option("--name", help="The application's name.  [default: the script's]"),
+    click.option(
+        "--attested-by",
+        type=PARTNER_NAME,
+        help="The partner whose attestation service appraises the TEEs.  [default: your own]",
+    ),
     click.option("--master", expose_value=False, hidden=True, callback=_check_master),
 )
 
@@ -154,6 +174,8 @@ _APPLICATION_OPTIONS: Final[tuple[Callable[[Callable[..., Any]], Callable[..., A
         "strongroom submit --num-executors 2 --executor-memory 2g \\",
         "    --dataset trips=/data/trips --output report=/data/report \\",
         "    report.py strongroom://trips strongroom://report",
+        "strongroom submit --dataset trips --dataset visits@hospital=/data/visits --output joined \\",
+        "    join.py strongroom://trips strongroom://visits strongroom://joined",
     )
     + "\n\nRefused, with what to do instead: "
     + ", ".join([*REFUSED, *_REFUSED_FLAGS])
@@ -188,7 +210,8 @@ def submit(
     """Run a PySpark application on protected data, as spark-submit would.
 
     Datasets are named strongroom://NAME in the script's arguments. Give --dataset NAME=LOCATION for each one that is
-    read, --output NAME=LOCATION for each one that is written; without =LOCATION it lies in the state folder. All that
+    read, --output NAME=LOCATION for each one that is written; without =LOCATION it lies in the state folder. A dataset
+    of another owner is NAME@PARTNER=LOCATION, by what the trust file calls that owner (see: strongroom trust). All that
     follows SCRIPT is passed to it. Exits with the application's exit status.
     """
     request = request_of(state, **options)
