@@ -162,14 +162,9 @@ class OwnerClient:
         Raises:
             ConfigurationError: There is no key to sign with.
         """
-        if self._key is None:
-            raise ConfigurationError(
-                "an approval is signed with the owner's key, and there is none here",
-                action="make one with `strongroom init`, and have it registered under your name at the key service",
-            )
-        public = self._key.verifying_key
+        public = self._signing_key.verifying_key
         header = {"typ": wire.APPROVAL_TYP, "kid": public.thumbprint, "jwk": public.to_jwk()}
-        token = sign_jws(approval.to_json(), key=self._key, header=header)
+        token = sign_jws(approval.to_json(), key=self._signing_key, header=header)
         match self._post("/approvals", wire.ApprovalUpload(approval=token, application=application)):
             case {"approval": str(approval_id)}:
                 return approval_id
@@ -205,8 +200,9 @@ class OwnerClient:
 
         Raises:
             ConflictError: Another restore waits, or none.
+            ConfigurationError: There is no key to sign with.
         """
-        public = self._key.verifying_key
+        public = self._signing_key.verifying_key
         said = RestoreAcceptance(
             key_service=self._identity,
             restore=restore,
@@ -214,8 +210,17 @@ class OwnerClient:
             issued_at=to_rfc3339(self._clock.now()),
         )
         header = {"typ": RESTORE_ACCEPTANCE_TYP, "kid": public.thumbprint, "jwk": public.to_jwk()}
-        token = sign_jws(said.to_json(), key=self._key, header=header)
+        token = sign_jws(said.to_json(), key=self._signing_key, header=header)
         self._post("/log/restore", RestoreAcceptanceUpload(statement=token))
+
+    @property
+    def _signing_key(self) -> SigningKey:
+        if self._key is None:
+            raise ConfigurationError(
+                "this is signed with your key, and there is none here",
+                action="make one with `strongroom init`, and have it registered under your name at the key service",
+            )
+        return self._key
 
     def _version(self, token: str, name: str) -> wire.DatasetVersion:
         version = wire.DatasetVersion.from_json(self._statements.verify(token, typ=wire.VERSION_TYP))
