@@ -5,7 +5,10 @@ A key's material is PKCS#8 DER for RSA and EC keys, and the bytes themselves for
 Source: Azure Key Vault REST API (keys); RFC 7517, RFC 7518, section 6; RFC 3394; RFC 5649.
 """
 
+import functools
+import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, cast
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -33,6 +36,7 @@ _AES_KW_BITS: Final[Mapping[str, int | None]] = {"A128KW": 128, "A192KW": 192, "
 _AES_KWP: Final = "CKM_AES_KEY_WRAP_PAD"
 _RSA_PKCS1: Final = "RSA1_5"
 _RSA_EXPONENT: Final = 65537
+_PARSED_KEYS: Final = 256
 _BYTE: Final = 8
 
 
@@ -195,6 +199,20 @@ def asymmetric_key(material: SecretBytes) -> rsa.RSAPrivateKey | ec.EllipticCurv
     Raises:
         IntegrityError: It is damaged, or of another kind.
     """
+    return _parsed(_Material(digest=hashlib.sha256(material.reveal()).digest(), secret=material))
+
+
+@dataclass(frozen=True, slots=True)
+class _Material:
+    digest: bytes
+    secret: SecretBytes = field(compare=False)
+
+
+# Half of what an RSA key's first use costs comes once for each parsed key. Whoever reads this process's memory has the
+# store's own key, and with it all of these.
+@functools.lru_cache(maxsize=_PARSED_KEYS)
+def _parsed(of: _Material) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
+    material = of.secret
     try:
         # The material was made or checked here and comes from authenticated encryption: checking an RSA key's primes
         # again takes longer than everything else that is done with it.
