@@ -85,12 +85,16 @@ class RotationOperations:
     # --- by the clock -------------------------------------------------------------------------------------------
 
     def catch_up(self) -> None:
-        """Do what is due; what fails is written to the service's own log, and tried again."""
+        """Do what is due; what fails is written to the service's own log, and tried again.
+
+        Nothing is, while the service may not serve: a restored backup must not go on before its owner says so.
+        """
         seconds = self._vault.seconds
         if abs(seconds - self._looked_at) < _LOOK_EVERY_S or not self._lock.acquire(blocking=False):
             return
         try:
             self._looked_at = seconds
+            self._vault.desk.store.demand_sound()
             self._do_due(seconds)
         except StrongroomError as error:
             _log.error("keys that are due were not rotated or destroyed: %s", error.message)

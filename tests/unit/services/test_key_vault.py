@@ -231,6 +231,21 @@ def test_what_fails_by_the_clock_does_not_fail_a_call_and_is_tried_again(
     assert record(bench).number == 2
 
 
+def test_nothing_happens_by_the_clock_while_the_service_may_not_serve(
+    bench: KeyBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    create(bench)
+    create(bench, "gone")
+    set_rotation(bench, timeAfterCreate="P30D")
+    ask(bench, "delete", name="gone")
+    bench.clock.advance(days=91)
+    before = leaves(bench)
+    bench.store.stop_releasing(IntegrityError("a row was edited"))
+    assert ask(bench, "deleted", name="gone")
+    assert leaves(bench) == before
+    assert "a row was edited" in caplog.text
+
+
 # --- deleting ---------------------------------------------------------------------------------------------------------
 
 
