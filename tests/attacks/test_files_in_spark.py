@@ -169,6 +169,7 @@ def test_a_file_duplicated_under_another_name_is_refused(cluster: Cluster, files
 
 def test_another_datasets_file_is_refused(cluster: Cluster, files: tuple[Path, Path]) -> None:
     other = cluster.datasets["other"]
+    assert isinstance(other, Dataset)
     foreign = other.location(min(other.view)).read_bytes()
     assert len(foreign) == files[0].stat().st_size
     files[0].write_bytes(foreign)

@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.support.key_socket_server import Dataset, KeySocket, serving
 
+from strongroom.agent.key_socket import BoundDataset
 from strongroom.crypto.random import random_secret
 from strongroom.engine.build import build_runtime
 from strongroom.engine.runtime import find_runtime
@@ -63,7 +64,7 @@ class SparkRefusalError(Exception):
 class Cluster:
     """A master, a worker and a driver, each beside the key socket of its node."""
 
-    datasets: dict[str, Dataset]
+    datasets: dict[str, Dataset | BoundDataset]
     storage: Path
     driver_node: Node
     worker_node: Node
@@ -95,7 +96,7 @@ def running_cluster(storage: Path, *, insecure_plain: bool = False) -> Iterator[
     """Run a cluster with one executor while the block runs."""
     build_runtime(progress=lambda _: None)
     scratch = Path(tempfile.mkdtemp(prefix="sr-", dir=_MEMORY))
-    datasets: dict[str, Dataset] = {}
+    datasets: dict[str, Dataset | BoundDataset] = {}
     secret = random_secret()
 
     def node(name: str) -> Node:

@@ -30,6 +30,7 @@ from strongroom.services.datasets import DatasetDesk
 from strongroom.services.http import Call
 from strongroom.services.identity import ServiceIdentity, open_identity, prepare_folder
 from strongroom.services.issuers import TrustedIssuers
+from strongroom.services.key_care import KeyCare
 from strongroom.services.key_desk import KeyDesk
 from strongroom.services.key_vault import KeyVault
 from strongroom.services.owners import OwnerDesk
@@ -144,6 +145,7 @@ class KeyBench:
         )
         self.runs = RunDesk(self.desk)
         self.datasets = DatasetDesk(self.desk)
+        self.care = KeyCare(self.desk)
         self.owners = OwnerDesk(self.desk)
         self.vault = KeyVault(self.desk)
         self.restores = RestoreDesk(self.desk)
@@ -202,21 +204,34 @@ class KeyBench:
     def azure(self, body: Any = None, **path: str) -> Call:
         return self.person(body, query={"api-version": "7.4"}, **path)
 
-    def create_dataset(self, name: str) -> None:
-        self.datasets.create_dataset(self.person(wire.NewDataset(dataset=name)))
+    def create_dataset(self, name: str, *, columns: tuple[str, ...] = ()) -> None:
+        self.datasets.create_dataset(self.person(wire.NewDataset(dataset=name, columns=columns)))
 
-    def import_version(self, name: str, *, base: int | None = None) -> tuple[wire.NewWrite, wire.DatasetVersion]:
-        """An owner's import: a write key, then the next version."""
+    def import_version(
+        self, name: str, *, base: int | None = None, keeps: tuple[str, ...] = ()
+    ) -> tuple[wire.NewWrite, wire.DatasetVersion]:
+        """An owner's import: a write key, then the next version; `keeps` are writes of the version before."""
         recipient = receiving_key(9)
         request = wire.OwnerWriteRequest(recipient=recipient.public_jwk)
         answer = wire.OwnerSealed.from_json(self.datasets.start_write(self.person(request, name=name)).body)
         secret = unseal(answer.sealed, key=recipient, context={"purpose": "owner-write", "dataset": name})
         write = wire.NewWrite.from_json(secret.reveal())
         commit = wire.Commit(
-            dataset=name, base=base, manifest_digest=sha256_hex(random_id().encode()), write_ids=(write.write_id,)
+            dataset=name,
+            base=base,
+            manifest_digest=sha256_hex(random_id().encode()),
+            write_ids=(write.write_id, *keeps),
         )
         reply = self.datasets.commit(self.person(wire.OwnerCommit(commit=commit), name=name))
         return write, self.version(parse_json_object(reply.body)["statement"])
+
+    def owner_unwrap(self, name: str, asked: wire.WrittenDataset) -> wire.WriteKeys:
+        """An owner's own look at a version's keys."""
+        recipient = receiving_key(9)
+        request = wire.OwnerUnwrapRequest(recipient=recipient.public_jwk, version=asked)
+        answer = wire.OwnerSealed.from_json(self.datasets.unwrap(self.person(request, name=name)).body)
+        secret = unseal(answer.sealed, key=recipient, context={"purpose": "owner-unwrap", "dataset": name})
+        return wire.WriteKeys.from_json(secret.reveal())
 
     def version(self, statement: str) -> wire.DatasetVersion:
         return wire.DatasetVersion.from_json(self.desk.verify_own(statement, typ=wire.VERSION_TYP))
@@ -266,9 +281,12 @@ class KeyBench:
         upload = wire.ApprovalUpload(approval=token, application=described.to_json().decode())
         return str(parse_json_object(self.owners.approve(self.person(upload)).body)["approval"])
 
-    def prepare(self, **changed: Any) -> tuple[str, str]:
-        """Two datasets, one of them with a version, and approvals of the standard application for both."""
-        self.create_dataset("trips")
+    def prepare(self, *, column_keys: tuple[str, ...] = (), **changed: Any) -> tuple[str, str]:
+        """Two datasets, one of them with a version, and approvals of the standard application for both.
+
+        `column_keys` are columns of trips that have keys of their own.
+        """
+        self.create_dataset("trips", columns=column_keys)
         self.create_dataset("report")
         self.trips, _ = self.import_version("trips")
         return self.approve("trips", "read", **changed), self.approve("report", "write", **changed)
@@ -368,16 +386,30 @@ class KeyBench:
         }
         return wire.KeysRequest(**fields)
 
-    def keys(self, tee: Tee, ticket: str, **changed: Any) -> dict[str, dict[str, SecretBytes]]:
+    def released(self, tee: Tee, ticket: str, **changed: Any) -> wire.WriteKeys:
+        """What a member gets of the keys it asks for."""
         token = tee.sign(self.keys_request(ticket, **changed), typ=wire.KEYS_TYP)
         reply = self.runs.keys(self.tee_call(token, run=run_of(ticket)))
         payload = self.desk.verify_own(reply.body.decode(), typ=wire.RELEASED_KEYS_TYP)
         released = wire.ReleasedKeys.from_json(payload)
-        opened = wire.WriteKeys.from_json(tee.unseal(released.sealed, run=released.run, purpose="write-keys"))
+        return wire.WriteKeys.from_json(tee.unseal(released.sealed, run=released.run, purpose="write-keys"))
+
+    def keys(self, tee: Tee, ticket: str, **changed: Any) -> dict[str, dict[str, SecretBytes]]:
         return {
             name: {each: SecretBytes(from_b64url(key)) for each, key in ids.items()}
-            for name, ids in opened.keys.items()
+            for name, ids in self.released(tee, ticket, **changed).keys.items()
         }
+
+    def rebase(self, tee: Tee, ticket: str, **changed: Any) -> wire.Rebased:
+        fields: dict[str, Any] = {
+            "run": run_of(ticket),
+            "issued_at": to_rfc3339(self.clock.now()),
+            "dataset": "report",
+            **changed,
+        }
+        call = self.tee_call(tee.sign(wire.RebaseRequest(**fields), typ=wire.REBASE_TYP), run=run_of(ticket))
+        payload = self.desk.verify_own(self.runs.rebase(call).body.decode(), typ=wire.REBASED_TYP)
+        return wire.Rebased.from_json(payload)
 
     def record(self, tee: Tee, ticket: str) -> wire.RunRecord:
         request = wire.ListRequest(run=run_of(ticket), issued_at=to_rfc3339(self.clock.now()))
@@ -411,6 +443,16 @@ class KeyBench:
     def events(self) -> list[str]:
         with self.store.reading() as tx:
             return [parse_json_object(leaf)["event"] for leaf in tx.leaves(0, 1000)]
+
+
+def written(number: int, *writes: wire.NewWrite) -> wire.WrittenDataset:
+    """What a manifest of these writes holds of their keys."""
+    columns = sorted({column for write in writes for column in write.columns})
+    return wire.WrittenDataset(
+        number=number,
+        write_keys={write.write_id: write.wrapped for write in writes},
+        column_keys={column: {write.write_id: write.columns[column].wrapped for write in writes} for column in columns},
+    )
 
 
 def run_of(ticket: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from strongroom.agent.key_socket import BoundDataset, Keyholder
 from strongroom.base.secret import SecretBytes
 from strongroom.crypto.random import random_id, random_secret
 from strongroom.engine.settings import guarded_settings
@@ -65,7 +66,7 @@ class Dataset:
 class KeySocket:
     """Answers the questions of one node's Spark processes, and remembers their operations."""
 
-    def __init__(self, datasets: Mapping[str, Dataset], *, is_driver: bool) -> None:
+    def __init__(self, datasets: Mapping[str, Dataset | BoundDataset], *, is_driver: bool) -> None:
         self.datasets = datasets
         self.is_driver = is_driver
         self.required = guarded_settings()
@@ -78,7 +79,18 @@ class KeySocket:
         dataset = self.datasets.get(question["dataset"])
         if dataset is None:
             raise RefusalError("refused", f"the dataset {question['dataset']} is not bound to this application")
+        if isinstance(dataset, BoundDataset):
+            return self._ask_the_agents_own(dataset, question)
         return getattr(self, "_" + question["op"])(dataset, question)
+
+    def _ask_the_agents_own(self, dataset: BoundDataset, question: dict[str, Any]) -> dict[str, Any]:
+        keyholder = Keyholder(
+            datasets={dataset.name: dataset},
+            required_settings=self.required,
+            role="driver" if self.is_driver else "executor",
+        )
+        answer: dict[str, Any] = json.loads(keyholder.answer(json.dumps(question).encode() + b"\n"))
+        return answer
 
     def _binding(self, dataset: Dataset, _: dict[str, Any]) -> dict[str, Any]:
         return {"access": dataset.access, "write_id": dataset.write_id}

@@ -74,14 +74,31 @@ final class Agent {
     }
   }
 
-  /** A file's key and AAD prefix. */
+  /**
+   * What opens or encrypts a file: one key with an AAD prefix; or, where columns have keys of their own, a key for the
+   * footer and one for each of these columns.
+   */
   static final class FileKey {
-    final byte[] key;
-    final byte[] aadPrefix;
+    /** The file's key; where columns have keys of their own, the footer's. */
+    final Key key;
 
-    FileKey(byte[] key, byte[] aadPrefix) {
+    /** From the column to its {@code Key}; null where no column has a key of its own. */
+    final Map columns;
+
+    FileKey(Key key, Map columns) {
       this.key = key;
-      this.aadPrefix = aadPrefix;
+      this.columns = columns;
+    }
+  }
+
+  /** A key with its companion: an AAD prefix, the key metadata that bring it back, or the context that it wraps in. */
+  static final class Key {
+    final byte[] key;
+    final byte[] companion;
+
+    Key(byte[] key, byte[] companion) {
+      this.key = key;
+      this.companion = companion;
     }
   }
 
@@ -122,7 +139,7 @@ final class Agent {
     Guard.check();
     FileKey key = (FileKey) KEYS.get(file);
     if (key == null) {
-      key = key(ask("decryption", file, true));
+      key = fileKey(ask("decryption", file, true), "wrapping", "context_b64");
       KEYS.put(file, key);
     }
     return key;
@@ -136,7 +153,7 @@ final class Agent {
 
   /** Returns the key of a new file; the agent gives it once. */
   static FileKey encryption(DatasetPath file) throws IOException {
-    return key(ask("encryption", file, true));
+    return fileKey(ask("encryption", file, true), "footer", "metadata_b64");
   }
 
   /** Takes every file at or below a place out of this run's view; returns how many. */
@@ -174,13 +191,27 @@ final class Agent {
     return KeySocket.ask(question);
   }
 
-  private static FileKey key(JsonNode answer) throws IOException {
+  private static FileKey fileKey(JsonNode answer, String footer, String companion) throws IOException {
+    JsonNode columns = KeySocket.field(answer, "columns");
+    if (!columns.isObject()) {
+      return new FileKey(key(answer, "aad_prefix_b64"), null);
+    }
+    LinkedHashMap keys = new LinkedHashMap();
+    Iterator names = columns.fieldNames();
+    while (names.hasNext()) {
+      String name = (String) names.next();
+      keys.put(name, key(KeySocket.field(columns, name), companion));
+    }
+    return new FileKey(key(KeySocket.field(answer, footer), companion), keys);
+  }
+
+  private static Key key(JsonNode answer, String companion) throws IOException {
     byte[] key = KeySocket.field(answer, "key_b64").binaryValue();
-    byte[] aadPrefix = KeySocket.field(answer, "aad_prefix_b64").binaryValue();
-    if (key == null || key.length != 32 || aadPrefix == null || aadPrefix.length == 0) {
+    byte[] beside = KeySocket.field(answer, companion).binaryValue();
+    if (key == null || key.length != 32 || beside == null || beside.length == 0) {
       throw new IOException("strongroom: the agent's answer holds no 256-bit key. Look at the agent's log.");
     }
-    return new FileKey(key, aadPrefix);
+    return new Key(key, beside);
   }
 
   private static Path location(JsonNode answer) throws IOException {

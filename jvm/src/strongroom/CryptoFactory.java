@@ -2,8 +2,14 @@ package strongroom;
 
 import java.io.IOException;
 import java.nio.file.Paths;
+import java.util.HashMap;
+import java.util.Iterator;
+import java.util.Locale;
+import java.util.Map;
 import org.apache.hadoop.conf.Configuration;
 import org.apache.hadoop.fs.Path;
+import org.apache.parquet.column.ColumnDescriptor;
+import org.apache.parquet.crypto.ColumnEncryptionProperties;
 import org.apache.parquet.crypto.DecryptionPropertiesFactory;
 import org.apache.parquet.crypto.EncryptionPropertiesFactory;
 import org.apache.parquet.crypto.FileDecryptionProperties;
@@ -11,6 +17,7 @@ import org.apache.parquet.crypto.FileEncryptionProperties;
 import org.apache.parquet.crypto.ParquetCipher;
 import org.apache.parquet.crypto.ParquetCryptoRuntimeException;
 import org.apache.parquet.hadoop.api.WriteSupport;
+import org.apache.parquet.hadoop.metadata.ColumnPath;
 
 /**
  * Gives Parquet the key and AAD prefix of each file of a dataset.
@@ -28,7 +35,11 @@ public final class CryptoFactory implements EncryptionPropertiesFactory, Decrypt
       DatasetPath file = DatasetPath.of(path);
       Agent.FileKey key = Agent.encryption(file);
       NewFiles.giveKey(file);
-      return FileEncryptionProperties.builder(key.key).withAlgorithm(ParquetCipher.AES_GCM_V1).withAADPrefix(key.aadPrefix).build();
+      FileEncryptionProperties.Builder properties = FileEncryptionProperties.builder(key.key.key).withAlgorithm(ParquetCipher.AES_GCM_V1);
+      if (key.columns == null) {
+        return properties.withAADPrefix(key.key.companion).build();
+      }
+      return properties.withFooterKeyMetadata(key.key.companion).withEncryptedColumns(columns(context, key.columns)).build();
     } catch (IOException e) {
       throw new ParquetCryptoRuntimeException(e.getMessage(), e);
     }
@@ -40,10 +51,40 @@ public final class CryptoFactory implements EncryptionPropertiesFactory, Decrypt
     }
     try {
       Agent.FileKey key = Agent.decryption(DatasetPath.of(path));
-      return FileDecryptionProperties.builder().withFooterKey(key.key).withAADPrefix(key.aadPrefix).build();
+      if (key.columns == null) {
+        return FileDecryptionProperties.builder().withFooterKey(key.key.key).withAADPrefix(key.key.companion).build();
+      }
+      return FileDecryptionProperties.builder().withKeyRetriever(new WrappedKeys(DatasetPath.of(path), key)).build();
     } catch (IOException e) {
       throw new ParquetCryptoRuntimeException(e.getMessage(), e);
     }
+  }
+
+  /**
+   * Returns how each column is encrypted: under its own key, or under the footer's.
+   *
+   * <p>Columns that are left out would be written in the clear. Spark does not tell upper from lower case, so neither does this.
+   */
+  private static Map columns(WriteSupport.WriteContext context, Map keys) {
+    Map folded = new HashMap();
+    Iterator entries = keys.entrySet().iterator();
+    while (entries.hasNext()) {
+      Map.Entry entry = (Map.Entry) entries.next();
+      folded.put(((String) entry.getKey()).toLowerCase(Locale.ROOT), entry.getValue());
+    }
+    Map columns = new HashMap();
+    Iterator described = context.getSchema().getColumns().iterator();
+    while (described.hasNext()) {
+      String[] path = ((ColumnDescriptor) described.next()).getPath();
+      ColumnPath column = ColumnPath.get(path);
+      Agent.Key key = (Agent.Key) folded.get(path[0].toLowerCase(Locale.ROOT));
+      ColumnEncryptionProperties.Builder properties = ColumnEncryptionProperties.builder(column);
+      if (key != null) {
+        properties.withKey(key.key).withKeyMetaData(key.companion);
+      }
+      columns.put(column, properties.build());
+    }
+    return columns;
   }
 
   private static boolean isScratch(Path path) {

@@ -7,11 +7,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from strongroom.agent.member import Membership
+from strongroom.agent.member import Membership, open_bases
 from strongroom.attestation.endorsements.platforms import platform_of
 from strongroom.base.clock import Clock, to_rfc3339
 from strongroom.base.encoding import to_b64url
-from strongroom.base.errors import ConflictError, StrongroomError
+from strongroom.base.errors import ConflictError, RefusedError, StrongroomError
 from strongroom.base.limits import LIMITS
 from strongroom.crypto.jose import seal_to_recipients, unverified_payload
 from strongroom.datasets.manifest import build_manifest
@@ -49,15 +49,18 @@ def finish_run(member: Membership, *, descriptor: Descriptor, ended: Ended, cloc
     1. If the application ended well: write one manifest for each dataset it changed, which nobody names yet.
     2. Ask each key service for the run's members and leaves; build the receipt over them.
     3. Close at each key service: commits and the receipt's digest take effect in one transaction.
-       A member that joined meanwhile changes the leaves: go back to 2.
+       A member that joined meanwhile changes the leaves: go back to 2. Another version that came in between: put what
+       this run added on top of it, if it did no more than add, and go back to 2.
     4. Write the receipt and the sealed output.
 
     Raises:
-        ConflictError: Another run made the next version first; no output version of this run appears there.
+        ConflictError: Another run made the next version first, and this run's changes do not go on top of it, or others
+            were faster again and again; no output version of this run appears there.
         StrongroomError: Storage or a key service failed; the run stays without an output version.
     """
     outcome: Literal["succeeded", "failed"] = "succeeded" if ended.exit_status == 0 else "failed"
     commits, outputs = _write_manifests(member, descriptor) if outcome == "succeeded" else ({}, {})  # 1
+    inputs = dict(member.inputs)
     log = ended.log.read_bytes() if ended.log.exists() else b""
     certificates = tuple(map(to_b64url, member.attestation.certificates()))
     for attempt in range(_CLOSE_ATTEMPTS):
@@ -76,7 +79,7 @@ def finish_run(member: Membership, *, descriptor: Descriptor, ended: Ended, cloc
             attestation_certificates=certificates,
             endorsements=_endorsements(member, records.values()),
             records=records,
-            inputs=dict(member.inputs),
+            inputs=inputs,
             outputs=outputs,
             log_digest=hashlib.sha256(log).hexdigest(),
         )
@@ -84,7 +87,13 @@ def finish_run(member: Membership, *, descriptor: Descriptor, ended: Ended, cloc
             closings = _close(member, body, commits, clock=clock)  # 3
             break
         except ConflictError:
-            if attempt == _CLOSE_ATTEMPTS - 1 or not _has_grown(member, records, clock=clock):
+            if attempt == _CLOSE_ATTEMPTS - 1:
+                raise
+            rebased = _rebase(member, descriptor, commits, clock=clock)
+            if rebased:
+                inputs |= rebased
+                commits, outputs = _write_manifests(member, descriptor)
+            elif not _has_grown(member, records, clock=clock):
                 raise
     else:  # pragma: no cover - the loop ends by break or raise
         raise ConflictError("the run could not be closed")
@@ -115,12 +124,43 @@ def _write_manifests(member: Membership, descriptor: Descriptor) -> tuple[dict[s
         Storage(descriptor.storage[name]).write_manifest(data, digest)
         write_ids = tuple(sorted({dataset.write.write_id, *(file.write_id for file in files)}))
         commits.setdefault(binding.key_service, []).append(
-            Commit(dataset=name, base=dataset.write.base, manifest_digest=digest, write_ids=write_ids)
+            Commit(
+                dataset=name,
+                base=dataset.view.base.header.number if dataset.view.base else None,
+                manifest_digest=digest,
+                write_ids=write_ids,
+            )
         )
         outputs[name] = Output(
             manifest_digest=digest, files=len(files), size_bytes=sum(file.length_bytes for file in files)
         )
     return commits, outputs
+
+
+def _rebase(
+    member: Membership, descriptor: Descriptor, commits: Mapping[str, list[Commit]], *, clock: Clock
+) -> dict[str, str]:
+    """Put what this run added on top of versions that came in between.
+
+    Returns:
+        The statements of these versions, by dataset; none where nothing came in between.
+
+    Raises:
+        ConflictError: This run did more than add.
+    """
+    rebased: dict[str, str] = {}
+    for identity, committed in commits.items():
+        service = member.services[identity]
+        for name in (commit.dataset for commit in committed):
+            try:
+                statement = service.rebase(name, now=clock.now())
+            except RefusedError:
+                continue  # nothing came in between, or the application pins its version: the conflict stands
+            versions = {name: service.version(statement, dataset=name)}
+            base = open_bases(service, versions, storage=descriptor.storage, clock=clock)[name]
+            member.datasets[name].view.rebase(base.manifest)
+            rebased[name] = statement
+    return rebased
 
 
 def _close(

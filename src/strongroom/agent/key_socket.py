@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
@@ -35,11 +35,19 @@ from strongroom.base.errors import (
 from strongroom.base.limits import LIMITS
 from strongroom.base.secret import SecretBytes
 from strongroom.base.workflow import Step
-from strongroom.datasets.identity import DatasetWrite, aad_prefix, file_id_of, storage_name
+from strongroom.datasets.file_keys import FileKeys
+from strongroom.datasets.identity import (
+    DatasetWrite,
+    aad_prefix,
+    demand_no_column_in_path,
+    file_id_of,
+    storage_name,
+)
+from strongroom.datasets.manifest import ColumnKeys, file_keys_of
 from strongroom.datasets.storage import Storage
 from strongroom.datasets.view import DatasetView
 from strongroom.keys.hierarchy import derive_file_key
-from strongroom.wire.manifest import FilePath
+from strongroom.wire.manifest import FileEntry, FilePath
 from strongroom.wire.model import DatasetName, Message
 from strongroom.wire.runtime_data import Role
 
@@ -61,6 +69,7 @@ class BoundDataset:
         view: What this run sees of it.
         write_keys: The write keys of the bound version, by write id; empty where there is none.
         write: The run's own write; None exactly where it may only read.
+        column_keys: What was released of the version's column keys.
     """
 
     name: str
@@ -69,6 +78,7 @@ class BoundDataset:
     view: DatasetView
     write_keys: Mapping[str, SecretBytes]
     write: DatasetWrite | None
+    column_keys: ColumnKeys = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.access == "write") != (self.write is not None):
@@ -144,13 +154,18 @@ _REQUESTS: Final[Mapping[str, type[_Request]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Located:
-    """A file that may be read: where it lies, and what its key is derived from."""
+    """A file that may be read: where it lies, and what its key is derived from.
+
+    Attributes:
+        columns: Its keys, where columns of it have keys of their own; else None.
+    """
 
     path: str
     write_id: str
     file_id: str
     write_key: SecretBytes
     length_bytes: int | None
+    columns: FileKeys | None
 
 
 class Keyholder:
@@ -221,16 +236,21 @@ class Keyholder:
             case "decryption":
                 file = self._readable(bound, request.path)
                 self._renew_once()
+                if file.columns is not None:
+                    return _wrapping_reply(file.columns)
                 key = derive_file_key(file.write_key, file_id=file.file_id)
                 return _key_reply(bound, key, write_id=file.write_id, file_id=file.file_id)
             case "create":
                 write = _own_write(bound)
+                demand_no_column_in_path(request.path, write.columns)
                 path, file_id = bound.view.create(request.path)
                 return {"path": path, "location": _location(bound, write.write_id, path), "file_id": file_id}
             case "encryption":
                 write = _own_write(bound)
                 self._renew_once()
                 file_id = bound.view.claim(request.path)
+                if write.columns:
+                    return _parquet_keys_reply(write.file_keys(file_id, dataset=bound.name))
                 return _key_reply(bound, write.file_key(file_id), write_id=write.write_id, file_id=file_id)
 
     def _bound(self, name: str) -> BoundDataset:
@@ -251,7 +271,7 @@ class Keyholder:
         entry = bound.view.find(path)
         own = bound.write
         if entry is not None and own is not None and entry.write_id == own.write_id:
-            return _located_own(own, path, file_id=entry.file_id, length_bytes=entry.length_bytes)
+            return _located_own(bound, own, path, file_id=entry.file_id, length_bytes=entry.length_bytes)
         if entry is not None and bound.access == "write":
             raise RefusedError(
                 f"dataset {bound.name} is bound for writing; files that other runs wrote cannot be read",
@@ -265,10 +285,11 @@ class Keyholder:
                 file_id=entry.file_id,
                 write_key=_write_key(bound, entry.write_id),
                 length_bytes=entry.length_bytes,
+                columns=_file_keys(bound, entry),
             )
         file_id = file_id_of(path)
         if self._role == "executor" and own is not None and file_id is not None:
-            return _located_own(own, path, file_id=file_id, length_bytes=None)
+            return _located_own(bound, own, path, file_id=file_id, length_bytes=None)
         raise NotFoundError(
             f"strongroom://{bound.name}/{path} does not exist", action="look at what the dataset's version lists"
         )
@@ -405,6 +426,8 @@ def _listing(view: DatasetView, path: str) -> _Reply:
 
 
 def _commit(bound: BoundDataset, files: tuple[_FinishedFile, ...]) -> _Reply:
+    for file in files:
+        demand_no_column_in_path(file.path, bound.write.columns if bound.write else ())
     lengths = {file.path: file.length_bytes for file in files}
     if len(lengths) != len(files):
         raise FormatError("a file is committed twice", step=Step.WRITE)
@@ -412,8 +435,27 @@ def _commit(bound: BoundDataset, files: tuple[_FinishedFile, ...]) -> _Reply:
     return {}
 
 
-def _located_own(write: DatasetWrite, path: str, *, file_id: str, length_bytes: int | None) -> _Located:
-    return _Located(path=path, write_id=write.write_id, file_id=file_id, write_key=write.key, length_bytes=length_bytes)
+def _located_own(
+    bound: BoundDataset, write: DatasetWrite, path: str, *, file_id: str, length_bytes: int | None
+) -> _Located:
+    return _Located(
+        path=path,
+        write_id=write.write_id,
+        file_id=file_id,
+        write_key=write.key,
+        length_bytes=length_bytes,
+        columns=write.file_keys(file_id, dataset=bound.name) if write.columns else None,
+    )
+
+
+def _file_keys(bound: BoundDataset, entry: FileEntry) -> FileKeys | None:
+    base = bound.view.base
+    columns = base.header.columns_of(entry.write_id) if base else frozenset()
+    if not columns:
+        return None
+    return file_keys_of(
+        entry, dataset=bound.name, columns=columns, write_keys=bound.write_keys, column_keys=bound.column_keys
+    )
 
 
 def _own_write(bound: BoundDataset) -> DatasetWrite:
@@ -440,9 +482,39 @@ def _location(bound: BoundDataset, write_id: str, path: str) -> str:
 def _key_reply(bound: BoundDataset, key: SecretBytes, *, write_id: str, file_id: str) -> _Reply:
     prefix = aad_prefix(dataset=bound.name, write_id=write_id, file_id=file_id)
     return {
-        "key_b64": base64.b64encode(key.reveal()).decode("ascii"),
-        "aad_prefix_b64": base64.b64encode(prefix).decode("ascii"),
+        "key_b64": _b64(key.reveal()),
+        "aad_prefix_b64": _b64(prefix),
     }
+
+
+def _wrapping_reply(keys: FileKeys) -> _Reply:
+    """Answer with what wraps a file's Parquet keys; its key metadata hold them."""
+
+    def wrapping(column: str | None) -> _Reply:
+        each = keys.wrapping_key(column)
+        return {"key_b64": _b64(each.key.reveal()), "context_b64": _b64(each.context)}
+
+    return {
+        "wrapping": wrapping(None),
+        "columns": {column: wrapping(column) for column in sorted(keys.column_keys)},
+    }
+
+
+def _parquet_keys_reply(keys: FileKeys) -> _Reply:
+    """Answer with new Parquet keys for the footer and for each column that has a key of its own."""
+
+    def parquet_key(column: str | None) -> _Reply:
+        each = keys.new_key(column)
+        return {"key_b64": _b64(each.key.reveal()), "metadata_b64": _b64(each.metadata)}
+
+    return {
+        "footer": parquet_key(None),
+        "columns": {column: parquet_key(column) for column in sorted(keys.column_keys)},
+    }
+
+
+def _b64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
 
 
 def _demand_private(folder: Path) -> None:

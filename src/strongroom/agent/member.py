@@ -28,7 +28,7 @@ from strongroom.crypto.jose import unverified_payload
 from strongroom.crypto.keys import ReceivingKey, SigningKey
 from strongroom.crypto.x509 import parse_pem_chain, spki_sha256
 from strongroom.datasets.identity import DatasetWrite
-from strongroom.datasets.manifest import Manifest, open_manifest, verify_header
+from strongroom.datasets.manifest import ColumnKeys, Manifest, open_manifest, verify_header
 from strongroom.datasets.storage import Storage
 from strongroom.datasets.view import DatasetView
 from strongroom.keys.hierarchy import run_secret
@@ -128,6 +128,15 @@ def become_member(
         datasets=datasets,
         inputs={name: text for release in releases.values() for name, text in release.versions.items()},
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedBase:
+    """A version that was read, unlocked and opened."""
+
+    manifest: Manifest
+    write_keys: Mapping[str, SecretBytes]
+    column_keys: ColumnKeys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,20 +269,21 @@ def _bind(
     descriptor: Descriptor,
     application: MeasuredApplication,
     *,
-    bases: Mapping[str, tuple[Manifest, Mapping[str, SecretBytes]]],
+    bases: Mapping[str, OpenedBase],
     writes: Mapping[str, NewWrite],
 ) -> dict[str, BoundDataset]:
     bound: dict[str, BoundDataset] = {}
     for name, binding in application.description.datasets.items():
         write = DatasetWrite.from_message(writes[name]) if name in writes else None
-        manifest, write_keys = bases.get(name, (None, {}))
+        base = bases.get(name)
         bound[name] = BoundDataset(
             name=name,
             access=binding.access,
             location=descriptor.storage[name],
-            view=DatasetView(manifest, write_id=write.write_id if write else None),
-            write_keys=write_keys,
+            view=DatasetView(base.manifest if base else None, write_id=write.write_id if write else None),
+            write_keys=base.write_keys if base else {},
             write=write,
+            column_keys=base.column_keys if base else {},
         )
     return bound
 
@@ -285,13 +295,11 @@ def _open_bases(
     *,
     releases: Mapping[str, Release],
     clock: Clock,
-) -> dict[str, tuple[Manifest, Mapping[str, SecretBytes]]]:
+) -> dict[str, OpenedBase]:
     """Read, unlock and open the manifest of every bound version."""
-    opened: dict[str, tuple[Manifest, Mapping[str, SecretBytes]]] = {}
+    opened: dict[str, OpenedBase] = {}
     for identity, service in services.items():
         versions: dict[str, DatasetVersion] = {}
-        manifests: dict[str, bytes] = {}
-        wanted: dict[str, WrittenDataset] = {}
         for name, statement in releases[identity].versions.items():
             if (
                 name not in application.description.datasets
@@ -299,9 +307,6 @@ def _open_bases(
             ):
                 raise VerificationError(f"the key service speaks of dataset {name}, which is not bound to it")
             versions[name] = service.version(statement, dataset=name)
-            manifests[name] = Storage(descriptor.storage[name]).read_manifest(versions[name].manifest_digest)
-            header = verify_header(manifests[name], statement=versions[name])
-            wanted[name] = WrittenDataset(number=versions[name].number, write_keys=header.write_keys)
         missing = [
             name
             for name, binding in application.description.datasets.items()
@@ -312,12 +317,40 @@ def _open_bases(
                 f"the key service names no version of {', '.join(missing)}",
                 action="encrypt the dataset first: strongroom dataset encrypt",
             )
-        if not wanted:
-            continue
-        keys = service.write_keys(wanted, now=clock.now())
-        for name, version in versions.items():
-            opened[name] = (
-                open_manifest(manifests[name], statement=version, write_keys=keys[name]),
-                keys[name],
-            )
+        opened |= open_bases(service, versions, storage=descriptor.storage, clock=clock)
     return opened
+
+
+def open_bases(
+    service: TeeKeyServiceClient, versions: Mapping[str, DatasetVersion], *, storage: Mapping[str, str], clock: Clock
+) -> dict[str, OpenedBase]:
+    """Read manifests, have one key service unlock them, and open them.
+
+    Args:
+        service: The key service of these datasets.
+        versions: The statements of the versions, by dataset.
+        storage: Where each dataset's storage lies.
+        clock: The present time.
+
+    Raises:
+        RefusedError: Keys are not released any more.
+        IntegrityError: A manifest is missing or is another one.
+    """
+    if not versions:
+        return {}
+    manifests = {name: Storage(storage[name]).read_manifest(each.manifest_digest) for name, each in versions.items()}
+    wanted: dict[str, WrittenDataset] = {}
+    for name, version in versions.items():
+        header = verify_header(manifests[name], statement=version)
+        wanted[name] = WrittenDataset(
+            number=version.number, write_keys=header.write_keys, column_keys=header.column_keys
+        )
+    keys = service.write_keys(wanted, now=clock.now())
+    return {
+        name: OpenedBase(
+            manifest=open_manifest(manifests[name], statement=version, write_keys=keys.write_keys[name]),
+            write_keys=keys.write_keys[name],
+            column_keys=keys.column_keys.get(name, {}),
+        )
+        for name, version in versions.items()
+    }

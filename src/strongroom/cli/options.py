@@ -174,6 +174,21 @@ class FileList(click.ParamType[tuple[str, ...]]):
         return tuple(part.strip() for part in str(value).split(",") if part.strip())
 
 
+class NameList(click.ParamType[tuple[str, ...]]):
+    """Names separated by commas."""
+
+    name = "NAMES"
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        names = tuple(part.strip() for part in str(value).split(","))
+        if not all(names):
+            self.fail(f"{value!r} holds an empty name", param, ctx)
+        return names
+
+
 class UntilDate(click.ParamType[str]):
     """A day (its end, UTC) or a moment, as RFC 3339 text in UTC."""
 

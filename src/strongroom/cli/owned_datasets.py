@@ -1,20 +1,30 @@
 """What an owner does with a dataset on the owner's own machine: encrypt into a new version, open a version, decrypt."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from strongroom.base.errors import ConflictError, NotFoundError, RefusedError
 from strongroom.base.secret import SecretBytes
 from strongroom.clients.owner import OwnerClient
 from strongroom.datasets.identity import DatasetWrite, is_at_or_below
-from strongroom.datasets.manifest import Manifest, build_manifest, open_manifest, parse_header, verify_header
+from strongroom.datasets.manifest import (
+    ColumnKeys,
+    Manifest,
+    build_manifest,
+    open_manifest,
+    parse_header,
+    verify_header,
+)
 from strongroom.datasets.storage import Storage
 from strongroom.wire.key_service import Commit, DatasetVersion, WrittenDataset
+from strongroom.wire.manifest import FileEntry
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_COMMIT_ATTEMPTS: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +34,7 @@ class OpenedVersion:
     statement: DatasetVersion
     manifest: Manifest
     write_keys: Mapping[str, SecretBytes]
+    column_keys: ColumnKeys
 
 
 def open_version(client: OwnerClient, *, name: str, location: str, number: int | None) -> OpenedVersion:
@@ -42,9 +53,14 @@ def open_version(client: OwnerClient, *, name: str, location: str, number: int |
     statement = client.head(name) if number is None else _version(client, name, number)
     data = Storage(location).read_manifest(statement.manifest_digest)
     header = verify_header(data, statement=statement)
-    keys = client.unwrap(name, WrittenDataset(number=header.number, write_keys=header.write_keys))
+    asked = WrittenDataset(number=header.number, write_keys=header.write_keys, column_keys=header.column_keys)
+    keys = client.unwrap(name, asked)
+    write_keys = keys.write_keys.get(name, {})
     return OpenedVersion(
-        statement=statement, manifest=open_manifest(data, statement=statement, write_keys=keys), write_keys=keys
+        statement=statement,
+        manifest=open_manifest(data, statement=statement, write_keys=write_keys),
+        write_keys=write_keys,
+        column_keys=keys.column_keys.get(name, {}),
     )
 
 
@@ -63,7 +79,8 @@ def encrypt(
     1. Ask the key service for a new write key.
     2. Encrypt the tables to storage, under keys derived from it.
     3. Write the manifest; nobody names it yet.
-    4. Have the key service countersign it: from now on it is the newest version.
+    4. Have the key service countersign it: from now on it is the newest version. If another version came in between,
+       and this one only adds, go back to 3 on top of that one.
 
     Args:
         client: The owner's connection.
@@ -76,13 +93,41 @@ def encrypt(
 
     Raises:
         NotFoundError: No such dataset.
-        ConflictError: Somebody else made the next version first; nothing of this one is left.
+        ConflictError: Somebody else made the next version first, and this one would replace it, or others were faster
+            again and again; nothing of this one is left.
     """
     from strongroom.datasets.parquet import encrypt_parquet  # noqa: PLC0415 - loads pyarrow
 
     write = DatasetWrite.from_message(client.start_write(name))  # 1
     base = None if write.base is None else open_version(client, name=name, location=location, number=write.base)
     files = encrypt_parquet(tables, location=location, dataset=name, write=write, progress=progress)  # 2
+    storage = Storage(location)
+    try:
+        for _ in range(_COMMIT_ATTEMPTS - 1):
+            try:
+                return _commit(client, storage, base, write, files, name=name, key_service=key_service, append=append)
+            except ConflictError:
+                if not append:
+                    raise
+                base = open_version(client, name=name, location=location, number=None)
+        return _commit(client, storage, base, write, files, name=name, key_service=key_service, append=append)
+    except (ConflictError, RefusedError):
+        # Only a clear no: after a lost answer the version may exist, and its files must stay.
+        storage.remove_folder(write.write_id)
+        raise
+
+
+def _commit(
+    client: OwnerClient,
+    storage: Storage,
+    base: OpenedVersion | None,
+    write: DatasetWrite,
+    files: Sequence[FileEntry],
+    *,
+    name: str,
+    key_service: str,
+    append: bool,
+) -> DatasetVersion:
     kept = base.manifest.files if base and append else ()
     manifest, digest = build_manifest(
         dataset=name,
@@ -91,16 +136,10 @@ def encrypt(
         write=write,
         files=(*kept, *files),
     )
-    storage = Storage(location)
     storage.write_manifest(manifest, digest)  # 3
     write_ids = tuple(parse_header(manifest).write_keys)
-    commit = Commit(dataset=name, base=write.base, manifest_digest=digest, write_ids=write_ids)
-    try:
-        return client.commit(name, commit)  # 4
-    except (ConflictError, RefusedError):
-        # Only a clear no: after a lost answer the version may exist, and its files must stay.
-        storage.remove_folder(write.write_id)
-        raise
+    number = base.statement.number if base else None
+    return client.commit(name, Commit(dataset=name, base=number, manifest_digest=digest, write_ids=write_ids))  # 4
 
 
 def decrypt(version: OpenedVersion, *, location: str, path: str, output: Path, progress: Callable[[int], None]) -> int:
@@ -124,7 +163,12 @@ def decrypt(version: OpenedVersion, *, location: str, path: str, output: Path, p
         )
     chosen = replace(version.manifest, files=files)
     written = decrypt_parquet(
-        chosen, location=location, write_keys=version.write_keys, output=output, progress=progress
+        chosen,
+        location=location,
+        write_keys=version.write_keys,
+        column_keys=version.column_keys,
+        output=output,
+        progress=progress,
     )
     return len(written)
 

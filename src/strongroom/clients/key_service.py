@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -18,6 +19,38 @@ from strongroom.wire.model import Message
 from strongroom.wire.runtime_data import Role
 
 _JOSE: Final = "application/jose"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleasedWriteKeys:
+    """Keys that a key service released.
+
+    Attributes:
+        write_keys: Dataset → write id → key.
+        column_keys: Dataset → column → write id → key.
+    """
+
+    write_keys: Mapping[str, Mapping[str, SecretBytes]]
+    column_keys: Mapping[str, Mapping[str, Mapping[str, SecretBytes]]]
+
+
+def released_write_keys(message: wire.WriteKeys) -> ReleasedWriteKeys:
+    """Return the keys of an unsealed message.
+
+    Raises:
+        FormatError: One is not base64url.
+    """
+
+    def keys(texts: Mapping[str, str]) -> dict[str, SecretBytes]:
+        return {write_id: SecretBytes(from_b64url(key)) for write_id, key in texts.items()}
+
+    return ReleasedWriteKeys(
+        write_keys={name: keys(texts) for name, texts in message.keys.items()},
+        column_keys={
+            name: {column: keys(texts) for column, texts in columns.items()}
+            for name, columns in message.columns.items()
+        },
+    )
 
 
 class TeeKeyServiceClient:
@@ -79,10 +112,8 @@ class TeeKeyServiceClient:
         secrets = unseal(release.sealed, key=self._receiving_key, context=self._context("run-secrets"))
         return release, wire.RunSecrets.from_json(secrets.reveal())
 
-    def write_keys(
-        self, datasets: Mapping[str, wire.WrittenDataset], *, now: datetime
-    ) -> dict[str, dict[str, SecretBytes]]:
-        """Ask for the write keys of bound versions: dataset → write id → key.
+    def write_keys(self, datasets: Mapping[str, wire.WrittenDataset], *, now: datetime) -> ReleasedWriteKeys:
+        """Ask for the write keys of bound versions, and for those of their column keys that the approvals name.
 
         Raises:
             RefusedError: Revoked, closed, or not bound by the ticket.
@@ -94,10 +125,7 @@ class TeeKeyServiceClient:
         self._check_answer(released.run, released.tee_key, released.key_service)
         self._check_leaf(released.proof, event="keys-released")
         sealed = unseal(released.sealed, key=self._receiving_key, context=self._context("write-keys"))
-        keys = wire.WriteKeys.from_json(sealed.reveal()).keys
-        return {
-            name: {write: SecretBytes(from_b64url(key)) for write, key in ids.items()} for name, ids in keys.items()
-        }
+        return released_write_keys(wire.WriteKeys.from_json(sealed.reveal()))
 
     def version(self, statement: str, *, dataset: str) -> wire.DatasetVersion:
         """Check a countersigned version statement.
@@ -121,6 +149,24 @@ class TeeKeyServiceClient:
         for proof in record.leaves:
             self._statements.check_proof(proof)
         return record
+
+    def rebase(self, dataset: str, *, now: datetime) -> str:
+        """Have the run's write build on the newest version of a dataset (driver only).
+
+        Returns:
+            That version's statement, as it was signed.
+
+        Raises:
+            RefusedError: It does already, or the application pins the version it writes on.
+            VerificationError: The answer is not this service's answer to this run.
+        """
+        request = wire.RebaseRequest(run=self._run, issued_at=to_rfc3339(now), dataset=dataset)
+        token = self._post(f"/strongroom/v1/runs/{self._run}/rebase", request, typ=wire.REBASE_TYP)
+        rebased = wire.Rebased.from_json(self._statements.verify(token, typ=wire.REBASED_TYP))
+        self._check_answer(rebased.run, self._tee_key, rebased.key_service)
+        self._check_leaf(rebased.proof, event="write-rebased")
+        self.version(rebased.statement, dataset=dataset)
+        return rebased.statement
 
     def close(self, request: wire.CloseRequest) -> tuple[str, wire.Closing]:
         """Close the run (driver only): all commits take effect, or none.

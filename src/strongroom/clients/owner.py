@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from strongroom.base.clock import Clock, to_rfc3339
-from strongroom.base.encoding import canonical_json, from_b64url, parse_json_object
+from strongroom.base.encoding import canonical_json, parse_json_object
 from strongroom.base.errors import ConfigurationError, FormatError, VerificationError
-from strongroom.base.secret import SecretBytes
+from strongroom.clients.key_service import ReleasedWriteKeys, released_write_keys
 from strongroom.clients.pinned import PinnedHttp
 from strongroom.clients.statements import ServiceStatements
 from strongroom.crypto.jose import sign_jws, unseal
 from strongroom.crypto.keys import ReceivingKey, SigningKey
 from strongroom.policy.approval import Approval
+from strongroom.wire import data_keys
 from strongroom.wire import key_service as wire
 from strongroom.wire.model import Message
 from strongroom.wire.restore import (
@@ -24,6 +26,7 @@ from strongroom.wire.sign_in import WhoYouAre
 
 _PREFIX: Final = "/strongroom/v1"
 _TOKEN_LIFETIME_S: Final = 120
+_VAULT_VERSION: Final = "7.4"
 
 
 def person_token(key: SigningKey, *, audience: str, clock: Clock) -> str:
@@ -88,13 +91,15 @@ class OwnerClient:
         self._clock = clock
         self._statements = ServiceStatements(identity=identity, now=clock.now)
 
-    def create_dataset(self, name: str) -> dict[str, Any]:
-        """Make a dataset: its KEK.
+    def create_dataset(self, name: str, *, columns: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Make a dataset: its KEK, and one for each column that shall have a key of its own.
 
         Raises:
             ConflictError: It exists already.
+            FormatError: A column is named twice, or cannot have a key of its own.
         """
-        return self._post("/datasets", wire.NewDataset(dataset=name))
+        asked = {"dataset": name, "columns": list(columns)}
+        return self._post("/datasets", wire.NewDataset.from_object(asked))
 
     def datasets(self) -> dict[str, Any]:
         """Return the datasets."""
@@ -128,8 +133,8 @@ class OwnerClient:
         secret = unseal(sealed, key=recipient, context={"purpose": "owner-write", "dataset": name})
         return wire.NewWrite.from_json(secret.reveal())
 
-    def unwrap(self, name: str, version: wire.WrittenDataset) -> dict[str, SecretBytes]:
-        """Return the write keys of one version: write id → key.
+    def unwrap(self, name: str, version: wire.WrittenDataset) -> ReleasedWriteKeys:
+        """Return the write keys and column keys of one version.
 
         Raises:
             RefusedError: The keys are disabled, or not of that version.
@@ -138,8 +143,7 @@ class OwnerClient:
         request = wire.OwnerUnwrapRequest(recipient=recipient.public_jwk, version=version)
         sealed = wire.OwnerSealed.from_object(self._post(f"/datasets/{name}/unwrap", request)).sealed
         secret = unseal(sealed, key=recipient, context={"purpose": "owner-unwrap", "dataset": name})
-        keys = wire.WriteKeys.from_json(secret.reveal()).keys.get(name, {})
-        return {write_id: SecretBytes(from_b64url(key)) for write_id, key in keys.items()}
+        return released_write_keys(wire.WriteKeys.from_json(secret.reveal()))
 
     def commit(self, name: str, commit: wire.Commit) -> wire.DatasetVersion:
         """Make an import the dataset's next version.
@@ -152,6 +156,84 @@ class OwnerClient:
                 return self._version(statement, name)
             case _:
                 raise FormatError("the key service's answer has no statement")
+
+    def keys(self, name: str) -> data_keys.DatasetKeys:
+        """Return the versions of a dataset's KEKs.
+
+        Raises:
+            NotFoundError: No such dataset.
+        """
+        return data_keys.DatasetKeys.from_object(self._get(f"/datasets/{name}/keys"))
+
+    def vault_keys(self) -> tuple[dict[str, Any], ...]:
+        """Return the keys of Key Vault's contract that are no dataset's, as that contract describes them in a list.
+
+        Raises:
+            FormatError: The answer is no such list.
+        """
+        found: list[dict[str, Any]] = []
+        target: str | None = f"/keys?api-version={_VAULT_VERSION}"
+        while target is not None:
+            match parse_json_object(self._http.request("GET", target, headers=self._headers()).require_success()):
+                case {"value": [*items], **rest} if all(isinstance(item, dict) for item in items):
+                    found += items
+                    following = urlsplit(str(rest.get("nextLink") or ""))
+                    target = f"{following.path}?{following.query}" if following.path else None
+                case _:
+                    raise FormatError("the key service's answer is no list of keys")
+        return tuple(item for item in found if not _is_datasets(item))
+
+    def rotate_key(self, name: str, *, column: str | None) -> data_keys.DatasetKey:
+        """Make the next version of a dataset's KEK, or of a column's.
+
+        Raises:
+            RefusedError: The dataset is another owner's, or its key may not be used.
+            NotFoundError: No such dataset, or the column has no key of its own.
+        """
+        choice = data_keys.KeyChoice(column=column)
+        return data_keys.DatasetKey.from_object(self._post(f"/datasets/{name}/rotate", choice))
+
+    def rewrap_keys(self, name: str, *, column: str | None) -> data_keys.Rewrapped:
+        """Wrap some write keys under the newest version of a KEK; ask again while any remain.
+
+        Raises:
+            RefusedError: The dataset is another owner's, or a key may not be used.
+        """
+        choice = data_keys.KeyChoice(column=column)
+        return data_keys.Rewrapped.from_object(self._post(f"/datasets/{name}/rewrap", choice))
+
+    def retire_key(self, name: str, *, column: str | None, version: str) -> None:
+        """Destroy an older version of a KEK.
+
+        Raises:
+            ConflictError: It is the newest one, or write keys still stand under it.
+        """
+        self._post(f"/datasets/{name}/retire", data_keys.RetireRequest(column=column, version=version))
+
+    def set_key_state(self, name: str, *, column: str | None, enabled: bool) -> None:
+        """Enable or disable a KEK.
+
+        Raises:
+            RefusedError: The dataset is another owner's, or its keys were destroyed.
+        """
+        self._post(f"/datasets/{name}/key-state", data_keys.KeyStateRequest(column=column, enabled=enabled))
+
+    def shred(self, name: str) -> data_keys.ShreddingProof:
+        """Destroy every key of a dataset. It cannot be undone.
+
+        Raises:
+            RefusedError: The dataset is another owner's, or its keys were destroyed before.
+        """
+        answer = self._post(f"/datasets/{name}/shred", data_keys.ShredRequest(confirm=name))
+        return data_keys.ShreddingProof.from_object(answer)
+
+    def shredding(self, name: str) -> data_keys.ShreddingProof:
+        """Return the proof that a dataset's keys were destroyed.
+
+        Raises:
+            NotFoundError: They were not.
+        """
+        return data_keys.ShreddingProof.from_object(self._get(f"/datasets/{name}/shredding"))
 
     def approve(self, approval: Approval, *, application: str) -> str:
         """Sign and store an approval with the description it approves.
@@ -251,3 +333,9 @@ class OwnerClient:
             headers=self._headers(),
         )
         return parse_json_object(reply.require_success())
+
+
+def _is_datasets(item: dict[str, Any]) -> bool:
+    """Tell whether a listed key is a dataset's KEK: its tags say of which."""
+    tags = item.get("tags")
+    return isinstance(tags, dict) and "strongroom-dataset" in tags

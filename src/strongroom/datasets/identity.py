@@ -1,14 +1,17 @@
 """What binds a file to its place: its name, its place on storage, its AAD prefix and its write's key."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Final, Self
+from urllib.parse import unquote
 
 from pydantic import TypeAdapter, ValidationError
 
 from strongroom.base.encoding import from_b64url, from_hex
-from strongroom.base.errors import FormatError
+from strongroom.base.errors import FormatError, RefusedError
 from strongroom.base.secret import SecretBytes
+from strongroom.base.workflow import Step
+from strongroom.datasets.file_keys import FileKeys
 from strongroom.keys.hierarchy import derive_file_key
 from strongroom.wire.key_service import NewWrite
 from strongroom.wire.manifest import FilePath
@@ -20,6 +23,19 @@ _FILE_ID_DIGITS: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnKey:
+    """One write's key for a column that has keys of its own.
+
+    Attributes:
+        key: 32 bytes.
+        wrapped: The same key under the column's KEK, base64url, for the manifest.
+    """
+
+    key: SecretBytes
+    wrapped: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetWrite:
     """One write to a dataset: a run's or an import's.
 
@@ -28,12 +44,14 @@ class DatasetWrite:
         key: The write key, 32 bytes.
         wrapped: The same key under the dataset's KEK, base64url, for the manifest.
         base: Number of the version the write builds on; None for the first.
+        columns: Its column keys, where columns of the dataset have keys of their own.
     """
 
     write_id: str
     key: SecretBytes
     wrapped: str
     base: int | None
+    columns: Mapping[str, ColumnKey] = field(default_factory=dict)
 
     @classmethod
     def from_message(cls, message: NewWrite) -> Self:
@@ -43,11 +61,22 @@ class DatasetWrite:
             FormatError: The key has not 32 bytes.
         """
         key = parse_write_key(message.key)
-        return cls(write_id=message.write_id, key=key, wrapped=message.wrapped, base=message.base)
+        columns = {
+            column: ColumnKey(key=parse_write_key(each.key), wrapped=each.wrapped)
+            for column, each in message.columns.items()
+        }
+        return cls(write_id=message.write_id, key=key, wrapped=message.wrapped, base=message.base, columns=columns)
 
     def file_key(self, file_id: str) -> SecretBytes:
         """Return the key of one of this write's files."""
         return derive_file_key(self.key, file_id=file_id)
+
+    def file_keys(self, file_id: str, *, dataset: str) -> FileKeys:
+        """Return the keys of one of this write's files in which columns have keys of their own."""
+        column_keys = {column: each.key for column, each in self.columns.items()}
+        return FileKeys(
+            dataset=dataset, write_id=self.write_id, file_id=file_id, write_key=self.key, column_keys=column_keys
+        )
 
 
 def parse_write_key(text: str) -> SecretBytes:
@@ -116,6 +145,25 @@ def file_id_of(path: str) -> str | None:
 def is_at_or_below(path: str, place: str) -> bool:
     """Tell whether a file stands at a place or in the folder of that name; the empty place is the dataset's root."""
     return not place or path == place or path.startswith(f"{place}/")
+
+
+def demand_no_column_in_path(path: str, columns: Collection[str]) -> None:
+    """Refuse a file below a folder that holds values of a column with a key of its own, as `partitionBy` makes them.
+
+    Paths stand in the manifest, which opens without the column's key.
+
+    Raises:
+        RefusedError: The path does.
+    """
+    keyed = {column.casefold() for column in columns}
+    for folder in path.split("/")[:-1]:
+        name, is_partition, _ = folder.partition("=")
+        if is_partition and unquote(name).casefold() in keyed:
+            raise RefusedError(
+                f"column {unquote(name)} has a key of its own: files cannot be partitioned by it",
+                action="partition by another column",
+                step=Step.WRITE,
+            )
 
 
 def storage_name(*, write_id: str, path: str) -> str:

@@ -1,7 +1,8 @@
 """Manifests: made by a writer, countersigned by the key service, believed together with that statement only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from strongroom.base.encoding import from_b64url, to_b64url
 from strongroom.base.errors import FormatError, IntegrityError, LimitError, Mismatch
@@ -10,12 +11,17 @@ from strongroom.base.secret import SecretBytes
 from strongroom.base.workflow import Step
 from strongroom.crypto import aead
 from strongroom.crypto.derive import sha256_hex
+from strongroom.datasets.file_keys import FileKeys
 from strongroom.datasets.identity import DatasetWrite
 from strongroom.keys.hierarchy import manifest_key
 from strongroom.wire.key_service import DatasetVersion
 from strongroom.wire.manifest import FileEntry, ManifestBody, ManifestHeader, SealedManifest
 
 _RESTORE = "restore the file from the owner's copy, or ask the operator which storage holds the newest version"
+
+
+ColumnKeys: TypeAlias = Mapping[str, Mapping[str, SecretBytes]]
+"""Column keys of a version: by column, then by write id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +67,7 @@ def build_manifest(
         previous=base.digest if base else None,
         write_keys={write_id: key for write_id, key in sorted(wrapped.items()) if write_id in needed},
         sealed_by=write.write_id,
+        column_keys=_column_keys(base, write, needed=needed),
     )
     ordered = tuple(sorted(files, key=lambda file: file.path))
     if fault := _fault_in_files(header, ordered):
@@ -70,6 +77,18 @@ def build_manifest(
     if len(data) > LIMITS.manifest_bytes:
         raise LimitError(f"dataset {dataset} would have too many files", action="write fewer and larger files")
     return data, sha256_hex(data)
+
+
+def _column_keys(base: Manifest | None, write: DatasetWrite, *, needed: set[str]) -> dict[str, dict[str, str]]:
+    """Return the wrapped column keys of the writes that a version needs, by column and write id."""
+    before = base.header.column_keys if base else {}
+    own = {column: {write.write_id: each.wrapped} for column, each in write.columns.items()}
+    merged = {column: {**before.get(column, {}), **own.get(column, {})} for column in sorted({*before, *own})}
+    kept = {
+        column: {write_id: key for write_id, key in sorted(keys.items()) if write_id in needed}
+        for column, keys in merged.items()
+    }
+    return {column: keys for column, keys in kept.items() if keys}
 
 
 def parse_header(data: bytes) -> ManifestHeader:
@@ -135,6 +154,33 @@ def open_manifest(data: bytes, *, statement: DatasetVersion, write_keys: Mapping
     return Manifest(header=header, digest=statement.manifest_digest, files=files)
 
 
+def file_keys_of(
+    entry: FileEntry,
+    *,
+    dataset: str,
+    columns: Collection[str],
+    write_keys: Mapping[str, SecretBytes],
+    column_keys: ColumnKeys,
+) -> FileKeys:
+    """Return the keys of a file in which columns have keys of their own, as far as they are known.
+
+    Args:
+        entry: The file.
+        dataset: Its dataset.
+        columns: The columns that have keys of their own in it, as the manifest says.
+        write_keys: The version's write keys.
+        column_keys: What is known of its column keys.
+    """
+    found = {column: column_keys.get(column, {}).get(entry.write_id) for column in columns}
+    return FileKeys(
+        dataset=dataset,
+        write_id=entry.write_id,
+        file_id=entry.file_id,
+        write_key=write_keys[entry.write_id],
+        column_keys={column: key for column, key in found.items() if key is not None},
+    )
+
+
 def _parse(data: bytes) -> SealedManifest:
     if len(data) > LIMITS.manifest_bytes:
         raise LimitError("the manifest is larger than allowed")
@@ -194,6 +240,8 @@ def _what_stands_there(data: bytes, statement: DatasetVersion) -> str:
 def _fault_in_files(header: ManifestHeader, files: Sequence[FileEntry]) -> str | None:
     if header.sealed_by not in header.write_keys:
         return "the key that seals it is not among its write keys"
+    if any(not keys or not keys.keys() <= header.write_keys.keys() for keys in header.column_keys.values()):
+        return "a column key in it belongs to an unknown write"
     if len({file.path for file in files}) != len(files):
         return "a path stands in it twice"
     if len({file.file_id for file in files}) != len(files):

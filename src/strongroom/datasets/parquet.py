@@ -21,8 +21,9 @@ from strongroom.base.errors import ConfigurationError, ConflictError, FormatErro
 from strongroom.base.secret import SecretBytes
 from strongroom.base.workflow import Step
 from strongroom.crypto.random import random_id
+from strongroom.datasets.column_encryption import demand_columns, encryption_properties, open_file
 from strongroom.datasets.identity import DatasetWrite, aad_prefix, is_at_or_below, storage_name, with_file_id
-from strongroom.datasets.manifest import Manifest
+from strongroom.datasets.manifest import ColumnKeys, Manifest, file_keys_of
 from strongroom.datasets.plain_files import regroup
 from strongroom.datasets.storage import Storage, storage_errors, writing_file
 from strongroom.keys.hierarchy import derive_file_key
@@ -69,6 +70,7 @@ def encrypt_parquet(
     """
     storage = Storage(location)
     first, tables = _peek(tables)
+    demand_columns(first.schema, write.columns)
     group_rows = min(_rows_per_group(first), rows_per_file)
     groups = regroup(tables, schema=first.schema, rows=group_rows)
     entries: list[FileEntry] = []
@@ -86,7 +88,12 @@ def encrypt_parquet(
 
 
 def read_tables(
-    manifest: Manifest, *, location: str, write_keys: Mapping[str, SecretBytes], path: str = ""
+    manifest: Manifest,
+    *,
+    location: str,
+    write_keys: Mapping[str, SecretBytes],
+    column_keys: ColumnKeys | None = None,
+    path: str = "",
 ) -> Iterator[pa.Table]:
     """Decrypt the files of a version, one after the other.
 
@@ -97,12 +104,14 @@ def read_tables(
         manifest: The opened manifest.
         location: Where the dataset's storage lies.
         write_keys: The version's write keys, by write id.
+        column_keys: Its column keys, by column and write id, where it has any.
         path: Only files at or below this place.
 
     Yields:
         A table for each file; `name=value` folders become text columns.
 
     Raises:
+        RefusedError: A column has a key of its own that is not given.
         IntegrityError: A file is missing, changed, swapped, truncated, or weaker encrypted.
         ConfigurationError: Storage may not be read.
         UnavailableError: Storage does not work.
@@ -110,18 +119,25 @@ def read_tables(
     storage = Storage(location)
     for entry in manifest.files:
         if is_at_or_below(entry.path, path):
-            table = _read_file(entry, storage=storage, dataset=manifest.header.dataset, write_keys=write_keys)
+            table = _read_file(entry, manifest, storage=storage, write_keys=write_keys, column_keys=column_keys)
             yield _with_partitions(table, entry.path.removeprefix(path))
 
 
-def read_table(manifest: Manifest, *, location: str, write_keys: Mapping[str, SecretBytes], path: str = "") -> pa.Table:
+def read_table(
+    manifest: Manifest,
+    *,
+    location: str,
+    write_keys: Mapping[str, SecretBytes],
+    column_keys: ColumnKeys | None = None,
+    path: str = "",
+) -> pa.Table:
     """Decrypt what stands at or below a place into one table; see `read_tables`.
 
     Raises:
         NotFoundError: There is no file there.
         FormatError: The files there have different columns.
     """
-    tables = list(read_tables(manifest, location=location, write_keys=write_keys, path=path))
+    tables = list(read_tables(manifest, location=location, write_keys=write_keys, column_keys=column_keys, path=path))
     if not tables:
         raise NotFoundError(
             f"dataset {manifest.header.dataset} has no file at {path!r} in version {manifest.header.number}",
@@ -138,6 +154,7 @@ def decrypt_parquet(
     *,
     location: str,
     write_keys: Mapping[str, SecretBytes],
+    column_keys: ColumnKeys | None = None,
     output: Path,
     progress: Callable[[int], None] = lambda _rows: None,
 ) -> tuple[Path, ...]:
@@ -147,6 +164,7 @@ def decrypt_parquet(
         manifest: The opened manifest.
         location: Where the dataset's storage lies.
         write_keys: The version's write keys, by write id.
+        column_keys: Its column keys, by column and write id, where it has any.
         output: A folder that does not exist yet; the files get their names in the dataset.
         progress: Told the rows of each file, when it is written.
 
@@ -164,7 +182,7 @@ def decrypt_parquet(
     source, plain = Storage(location), Storage(output.absolute().as_uri())
     try:
         for entry in manifest.files:
-            table = _read_file(entry, storage=source, dataset=manifest.header.dataset, write_keys=write_keys)
+            table = _read_file(entry, manifest, storage=source, write_keys=write_keys, column_keys=column_keys)
             target = plain.path(entry.path)
             with writing_file(target) as partial, storage_errors(target):
                 pq.write_table(table, partial, compression="snappy", coerce_timestamps="us")
@@ -201,19 +219,27 @@ def _write_file(
 ) -> FileEntry:
     file_id = random_id()
     path = with_file_id(f"part-{number:05}.snappy.parquet", file_id=file_id)
-    properties = encryption.create_encryption_properties(
-        write.file_key(file_id).reveal(),
-        aad_prefix=aad_prefix(dataset=dataset, write_id=write.write_id, file_id=file_id),
-        store_aad_prefix=True,
-        encryption_algorithm=_ALGORITHM,
-        plaintext_footer=False,
-    )
+    first, groups = _peek(groups)
+    properties = _encryption(write, dataset=dataset, file_id=file_id, schema=first.schema)
     name = storage_name(write_id=write.write_id, path=path)
     target = storage.path(name)
     with writing_file(target) as partial:
         rows = _write_groups(groups, partial, target=target, properties=properties)
         length_bytes = partial.stat().st_size
     return FileEntry(path=path, write_id=write.write_id, file_id=file_id, length_bytes=length_bytes, rows=rows)
+
+
+def _encryption(write: DatasetWrite, *, dataset: str, file_id: str, schema: pa.Schema) -> pq.FileEncryptionProperties:
+    if write.columns:
+        keys = write.file_keys(file_id, dataset=dataset)
+        return encryption_properties(keys, schema=schema, algorithm=_ALGORITHM)
+    return encryption.create_encryption_properties(
+        write.file_key(file_id).reveal(),
+        aad_prefix=aad_prefix(dataset=dataset, write_id=write.write_id, file_id=file_id),
+        store_aad_prefix=True,
+        encryption_algorithm=_ALGORITHM,
+        plaintext_footer=False,
+    )
 
 
 def _write_groups(
@@ -247,17 +273,30 @@ def _unwritable(target: Path) -> Iterator[None]:
         ) from error
 
 
-def _read_file(entry: FileEntry, *, storage: Storage, dataset: str, write_keys: Mapping[str, SecretBytes]) -> pa.Table:
+def _read_file(
+    entry: FileEntry,
+    manifest: Manifest,
+    *,
+    storage: Storage,
+    write_keys: Mapping[str, SecretBytes],
+    column_keys: ColumnKeys | None,
+) -> pa.Table:
     name = storage_name(write_id=entry.write_id, path=entry.path)
     # The algorithm stands unauthenticated in the file's tail: what is checked must be the very bytes that are read.
     data = _checked_bytes(entry, storage=storage, name=name)
-    key = derive_file_key(write_keys[entry.write_id], file_id=entry.file_id)
-    prefix = aad_prefix(dataset=dataset, write_id=entry.write_id, file_id=entry.file_id)
-    properties = encryption.create_decryption_properties(key.reveal(), aad_prefix=prefix)
+    header = manifest.header
     try:
+        if columns := header.columns_of(entry.write_id):
+            keys = file_keys_of(
+                entry, dataset=header.dataset, columns=columns, write_keys=write_keys, column_keys=column_keys or {}
+            )
+            return open_file(keys, data)
+        key = derive_file_key(write_keys[entry.write_id], file_id=entry.file_id)
+        prefix = aad_prefix(dataset=header.dataset, write_id=entry.write_id, file_id=entry.file_id)
+        properties = encryption.create_decryption_properties(key.reveal(), aad_prefix=prefix)
         with pq.ParquetFile(pa.BufferReader(data), decryption_properties=properties) as reader:
             return reader.read()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, IntegrityError) as error:
         raise _refused(storage.path(name), "it does not decrypt as the file that the manifest lists") from error
 
 

@@ -21,18 +21,20 @@ class DatasetView:
     """
 
     def __init__(self, base: Manifest | None, *, write_id: str | None) -> None:
-        self._base: Final = base
+        self._base = base
         self._write_id: Final = write_id
         self._lock: Final = threading.Lock()
         self._files = {file.path: file for file in base.files} if base else {}
         self._file_ids = {file.file_id for file in self._files.values()}
         self._issued: dict[str, str] = {}
         self._changed = False
+        self._has_removed = False
 
     @property
     def base(self) -> Manifest | None:
         """The version the run is bound to."""
-        return self._base
+        with self._lock:
+            return self._base
 
     @property
     def changed(self) -> bool:
@@ -93,9 +95,10 @@ class DatasetView:
         Raises:
             RefusedError: The run may not write this dataset.
         """
-        self._own_write()
+        write_id = self._own_write()
         with self._lock:
             removed = [name for name in self._files if is_at_or_below(name, path)]
+            self._has_removed |= any(self._files[name].write_id != write_id for name in removed)
             for name in removed:
                 del self._files[name]
             self._changed = self._changed or bool(removed)
@@ -124,6 +127,32 @@ class DatasetView:
             self._files |= {entry.path: entry for entry in entries}
             self._changed = True
 
+    def rebase(self, base: Manifest) -> None:
+        """Put what this run added on top of a newer version than the one it began with.
+
+        Only additions are merged: a run that removed files, or made a folder that another run made as well, would have
+        seen another dataset and done something else.
+
+        Args:
+            base: The newer version.
+
+        Raises:
+            ConflictError: It cannot be merged; the view stays as it is.
+        """
+        with self._lock:
+            if self._has_removed:
+                raise _conflict(base)
+            before = self._base.files if self._base else ()
+            own = [file for file in self._files.values() if file.write_id == self._write_id]
+            for place in {_place(file.path) for file in own}:
+                was_there = any(is_at_or_below(file.path, place) for file in before)
+                is_there = any(is_at_or_below(file.path, place) for file in base.files)
+                if is_there and not was_there:
+                    raise _conflict(base)
+            self._base = base
+            self._files = {file.path: file for file in (*base.files, *own)}
+            self._file_ids |= {file.file_id for file in base.files}
+
     def next_files(self) -> tuple[FileEntry, ...]:
         """Return the files of the dataset's next version, in the order of their paths."""
         return self.list("")
@@ -136,6 +165,23 @@ class DatasetView:
                 step=Step.WRITE,
             )
         return self._write_id
+
+
+def _place(path: str) -> str:
+    """Return what an application named when it wrote a file: its folder, less those that `partitionBy` makes."""
+    folders = path.split("/")[:-1]
+    while folders and "=" in folders[-1]:
+        folders.pop()
+    return "/".join(folders)
+
+
+def _conflict(base: Manifest) -> ConflictError:
+    made = f"another run made version {base.header.number} of dataset {base.header.dataset}"
+    return ConflictError(
+        f"{made}, and this run did not only add to it",
+        action="submit again: the run then begins with the newest version",
+        step=Step.WRITE,
+    )
 
 
 def _entry(path: str, length_bytes: int, *, write_id: str) -> FileEntry:

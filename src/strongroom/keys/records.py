@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from strongroom.wire.key_service import Evidence
-from strongroom.wire.model import B64Url, CompactJws, DatasetName, Hex16, Hex32, Message, Timestamp
+from strongroom.wire.model import B64Url, ColumnName, CompactJws, DatasetName, Hex16, Hex32, Message, Timestamp
 
 DATASET_KEY_PREFIX = "dataset-"
 """Names of the keys that are datasets' KEKs."""
@@ -50,11 +50,16 @@ class KeyRecord(Message):
 
 
 class DatasetRecord(Message):
-    """A dataset."""
+    """A dataset.
+
+    Attributes:
+        columns: The columns that have keys of their own; fixed when it is made.
+    """
 
     name: DatasetName
     created_at: Timestamp
     owner: Hex32
+    columns: tuple[ColumnName, ...] = ()
 
 
 class VersionRecord(Message):
@@ -83,11 +88,17 @@ class ApprovalRecord(Message):
 
 
 class RunWrite(Message):
-    """A write that a run was opened with."""
+    """A write that a run was opened with.
+
+    Attributes:
+        wrapped: Its write key under the dataset's KEK.
+        columns: Its column keys under the columns' KEKs.
+    """
 
     write_id: Hex16
     wrapped: B64Url
     base: int | None
+    columns: dict[ColumnName, B64Url] = Field(default_factory=dict)
 
 
 class OpenedRun(Message):
@@ -122,6 +133,7 @@ class OpenedRunSecrets(Message):
 
     share: B64Url
     write_keys: dict[DatasetName, B64Url]
+    column_keys: dict[DatasetName, dict[ColumnName, B64Url]] = Field(default_factory=dict)
 
 
 class MemberRecord(Message):

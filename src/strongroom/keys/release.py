@@ -358,7 +358,8 @@ def authorize_keys(request: KeysRequest, *, run: OpenedRun, versions: Mapping[st
                 Mismatch(name=f"version of {name}", expected=str(bound) if bound else "none", actual=str(asked.number))
             )
             continue
-        foreign = sorted(set(asked.write_keys) - set(versions[name].write_ids))
+        named = {*asked.write_keys, *(each for keys in asked.column_keys.values() for each in keys)}
+        foreign = sorted(named - set(versions[name].write_ids))
         mismatches += [
             Mismatch(name=f"write of {name}", expected="one of the bound version's", actual=each) for each in foreign
         ]

@@ -70,8 +70,8 @@ class Approval(Message):
         not_after: Until when runs may be opened, inclusive.
         submitters: Thumbprints of the keys that may sign run tickets; at least one.
         recipients: Public P-256 JWKs (`kty`, `crv`, `x`, `y`) to which the application's output is sealed.
-        columns: The columns with a key of their own that it may read. Of such a column that is not named, it gets no key;
-            all other columns are read with the dataset's.
+        columns: The columns with a key of their own that it may read. Of such a column that is not named, it gets no
+            key; all other columns are read with the dataset's.
         issued_at: When the owner said so.
     """
 

@@ -7,6 +7,7 @@ from strongroom.base.errors import NotFoundError
 from strongroom.keys.records import DATASET_KEY_PREFIX, ApprovalRecord, DatasetRecord, OpenedRun
 from strongroom.keys.release import verify_ticket
 from strongroom.keys.store import Store, Transaction
+from strongroom.services.data_keys import dataset_of_key
 from strongroom.services.people import Person, Role
 
 
@@ -50,10 +51,8 @@ def is_own_key(tx: Transaction, name: str, owner: str) -> bool:
     name = name.lower()  # however the contract spells it
     if not name.startswith(DATASET_KEY_PREFIX):
         return True
-    try:
-        return tx.dataset(name.removeprefix(DATASET_KEY_PREFIX)).owner == owner
-    except NotFoundError:
-        return True  # there is nothing to hide, as the operation says
+    dataset = dataset_of_key(tx, name)
+    return dataset is None or dataset.owner == owner  # without one there is nothing to hide, as the operation says
 
 
 def demand_own_key(store: Store, name: str, owner: str) -> None:

@@ -3,27 +3,29 @@
 And what anybody may read: a dataset's newest version.
 """
 
+from datetime import datetime
+
 from starlette.routing import BaseRoute
 
 from strongroom.base.clock import to_rfc3339
-from strongroom.base.encoding import Json, to_b64url
-from strongroom.base.errors import FormatError, Mismatch, NotFoundError, RefusedError
+from strongroom.base.encoding import Json
+from strongroom.base.errors import FormatError, NotFoundError, RefusedError
 from strongroom.base.secret import SecretBytes
 from strongroom.crypto.jose import seal
-from strongroom.crypto.random import random_id
-from strongroom.crypto.vault_keys import generate_key
-from strongroom.keys.records import DatasetRecord, KeyRecord
+from strongroom.keys.records import DatasetRecord
+from strongroom.keys.store import Transaction
 from strongroom.services.access import may_see, own_dataset, seen_dataset
-from strongroom.services.errors import Reply, strongroom_error
-from strongroom.services.http import Call, Handler, endpoint, jose_reply, json_reply
-from strongroom.services.key_desk import (
-    KeyDesk,
-    commit_version,
+from strongroom.services.data_keys import (
+    foreign_writes,
     kek_name,
+    make_kek,
     make_write,
-    stored_version,
+    new_write,
     unwrap_write_keys,
 )
+from strongroom.services.errors import Reply, strongroom_error
+from strongroom.services.http import Call, Handler, endpoint, jose_reply, json_reply
+from strongroom.services.key_desk import KeyDesk, commit_version, stored_version
 from strongroom.services.people import Role
 from strongroom.services.runs import PREFIX
 from strongroom.wire import key_service as wire
@@ -52,43 +54,33 @@ class DatasetDesk:
         ]
 
     def create_dataset(self, call: Call) -> Reply:
-        """Make a dataset and its KEK, which never leaves this service."""
+        """Make a dataset and its KEK, and one for each column that shall have its own; none leaves this service."""
         owner, now = self._desk.person(call), self._desk.clock.now()
-        name = wire.NewDataset.from_json(call.body).dataset
-        seconds = int(now.timestamp())
-        kek = KeyRecord(
-            name=kek_name(name),
-            version=random_id(),
-            number=1,
-            kty="oct-HSM",
-            key_ops=(),  # used through datasets only; Key Vault's own operations are not for it
-            enabled=True,
-            exportable=False,
-            created=seconds,
-            updated=seconds,
-            not_before=None,
-            expires=None,
-            tags={"strongroom-dataset": name},
-            release_policy=None,
-            public_jwk={},
-        )
+        asked = wire.NewDataset.from_json(call.body)
+        name, columns = asked.dataset, tuple(sorted(asked.columns))
         with self._desk.store.transaction() as tx:
-            tx.add_dataset(DatasetRecord(name=name, created_at=to_rfc3339(now), owner=owner))
-            tx.add_key(kek, generate_key("oct", size_bits=256, curve=None))
-            tx.append_leaf("dataset-created", now=now, what={"dataset": name, "owner": owner, "kek": kek.version})
-        return json_reply({"dataset": name, "kek": kek.name, "created_at": to_rfc3339(now)}, status=201)
+            tx.add_dataset(DatasetRecord(name=name, created_at=to_rfc3339(now), owner=owner, columns=columns))
+            kek = make_kek(tx, name, column=None, now=now)
+            made: dict[str, Json] = {column: make_kek(tx, name, column=column, now=now).version for column in columns}
+            what: dict[str, Json] = {"dataset": name, "owner": owner, "kek": kek.version}
+            tx.append_leaf("dataset-created", now=now, what={**what, **({"columns": made} if made else {})})
+        answer: dict[str, Json] = {"dataset": name, "kek": kek.name, "created_at": to_rfc3339(now), "columns": columns}
+        return json_reply(answer, status=201)
 
     def datasets(self, call: Call) -> Reply:
         """List the datasets that concern the caller."""
         person = self._desk.caller(call, Role.OWNER, Role.APPROVER, Role.AUDITOR)
         with self._desk.store.reading() as tx:
+            now = self._desk.clock.now()
             found: list[Json] = [
                 {
                     "dataset": each.name,
                     "created_at": each.created_at,
                     "owner": each.owner,
+                    "columns": each.columns,
                     "head": tx.head(each.name),
-                    "enabled": tx.key(kek_name(each.name)).record.is_usable(at=self._desk.clock.now().timestamp()),
+                    "enabled": _is_enabled(tx, each.name, now=now),
+                    "shredded": tx.shredded_at(each.name) is not None,
                 }
                 for each in tx.datasets()
                 if may_see(tx, each, person)
@@ -117,13 +109,9 @@ class DatasetDesk:
         owner, name, now = self._desk.person(call), call.path["name"], self._desk.clock.now()
         recipient = wire.OwnerWriteRequest.from_json(call.body).recipient
         with self._desk.store.transaction() as tx:
-            own_dataset(tx, name, owner)
-            write, key = make_write(tx, name, base=tx.head(name), now=now)
-        new = wire.NewWrite(
-            write_id=write.write_id, key=to_b64url(key.reveal()), wrapped=write.wrapped, base=write.base
-        )
+            made = make_write(tx, own_dataset(tx, name, owner), base=tx.head(name), now=now)
         context = {"purpose": "owner-write", "dataset": name}
-        sealed = seal(SecretBytes(new.to_json()), recipient_jwk=recipient, context=context)
+        sealed = seal(SecretBytes(new_write(made).to_json()), recipient_jwk=recipient, context=context)
         return json_reply(wire.OwnerSealed(sealed=sealed))
 
     def unwrap(self, call: Call) -> Reply:
@@ -133,16 +121,11 @@ class DatasetDesk:
         request = wire.OwnerUnwrapRequest.from_json(call.body)
         asked = request.version
         with self._desk.store.transaction() as tx:
-            own_dataset(tx, name, owner)
-            foreign = sorted(set(asked.write_keys) - set(stored_version(self._desk, tx, name, asked.number).write_ids))
-            if foreign:
-                raise RefusedError(
-                    f"version {asked.number} of dataset {name} has no such writes",
-                    mismatches=tuple(
-                        Mismatch(name="write", expected="one of the version's", actual=each) for each in foreign
-                    ),
-                )
-            keys = {name: unwrap_write_keys(tx, name, asked, now=now)}
+            dataset = own_dataset(tx, name, owner)
+            write_ids = stored_version(self._desk, tx, name, asked.number).write_ids
+            if foreign := foreign_writes(asked, dataset=name, write_ids=write_ids):
+                raise RefusedError(f"version {asked.number} of dataset {name} has no such writes", mismatches=foreign)
+            keys = unwrap_write_keys(tx, name, asked, columns=dataset.columns, now=now)
             tx.append_leaf(
                 "keys-released",
                 now=now,
@@ -152,7 +135,7 @@ class DatasetDesk:
                 },
             )
         context = {"purpose": "owner-unwrap", "dataset": name}
-        secret = SecretBytes(wire.WriteKeys(keys=keys).to_json())
+        secret = SecretBytes(keys.to_json())
         return json_reply(wire.OwnerSealed(sealed=seal(secret, recipient_jwk=request.recipient, context=context)))
 
     def commit(self, call: Call) -> Reply:
@@ -165,3 +148,9 @@ class DatasetDesk:
             own_dataset(tx, commit.dataset, owner)
             statement = commit_version(self._desk, tx, commit, writer=f"owner:{owner}", now=now)
         return json_reply({"statement": statement}, status=201)
+
+
+def _is_enabled(tx: Transaction, dataset: str, *, now: datetime) -> bool:
+    if tx.shredded_at(dataset) is not None:
+        return False
+    return tx.key(kek_name(dataset)).record.is_usable(at=now.timestamp())

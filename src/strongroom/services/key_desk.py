@@ -3,27 +3,23 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 from strongroom.base.clock import Clock, to_rfc3339
-from strongroom.base.encoding import from_b64url, to_b64url
-from strongroom.base.errors import IntegrityError, Mismatch, NotFoundError, RefusedError, VerificationError
-from strongroom.base.secret import SecretBytes
+from strongroom.base.errors import IntegrityError, Mismatch, RefusedError, VerificationError
 from strongroom.base.workflow import Step
 from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.jose import unverified_header, verify_jws
 from strongroom.crypto.keys import VerifyingKey
-from strongroom.crypto.random import random_id, random_secret
-from strongroom.keys.hierarchy import kek_version_of, unwrap_write_key, wrap_write_key
-from strongroom.keys.records import DATASET_KEY_PREFIX, ApprovalRecord, RunWrite, VersionRecord
+from strongroom.keys.records import ApprovalRecord, VersionRecord
 from strongroom.keys.release import Hardware
-from strongroom.keys.store import Store, StoredKey, Transaction
+from strongroom.keys.store import Store, Transaction
 from strongroom.policy.approval import Approval
+from strongroom.services.data_keys import usable_kek
 from strongroom.services.http import Call
 from strongroom.services.identity import ServiceIdentity
 from strongroom.services.issuers import TrustedIssuers
 from strongroom.services.people import People, Person, Role
-from strongroom.wire.key_service import APPROVAL_TYP, VERSION_TYP, Commit, DatasetVersion, WrittenDataset
+from strongroom.wire.key_service import APPROVAL_TYP, VERSION_TYP, Commit, DatasetVersion
 from strongroom.wire.model import Message
 
 
@@ -118,73 +114,6 @@ class KeyDesk:
                 action="Have it approved by an owner whom the key service knows.",
                 step=Step.RELEASE,
             ) from error
-
-
-_KEK_ACTION: Final = "Enable the dataset's key at the key service, if that is meant."
-
-
-def kek_name(dataset: str) -> str:
-    """Return the name of a dataset's KEK."""
-    return DATASET_KEY_PREFIX + dataset
-
-
-def usable_kek(tx: Transaction, dataset: str, *, version: str | None = None, now: datetime) -> StoredKey:
-    """Return a dataset's KEK; the newest version without one.
-
-    Raises:
-        NotFoundError: There is no such dataset or version.
-        RefusedError: The key is disabled, expired or not valid yet.
-    """
-    kek = tx.key(kek_name(dataset), version)
-    if not kek.record.is_usable(at=now.timestamp()):
-        raise RefusedError(
-            f"the key of dataset {dataset} is disabled or outside its time of validity",
-            action=_KEK_ACTION,
-            step=Step.RELEASE,
-        )
-    return kek
-
-
-def make_write(tx: Transaction, dataset: str, *, base: int | None, now: datetime) -> tuple[RunWrite, SecretBytes]:
-    """Make a write key for a dataset.
-
-    Returns:
-        What is kept of it openly, and the key itself.
-
-    Raises:
-        NotFoundError: There is no such dataset.
-        RefusedError: Its KEK may not be used.
-    """
-    kek = usable_kek(tx, dataset, now=now)
-    write_id, write_key = random_id(), random_secret()
-    wrapped = wrap_write_key(
-        kek.material, write_key, dataset=dataset, write_id=write_id, kek_version=kek.record.version
-    )
-    return RunWrite(write_id=write_id, wrapped=to_b64url(wrapped), base=base), write_key
-
-
-def unwrap_write_keys(tx: Transaction, dataset: str, asked: WrittenDataset, *, now: datetime) -> dict[str, str]:
-    """Return write keys in the clear: write id → base64url.
-
-    Raises:
-        FormatError: A wrapped key is malformed.
-        VerificationError: A wrapped key is not this dataset's and this write's.
-        RefusedError: The KEK may not be used.
-    """
-    keys: dict[str, str] = {}
-    for write_id, text in asked.write_keys.items():
-        wrapped = from_b64url(text)
-        try:
-            kek = usable_kek(tx, dataset, version=kek_version_of(wrapped), now=now)
-            opened = unwrap_write_key(kek.material, wrapped, dataset=dataset, write_id=write_id)
-        except (IntegrityError, NotFoundError) as error:
-            raise VerificationError(
-                f"a wrapped key of dataset {dataset} was changed, or belongs elsewhere",
-                action="The manifest is damaged: restore it from a copy.",
-                step=Step.RELEASE,
-            ) from error
-        keys[write_id] = to_b64url(opened.reveal())
-    return keys
 
 
 def stored_version(desk: KeyDesk, tx: Transaction, dataset: str, number: int) -> DatasetVersion:

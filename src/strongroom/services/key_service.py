@@ -30,6 +30,7 @@ from strongroom.services.evidence import (
 from strongroom.services.http import Call, application, endpoint, json_reply, log_to_stderr, serve
 from strongroom.services.identity import ServiceIdentity, open_identity, prepare_folder, tls_names
 from strongroom.services.issuers import AttestationServiceSettings, AzureAttestationSettings, configured_issuers
+from strongroom.services.key_care import KeyCare
 from strongroom.services.key_desk import KeyDesk
 from strongroom.services.key_vault import VAULT_PATHS, KeyVault
 from strongroom.services.key_vault_desk import Recovery
@@ -275,6 +276,7 @@ def _application(
     routes = [
         *RunDesk(desk).routes(),
         *DatasetDesk(desk).routes(),
+        *KeyCare(desk).routes(),
         *OwnerDesk(desk).routes(),
         *SignInDesk(desk.people).routes(),
         *RestoreDesk(desk).routes(),

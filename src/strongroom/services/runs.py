@@ -38,16 +38,10 @@ from strongroom.keys.release import (
 )
 from strongroom.keys.store import StoredRun, Transaction
 from strongroom.policy.approval import Approval
+from strongroom.services.data_keys import make_write, unwrap_write_keys, usable_kek
 from strongroom.services.errors import Reply, strongroom_error
 from strongroom.services.http import Call, endpoint, jose_reply, json_reply
-from strongroom.services.key_desk import (
-    KeyDesk,
-    commit_version,
-    make_write,
-    stored_version,
-    unwrap_write_keys,
-    usable_kek,
-)
+from strongroom.services.key_desk import KeyDesk, commit_version, stored_version
 from strongroom.wire import key_service as wire
 
 PREFIX: Final = "/strongroom/v1"
@@ -89,6 +83,7 @@ class RunDesk:
             "/runs/{run}/members": self.join,
             "/runs/{run}/keys": self.keys,
             "/runs/{run}/list": self.record,
+            "/runs/{run}/rebase": self.rebase,
             "/runs/{run}/close": self.close,
         }
         return [
@@ -122,13 +117,17 @@ class RunDesk:
             run, member, payload = self._member_request(tx, call, typ=wire.KEYS_TYP)
             request = wire.KeysRequest.from_json(payload)
             demand_fresh(request.issued_at, now=now)
-            self._demand_standing(tx, run.record, now=now)
+            approvals = self._demand_standing(tx, run.record, now=now)
             bound = {name: run.record.bound_version(name) for name in request.datasets}
             versions = {name: stored_version(self._desk, tx, name, number) for name, number in bound.items() if number}
             authorize_keys(request, run=run.record, versions=versions)
-            keys = {name: unwrap_write_keys(tx, name, asked, now=now) for name, asked in request.datasets.items()}
+            keys = self._write_keys(tx, request, run=run.record, approvals=approvals, now=now)
             released: dict[str, Json] = {
-                name: {"version": asked.number, "write_ids": sorted(asked.write_keys)}
+                name: {
+                    "version": asked.number,
+                    "write_ids": sorted(asked.write_keys),
+                    **({"columns": sorted(keys.columns[name])} if name in keys.columns else {}),
+                }
                 for name, asked in request.datasets.items()
             }
             leaf = tx.append_run_leaf(
@@ -141,7 +140,7 @@ class RunDesk:
             key_service=self._desk.identity.identity,
             run=request.run,
             tee_key=member.tee_key,
-            sealed=_seal_to(member, wire.WriteKeys(keys=keys).to_json(), purpose="write-keys"),
+            sealed=_seal_to(member, keys.to_json(), purpose="write-keys"),
             proof=self._desk.store.prove([leaf])[0],
         )
         return jose_reply(self._desk.sign(answer, typ=wire.RELEASED_KEYS_TYP))
@@ -156,6 +155,42 @@ class RunDesk:
             if member.number != 0 or request.run != run.record.run:
                 raise RefusedError("only a run's driver lists its members", step=Step.WRITE)
             return json_reply(run_record(tx, run.record))
+
+    def rebase(self, call: Call) -> Reply:
+        """Let a run's write build on the newest version, because another one came in between.
+
+        The driver gets that version's keys as it got the first one's, and adds its files to it. An application that
+        pins the version it writes on is not moved.
+        """
+        now = self._desk.clock.now()
+        with self._desk.store.transaction() as tx:
+            run, member, payload = self._member_request(tx, call, typ=wire.REBASE_TYP)
+            request = wire.RebaseRequest.from_json(payload)
+            demand_fresh(request.issued_at, now=now)
+            self._demand_standing(tx, run.record, now=now)
+            write, head = run.record.writes.get(request.dataset), tx.head(request.dataset)
+            if member.number != 0 or request.run != run.record.run or write is None:
+                raise RefusedError("only a run's driver moves the writes of its run", step=Step.WRITE)
+            description = self._description(tx, verify_ticket(run.record.ticket))
+            if head is None or head == write.base or description.datasets[request.dataset].version is not None:
+                raise RefusedError("the write builds on the version that it has to build on", step=Step.WRITE)
+            moved = {**run.record.writes, request.dataset: write.model_copy(update={"base": head})}
+            tx.update_run(run.record.model_copy(update={"writes": moved}), run.secrets)
+            statement = tx.version(request.dataset, head).statement
+            leaf = tx.append_run_leaf(
+                "write-rebased",
+                run=request.run,
+                now=now,
+                what={"dataset": request.dataset, "base": head, "previous": write.base},
+            )
+        answer = wire.Rebased(
+            key_service=self._desk.identity.identity,
+            run=request.run,
+            dataset=request.dataset,
+            statement=statement,
+            proof=self._desk.store.prove([leaf])[0],
+        )
+        return jose_reply(self._desk.sign(answer, typ=wire.REBASED_TYP))
 
     def close(self, call: Call) -> Reply:
         """Close a run: all commits take effect together, or none."""
@@ -255,7 +290,7 @@ class RunDesk:
         )
         for name in bindings:
             usable_kek(tx, name, now=now)
-        made = {name: make_write(tx, name, base=base, now=now) for name, base in opening.writes.items()}
+        made = {name: make_write(tx, tx.dataset(name), base=base, now=now) for name, base in opening.writes.items()}
         run = StoredRun(
             record=OpenedRun(
                 run=ticket.run,
@@ -263,17 +298,23 @@ class RunDesk:
                 application=ticket.ticket.application,
                 approvals=opening.approvals,
                 reads=opening.reads,
-                writes={name: write for name, (write, _) in made.items()},
+                writes={name: each.write for name, each in made.items()},
                 driver_key=tee.signing_key.thumbprint,
                 opened_at=to_rfc3339(now),
             ),
             secrets=OpenedRunSecrets(
                 share=to_b64url(random_secret().reveal()),
-                write_keys={name: to_b64url(key.reveal()) for name, (_, key) in made.items()},
+                write_keys={name: to_b64url(each.key.reveal()) for name, each in made.items()},
+                column_keys={
+                    name: {column: to_b64url(key.reveal()) for column, key in each.columns.items()}
+                    for name, each in made.items()
+                },
             ),
         )
         tx.add_run(run.record, run.secrets)
-        writes: dict[str, Json] = {name: {"write_id": w.write_id, "base": w.base} for name, (w, _) in made.items()}
+        writes: dict[str, Json] = {
+            name: {"write_id": each.write.write_id, "base": each.write.base} for name, each in made.items()
+        }
         return self._enter(
             tx,
             applicant,
@@ -336,7 +377,7 @@ class RunDesk:
         run, member = admission.run, admission.member
         secrets = wire.RunSecrets(
             share=run.secrets.share,
-            writes={name: _new_write(write, run.secrets.write_keys[name]) for name, write in run.record.writes.items()},
+            writes={name: _new_write(write, run.secrets, name) for name, write in run.record.writes.items()},
         )
         release = wire.Release(
             key_service=self._desk.identity.identity,
@@ -390,6 +431,26 @@ class RunDesk:
         for dataset in run.approvals:
             usable_kek(tx, dataset, now=now)
         return [approval for approval, _ in approvals.values()]
+
+    def _write_keys(
+        self,
+        tx: Transaction,
+        request: wire.KeysRequest,
+        *,
+        run: OpenedRun,
+        approvals: list[Approval],
+        now: datetime,
+    ) -> wire.WriteKeys:
+        """Open the keys that were asked for; column keys only of datasets that are read, and that approvals name."""
+        opened = {approval.dataset: approval.columns for approval in approvals if approval.dataset in run.reads}
+        answers = [
+            unwrap_write_keys(tx, name, asked, columns=opened.get(name, ()), now=now)
+            for name, asked in request.datasets.items()
+        ]
+        return wire.WriteKeys(
+            keys={name: keys for answer in answers for name, keys in answer.keys.items()},
+            columns={name: keys for answer in answers for name, keys in answer.columns.items()},
+        )
 
     def _member_request(self, tx: Transaction, call: Call, *, typ: str) -> tuple[StoredRun, MemberRecord, bytes]:
         run = tx.run(call.path["run"])
@@ -446,8 +507,18 @@ def _refusal_leaf(applicant: _Applicant, error: StrongroomError) -> dict[str, Js
     }
 
 
-def _new_write(write: RunWrite, key: str) -> wire.NewWrite:
-    return wire.NewWrite(write_id=write.write_id, key=key, wrapped=write.wrapped, base=write.base)
+def _new_write(write: RunWrite, secrets: OpenedRunSecrets, dataset: str) -> wire.NewWrite:
+    keys = secrets.column_keys.get(dataset, {})
+    columns = {
+        column: wire.NewColumnKey(key=keys[column], wrapped=wrapped) for column, wrapped in write.columns.items()
+    }
+    return wire.NewWrite(
+        write_id=write.write_id,
+        key=secrets.write_keys[dataset],
+        wrapped=write.wrapped,
+        base=write.base,
+        columns=columns,
+    )
 
 
 def _seal_to(member: MemberRecord, secret: bytes, *, purpose: str) -> str:

@@ -6,10 +6,22 @@ service answers with a JWS of its statement key. People send a bearer token (`Pe
 
 from typing import Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from strongroom.base.errors import FormatError
 from strongroom.base.limits import LIMITS
-from strongroom.wire.model import B64Url, CompactJwe, CompactJws, DatasetName, Hex16, Hex32, Message, TeeKind, Timestamp
+from strongroom.wire.model import (
+    B64Url,
+    ColumnName,
+    CompactJwe,
+    CompactJws,
+    DatasetName,
+    Hex16,
+    Hex32,
+    Message,
+    TeeKind,
+    Timestamp,
+)
 
 PERSON_TOKEN_TYP: Final = "strongroom-token+jws"  # noqa: S105 - a media type
 APPROVAL_TYP: Final = "strongroom-approval+jws"
@@ -17,6 +29,8 @@ JOIN_TYP: Final = "strongroom-join+jws"
 KEYS_TYP: Final = "strongroom-keys+jws"
 CLOSE_TYP: Final = "strongroom-close+jws"
 LIST_TYP: Final = "strongroom-list+jws"
+REBASE_TYP: Final = "strongroom-rebase+jws"
+REBASED_TYP: Final = "strongroom-rebased+jws"
 RELEASE_TYP: Final = "strongroom-release+jws"
 RELEASED_KEYS_TYP: Final = "strongroom-released-keys+jws"
 CLOSING_TYP: Final = "strongroom-closing+jws"
@@ -115,6 +129,13 @@ class Release(Message):
     proof: LogProof
 
 
+class NewColumnKey(Message):
+    """A column key made for one write, like the write key beside it."""
+
+    key: B64Url
+    wrapped: B64Url
+
+
 class NewWrite(Message):
     """A write key made for one run and one dataset.
 
@@ -122,12 +143,14 @@ class NewWrite(Message):
         key: The 32 bytes, base64url (this message is only ever sealed).
         wrapped: The same key under the dataset's KEK, for the manifest.
         base: Number of the version that the write builds on; None for the first.
+        columns: For each column that has a key of its own: this write's.
     """
 
     write_id: Hex16
     key: B64Url
     wrapped: B64Url
     base: int | None
+    columns: dict[ColumnName, NewColumnKey] = Field(default_factory=dict)
 
 
 class RunSecrets(Message):
@@ -138,10 +161,16 @@ class RunSecrets(Message):
 
 
 class WrittenDataset(Message):
-    """A dataset's version and its write keys as the manifest holds them: wrapped under the KEK, base64url."""
+    """A dataset's version and its keys as the manifest holds them: wrapped under the KEKs, base64url.
+
+    Attributes:
+        write_keys: By write id.
+        column_keys: By column, then by write id. What the approval does not name is left out of the answer.
+    """
 
     number: int = Field(ge=1)
     write_keys: dict[Hex16, B64Url]
+    column_keys: dict[ColumnName, dict[Hex16, B64Url]] = Field(default_factory=dict)
 
 
 class KeysRequest(Message):
@@ -165,9 +194,15 @@ class ReleasedKeys(Message):
 
 
 class WriteKeys(Message):
-    """Write keys in the clear (this message is only ever sealed): dataset → write id → 32 bytes, base64url."""
+    """Keys in the clear (this message is only ever sealed), each 32 bytes, base64url.
+
+    Attributes:
+        keys: Write keys: dataset → write id → key.
+        columns: Column keys: dataset → column → write id → key.
+    """
 
     keys: dict[DatasetName, dict[Hex16, B64Url]]
+    columns: dict[DatasetName, dict[ColumnName, dict[Hex16, B64Url]]] = Field(default_factory=dict)
 
 
 class ListRequest(Message):
@@ -204,6 +239,26 @@ class Commit(Message):
     base: int | None
     manifest_digest: Hex32
     write_ids: tuple[Hex16, ...]
+
+
+class RebaseRequest(Message):
+    """The driver asks that its write builds on the newest version, as another came in between. A JWS of its key."""
+
+    version: Literal[1] = 1
+    run: Hex32
+    issued_at: Timestamp
+    dataset: DatasetName
+
+
+class Rebased(Message):
+    """Answer to `RebaseRequest`: the version that the write builds on now (a JWS of `DatasetVersion`), and the leaf."""
+
+    version: Literal[1] = 1
+    key_service: Hex32
+    run: Hex32
+    dataset: DatasetName
+    statement: CompactJws
+    proof: LogProof
 
 
 class CloseRequest(Message):
@@ -248,9 +303,17 @@ class ApprovalUpload(Message):
 
 
 class NewDataset(Message):
-    """An owner makes a dataset: its KEK."""
+    """An owner makes a dataset: its KEK, and one for each column that has a key of its own."""
 
     dataset: DatasetName
+    columns: tuple[ColumnName, ...] = Field(default=(), max_length=1000)
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_are_named_once(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        if len({column.casefold() for column in columns}) != len(columns):  # Spark does not tell them apart
+            raise FormatError("a column is named twice; upper and lower case are the same")
+        return columns
 
 
 class OwnerWriteRequest(Message):

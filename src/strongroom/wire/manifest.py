@@ -4,11 +4,16 @@ On storage it is one canonical JSON object (`SealedManifest`): a header that any
 (`ManifestBody`), which the header is bound to. Its SHA-256 is what the key service countersigns.
 """
 
+from collections.abc import Sized
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from strongroom.wire.model import B64Url, DatasetName, Hex16, Hex32, Message, RelativePath
+from strongroom.wire.model import B64Url, ColumnName, DatasetName, Hex16, Hex32, Message, RelativePath
+
+
+def _is_empty(value: Sized) -> bool:
+    return not value
 
 
 def _refuse_second_spellings(path: str) -> str:
@@ -56,6 +61,8 @@ class ManifestHeader(Message):
         previous: Digest of the version before; None for the first.
         write_keys: The write keys that the files need, wrapped under the KEK, by write id.
         sealed_by: The write whose key encrypts the body.
+        column_keys: Where columns have keys of their own: the writes' column keys, wrapped under the columns' KEKs, by
+            column and write id. Files of these writes have keys in their own key metadata.
     """
 
     version: Literal[1] = 1
@@ -65,6 +72,11 @@ class ManifestHeader(Message):
     previous: Hex32 | None
     write_keys: dict[Hex16, B64Url] = Field(min_length=1)
     sealed_by: Hex16
+    column_keys: dict[ColumnName, dict[Hex16, B64Url]] = Field(default_factory=dict, exclude_if=_is_empty)
+
+    def columns_of(self, write_id: str) -> frozenset[str]:
+        """Return the columns that have keys of their own in a write's files."""
+        return frozenset(column for column, keys in self.column_keys.items() if write_id in keys)
 
 
 class SealedManifest(ManifestHeader):

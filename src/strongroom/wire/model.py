@@ -31,7 +31,7 @@ Timestamp = Annotated[
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")]
 """Lower-case letters, digits and inner hyphens; also a valid URI authority."""
 ColumnName = Annotated[str, StringConstraints(pattern=r"^[^\W\d][\w-]{0,62}\Z")]
-"""A column with a key of its own: a top-level column; a letter or underscore, then letters, digits, underscores, hyphens."""
+"""A top-level column with a key of its own: a letter or underscore, then letters, digits, underscores, hyphens."""
 RelativePath = Annotated[
     str, StringConstraints(pattern=r"^(?!.*(^|/)\.{1,2}(/|$))[^/\x00-\x1f\\][^\x00-\x1f\\]*\Z", max_length=1024)
 ]

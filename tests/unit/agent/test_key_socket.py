@@ -17,7 +17,8 @@ from strongroom.agent.key_socket import BoundDataset, KeyEvent, Keyholder, KeySo
 from strongroom.base.errors import ConfigurationError, RefusedError, VerificationError
 from strongroom.base.limits import LIMITS, Limits
 from strongroom.crypto.random import random_id, random_secret
-from strongroom.datasets.identity import DatasetWrite, aad_prefix, with_file_id
+from strongroom.datasets.file_keys import read_material
+from strongroom.datasets.identity import ColumnKey, DatasetWrite, aad_prefix, with_file_id
 from strongroom.datasets.manifest import Manifest
 from strongroom.datasets.storage import Storage
 from strongroom.datasets.view import DatasetView
@@ -498,3 +499,101 @@ def test_at_the_end_every_connection_is_cut_and_the_socket_gone(folder: Path) ->
     assert not path.exists()
     with pytest.raises(OSError, match="No such file"):
         connect(path)
+
+
+# --- columns with keys of their own ----------------------------------------------------------------------------------
+
+
+def keyed_write(*columns: str) -> DatasetWrite:
+    keys = {column: ColumnKey(key=random_secret(), wrapped="AAAA") for column in columns}
+    return DatasetWrite(write_id=random_id(), key=random_secret(), wrapped="AAAA", base=None, columns=keys)
+
+
+def with_column_keys(write: DatasetWrite, *released: str) -> Tee:
+    """A TEE that reads a version in which columns have keys, of which some were released, and writes such a dataset."""
+    entry = FileEntry(path="people.parquet", write_id=write.write_id, file_id="3" * 32, length_bytes=10)
+    header = ManifestHeader(
+        dataset="people",
+        key_service="5e" * 32,
+        number=1,
+        previous=None,
+        write_keys={write.write_id: "AAAA"},
+        sealed_by=write.write_id,
+        column_keys={column: {write.write_id: "AAAA"} for column in write.columns},
+    )
+    base = Manifest(header=header, digest="00" * 32, files=(entry,))
+    own_write = keyed_write(*write.columns)
+    datasets = {
+        "people": BoundDataset(
+            name="people",
+            access="read",
+            location="file:///store",
+            view=DatasetView(base, write_id=None),
+            write_keys={write.write_id: write.key},
+            write=None,
+            column_keys={column: {write.write_id: write.columns[column].key} for column in released},
+        ),
+        "copy": BoundDataset(
+            name="copy",
+            access="write",
+            location="file:///store",
+            view=DatasetView(None, write_id=own_write.write_id),
+            write_keys={},
+            write=own_write,
+        ),
+    }
+    keyholder = Keyholder(datasets=datasets, required_settings=SETTINGS, role="driver")
+    return Tee(keyholder=keyholder, events=[], datasets=datasets)
+
+
+def opened(reply: dict[str, Any], column: str | None) -> tuple[bytes, bytes]:
+    found = reply["wrapping"] if column is None else reply["columns"][column]
+    return base64.b64decode(found["key_b64"]), base64.b64decode(found["context_b64"])
+
+
+def test_gives_what_wraps_the_keys_of_one_file_for_released_columns_only() -> None:
+    write = keyed_write("iban", "ssn")
+    reply = with_column_keys(write, "iban").ask("decryption", "people", "people.parquet")
+    assert set(reply) == {"wrapping", "columns"}
+    assert set(reply["columns"]) == {"iban"}
+    keys = write.file_keys("3" * 32, dataset="people")
+    for column in (None, "iban"):
+        expected = keys.wrapping_key(column)
+        assert opened(reply, column) == (expected.key.reveal(), expected.context)
+
+
+def test_no_answer_about_columns_holds_a_write_key_or_a_column_key() -> None:
+    write = keyed_write("iban", "ssn")
+    each = with_column_keys(write, "iban", "ssn")
+    path = each.ask("create", "copy", "a.parquet")["path"]
+    answers = json.dumps([each.ask("decryption", "people", "people.parquet"), each.ask("encryption", "copy", path)])
+    for made in (write, own(each, "copy")):
+        for key in (made.key, *(column.key for column in made.columns.values())):
+            assert base64.b64encode(key.reveal()).decode() not in answers
+
+
+def test_new_files_get_new_parquet_keys_that_their_metadata_bring_back() -> None:
+    each = with_column_keys(keyed_write("iban", "ssn"))
+    created = each.ask("create", "copy", "a.parquet")
+    reply = each.ask("encryption", "copy", created["path"])
+    keys = own(each, "copy").file_keys(created["file_id"], dataset="copy")
+    found = {None: reply["footer"], **reply["columns"]}
+    assert set(found) == {None, "iban", "ssn"}
+    for column, made in found.items():
+        named, wrapped = read_material(base64.b64decode(made["metadata_b64"]))
+        assert named == column
+        assert keys.unwrap(wrapped, column).reveal() == base64.b64decode(made["key_b64"])
+    assert len({made["key_b64"] for made in found.values()}) == 3
+    assert "given already" in each.refusal("encryption", "copy", created["path"])
+    again = each.ask("decryption", "copy", with_file_id("a.parquet", file_id=created["file_id"]))
+    assert again["error"]["code"] == "not-found"
+
+
+@pytest.mark.parametrize("folder", ["iban=DE", "IBAN=DE", "ib%61n=DE", "year=1/iban=x"])
+def test_values_of_a_column_with_a_key_do_not_become_names_of_folders(folder: str) -> None:
+    each = with_column_keys(keyed_write("iban"))
+    path = with_file_id(f"{folder}/a.parquet", file_id=random_id())
+    says = "has a key of its own: files cannot be partitioned by it"
+    assert says in each.refusal("create", "copy", f"{folder}/a.parquet")
+    assert says in each.refusal("commit", "copy", files=[{"path": path, "length_bytes": 1}])
+    assert "path" in each.ask("create", "copy", "year=1/a.parquet")

@@ -12,8 +12,8 @@ from strongroom.base.errors import FormatError, IntegrityError, LimitError
 from strongroom.base.limits import LIMITS
 from strongroom.crypto import aead
 from strongroom.crypto.derive import sha256_hex
-from strongroom.crypto.random import random_id, random_secret
-from strongroom.datasets.identity import DatasetWrite
+from strongroom.crypto.random import random_bytes, random_id, random_secret
+from strongroom.datasets.identity import ColumnKey, DatasetWrite
 from strongroom.datasets.manifest import Manifest, build_manifest, open_manifest, parse_header, verify_header
 from strongroom.keys.hierarchy import manifest_key
 from strongroom.wire.key_service import DatasetVersion
@@ -251,3 +251,52 @@ def test_manifest_is_frozen(make_write: MakeWrite, countersign: Countersign) -> 
     manifest = open_manifest(data, statement=countersign(data, digest), write_keys={write.write_id: write.key})
     with pytest.raises(dataclasses.FrozenInstanceError):
         manifest.digest = "x"  # type: ignore[misc]
+
+
+# --- column keys -----------------------------------------------------------------------------------------------------
+
+
+def with_columns(write: DatasetWrite, *columns: str) -> DatasetWrite:
+    keys = {column: ColumnKey(key=random_secret(), wrapped=to_b64url(random_bytes(78))) for column in columns}
+    return dataclasses.replace(write, columns=keys)
+
+
+def test_column_keys_stand_in_the_header_as_long_as_a_file_needs_them(
+    make_write: MakeWrite, countersign: Countersign
+) -> None:
+    first, second = with_columns(make_write(), "iban", "ssn"), with_columns(make_write(base=1), "iban", "ssn")
+    data, digest = build(first, "a")
+    one = open_manifest(data, statement=countersign(data, digest), write_keys={first.write_id: first.key})
+    assert one.header.column_keys == {column: {first.write_id: each.wrapped} for column, each in first.columns.items()}
+    assert one.header.columns_of(first.write_id) == {"iban", "ssn"}
+    assert one.header.columns_of(second.write_id) == frozenset()
+    for kept in (True, False):
+        files = [*(one.files if kept else ()), entry(second, "b")]
+        data, _ = build_manifest(dataset="trips", key_service=KEY_SERVICE, base=one, write=second, files=files)
+        expected = {first.write_id, second.write_id} if kept else {second.write_id}
+        assert {frozenset(keys) for keys in parse_header(data).column_keys.values()} == {frozenset(expected)}
+
+
+def test_a_manifest_without_column_keys_does_not_mention_them(make_write: MakeWrite) -> None:
+    data, _ = build(make_write(), "a")
+    assert "column_keys" not in parse_json_object(data)
+
+
+def test_refuses_a_column_key_of_an_unknown_write(make_write: MakeWrite, countersign: Countersign) -> None:
+    write = make_write()
+    data, _ = build(write, "a")
+    body = ManifestBody(files=(entry(write, "a"),)).to_json()
+    for keys in ({"iban": {"00" * 16: "AAAA"}}, {"iban": {}}):
+        forged, digest = forge(data, write, body, column_keys=keys)
+        with pytest.raises(IntegrityError, match="column key"):
+            open_manifest(forged, statement=countersign(forged, digest), write_keys={write.write_id: write.key})
+
+
+def test_column_keys_are_bound_to_the_body(make_write: MakeWrite, countersign: Countersign) -> None:
+    write = with_columns(make_write(), "iban")
+    data, _ = build(write, "a")
+    fields = parse_json_object(data)
+    fields["column_keys"]["iban"][write.write_id] = to_b64url(random_bytes(78))
+    forged = canonical_json(fields)
+    with pytest.raises(IntegrityError, match="does not decrypt"):
+        open_manifest(forged, statement=countersign(forged, sha256_hex(forged)), write_keys={write.write_id: write.key})

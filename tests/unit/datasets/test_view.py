@@ -173,3 +173,62 @@ def test_many_threads_lose_nothing() -> None:
     for thread in threads:
         thread.join()
     assert len(view.next_files()) == 400
+
+
+# --- another version in between --------------------------------------------------------------------------------------
+
+
+def newer(base: Manifest, *more: str) -> Manifest:
+    """The version after `base`: another run added files to it."""
+    write_id = "0e" * 16
+    added = [FileEntry(path=path, write_id=write_id, file_id=random_id(), length_bytes=10) for path in more]
+    header = base.header.model_copy(update={"number": base.header.number + 1, "previous": base.digest})
+    return Manifest(header=header, digest="11" * 32, files=(*base.files, *added))
+
+
+def test_what_a_run_added_goes_on_top_of_a_newer_version(base: Manifest) -> None:
+    view = DatasetView(base, write_id=OWN)
+    path = view.create("a/4.parquet")[0]
+    view.commit({path: 4})
+    between = newer(base, "a/5.parquet", "c/6.parquet")
+    view.rebase(between)
+    assert view.base is between
+    assert paths(view) == sorted([path, *(file.path for file in between.files)])
+    with pytest.raises(ConflictError):
+        view.commit({with_file_id("x", file_id=between.files[-1].file_id): 1})
+
+
+def test_a_run_that_took_back_files_of_its_own_only_adds_all_the_same(base: Manifest) -> None:
+    view = DatasetView(base, write_id=OWN)
+    kept, dropped = (view.create(f"a/{number}.parquet")[0] for number in (1, 2))
+    view.commit({kept: 1, dropped: 2})
+    assert view.remove(dropped) == 1
+    view.rebase(newer(base))
+    assert paths(view) == sorted([kept, *(file.path for file in base.files)])
+
+
+@pytest.mark.parametrize("place", ["", "a", "top.parquet"])
+def test_a_run_that_replaced_files_is_not_merged(base: Manifest, place: str) -> None:
+    view = DatasetView(base, write_id=OWN)
+    view.remove(place)
+    view.commit({view.create("a/4.parquet")[0]: 4})
+    before = view.next_files()
+    with pytest.raises(ConflictError, match="did not only add"):
+        view.rebase(newer(base, "c/6.parquet"))
+    assert view.base is base
+    assert view.next_files() == before
+
+
+def test_two_runs_that_make_the_same_folder_are_not_merged(base: Manifest) -> None:
+    view = DatasetView(base, write_id=OWN)
+    view.commit({view.create("report/month=1/1.parquet")[0]: 4})
+    with pytest.raises(ConflictError, match="did not only add"):
+        view.rebase(newer(base, "report/month=2/9.parquet"))
+    view.rebase(newer(base, "reports/1.parquet"))
+
+
+def test_the_first_two_writers_of_a_dataset_are_not_merged(base: Manifest) -> None:
+    view = DatasetView(None, write_id=OWN)
+    view.commit({view.create("1.parquet")[0]: 4})
+    with pytest.raises(ConflictError):
+        view.rebase(base)

@@ -11,6 +11,8 @@ from strongroom.keys.hierarchy import (
     derive_file_key,
     kek_version_of,
     manifest_key,
+    parquet_key_context,
+    parquet_wrapping_key,
     run_secret,
     unwrap_write_key,
     wrap_write_key,
@@ -38,6 +40,45 @@ def test_a_wrapped_write_key_opens_nowhere_else(kek: SecretBytes, dataset: str, 
         unwrap_write_key(kek, wrapped(), dataset=dataset, write_id=write_id)
 
 
+@pytest.mark.parametrize(("made", "asked"), [(None, "iban"), ("iban", None), ("iban", "ssn")])
+def test_a_wrapped_key_opens_for_its_column_only(made: str | None, asked: str | None) -> None:
+    place = {"dataset": "trips", "write_id": WRITE_ID}
+    sealed = wrap_write_key(KEK, WRITE_KEY, **place, kek_version=KEK_VERSION, column=made)
+    assert unwrap_write_key(KEK, sealed, **place, column=made) == WRITE_KEY
+    with pytest.raises(IntegrityError):
+        unwrap_write_key(KEK, sealed, **place, column=asked)
+
+
+def test_a_wrapped_key_opens_under_the_version_of_the_kek_that_it_names_only() -> None:
+    other = wrap_write_key(KEK, WRITE_KEY, dataset="trips", write_id=WRITE_ID, kek_version="9" * 32)
+    mixed = other[:17] + wrapped()[17:]
+    with pytest.raises(IntegrityError):
+        unwrap_write_key(KEK, mixed, dataset="trips", write_id=WRITE_ID)
+
+
+@pytest.mark.parametrize("size_bytes", [0, 16, 24, 31, 33])
+def test_keys_have_256_bits_throughout(size_bytes: int) -> None:
+    short = SecretBytes(bytes(size_bytes))
+    place = {"dataset": "trips", "write_id": WRITE_ID}
+    for make in (
+        lambda: wrap_write_key(short, WRITE_KEY, **place, kek_version=KEK_VERSION),
+        lambda: wrap_write_key(KEK, short, **place, kek_version=KEK_VERSION),
+        lambda: unwrap_write_key(short, wrapped(), **place),
+        lambda: derive_file_key(short, file_id=FILE_ID),
+        lambda: manifest_key(short),
+        lambda: parquet_wrapping_key(short, file_id=FILE_ID),
+    ):
+        with pytest.raises(FormatError):
+            make()
+
+
+def test_the_context_of_a_parquet_key_names_everything_that_it_belongs_to() -> None:
+    place = {"dataset": "trips", "write_id": WRITE_ID, "file_id": FILE_ID, "column": "iban"}
+    changes = {"dataset": "other", "write_id": FILE_ID, "file_id": WRITE_ID, "column": None}
+    contexts = [parquet_key_context(**{**place, name: value}) for name, value in changes.items()]
+    assert len({parquet_key_context(**place), *contexts}) == len(contexts) + 1
+
+
 def test_every_byte_of_a_wrapped_write_key_matters() -> None:
     good = wrapped()
     for position in range(len(good)):
@@ -58,6 +99,8 @@ def test_derived_keys_are_of_their_purpose_and_file() -> None:
         derive_file_key(WRITE_KEY, file_id="5" * 32),
         derive_file_key(KEK, file_id=FILE_ID),
         manifest_key(WRITE_KEY),
+        parquet_wrapping_key(WRITE_KEY, file_id=FILE_ID),
+        parquet_wrapping_key(WRITE_KEY, file_id="5" * 32),
     ]
     assert len({key.reveal() for key in keys}) == len(keys)
     assert {len(key) for key in keys} == {32}

@@ -78,7 +78,8 @@ def test_a_whole_run_with_the_real_clients(installed: Installation) -> None:
     assert (head.number, head.writer) == (1, f"run:{driver.run}")
     assert owner.versions("output") == (head,)
     manifest = wire.WrittenDataset(number=1, write_keys={write.write_id: write.wrapped})
-    assert owner.unwrap("output", manifest) == {write.write_id: SecretBytes(from_b64url(write.key))}
+    released = owner.unwrap("output", manifest)
+    assert released.write_keys == {"output": {write.write_id: SecretBytes(from_b64url(write.key))}}
     assert [run["outcome"] for run in owner.runs()["runs"] if run["run"] == driver.run] == ["succeeded"]
     assert owner.run(driver.run)["members"] == 2
     used = {each["approval"]: each for each in owner.approvals()["approvals"]}[approval]

@@ -1,15 +1,18 @@
-"""`strongroom dataset`: make, fill, look at and decrypt datasets, as their owner."""
+"""`strongroom dataset`: make, fill, look at, decrypt and destroy datasets, as their owner."""
 
 from pathlib import Path
 
 import click
 
 from strongroom.base.encoding import Json
-from strongroom.cli import owned_datasets
-from strongroom.cli.options import DATASET_NAME, examples, json_option, state_option
+from strongroom.base.errors import RefusedError
+from strongroom.cli import dataset_keys, owned_datasets
+from strongroom.cli.commands.keys import COLUMN, FINISH, print_rotated
+from strongroom.cli.options import DATASET_NAME, NameList, examples, json_option, state_option
 from strongroom.cli.session import owner_client
-from strongroom.cli.state import State, location_of
+from strongroom.cli.state import State, location_of, read_file
 from strongroom.cli.terminal import counting, print_json, print_records, say, short
+from strongroom.receipts.shredding import verify_shredding
 from strongroom.submit.run import load_trust
 from strongroom.submit.services import trusted_service
 
@@ -23,16 +26,32 @@ _VERSION = click.option(
 
 @click.group()
 def dataset() -> None:
-    """Make, fill, look at and decrypt datasets, as their owner."""
+    """Make, fill, look at, decrypt and destroy datasets, as their owner."""
 
 
-@dataset.command(epilog=examples("strongroom dataset create trips"))
+@dataset.command(
+    epilog=examples("strongroom dataset create trips", "strongroom dataset create people --column-keys ssn,iban")
+)
 @click.argument("name", type=DATASET_NAME)
+@click.option(
+    "--column-keys",
+    "columns",
+    type=NameList(),
+    default=(),
+    metavar="COLUMNS",
+    help="Columns that get keys of their own, separated by commas; an approval opens them by name only.  "
+    "[default: none]",
+)
 @state_option
-def create(*, name: str, state: State) -> None:
-    """Make the dataset NAME: a key of its own at the key service, and no data yet."""
-    owner_client(state).create_dataset(name)
-    say(f"dataset {name} made; fill it with: strongroom dataset encrypt {name} FILES")
+def create(*, name: str, columns: tuple[str, ...], state: State) -> None:
+    """Make the dataset NAME: a key of its own at the key service, and no data yet.
+
+    With --column-keys, each of these columns has a key as well. An application reads such a column only if its approval
+    names it (`strongroom approve --column`). Which columns they are is fixed for good.
+    """
+    owner_client(state).create_dataset(name, columns=columns)
+    own = f", columns with keys of their own: {', '.join(columns)}" if columns else ""
+    say(f"dataset {name} made{own}; fill it with: strongroom dataset encrypt {name} FILES")
 
 
 @dataset.command(epilog=examples("strongroom dataset encrypt trips trips-2018.parquet trips-2019.csv.gz"))
@@ -127,3 +146,130 @@ def versions(*, name: str, as_json: bool, state: State) -> None:
     records = [version.model_dump(mode="json") for version in owner_client(state).versions(name)]
     columns = {"number": "version", "created_at": "written", "writer": "by", "manifest_digest": "manifest"}
     print_records(records, columns=columns, as_json=as_json)
+
+
+@dataset.command(
+    epilog=examples("strongroom dataset rotate trips", "strongroom dataset rotate people --column iban --finish")
+)
+@click.argument("name", type=DATASET_NAME)
+@COLUMN
+@FINISH
+@json_option
+@state_option
+def rotate(*, name: str, column: str | None, finish: bool, as_json: bool, state: State) -> None:
+    """Make the next version of the keys of the dataset NAME, and wrap everything anew that stands under older ones.
+
+    Data and manifests stay as they are, and runs go on. If it is interrupted, both versions open what stands under
+    them: go on with --finish. The older version is destroyed by `strongroom dataset retire` alone.
+    """
+    print_rotated(name, dataset_keys.rotate(owner_client(state), name, column=column, finish=finish), as_json=as_json)
+
+
+@dataset.command(
+    epilog=examples("strongroom dataset retire trips --version 3f9c", "strongroom dataset retire trips --unused")
+)
+@click.argument("name", type=DATASET_NAME)
+@click.option(
+    "--version",
+    metavar="ID",
+    help="The version of a key, or the beginning of it; `strongroom keys show NAME` lists them.",
+)
+@click.option("--unused", is_flag=True, help="Every older version under which nothing stands any more.")
+@state_option
+def retire(*, name: str, version: str | None, unused: bool, state: State) -> None:
+    """Destroy an older version of a key of the dataset NAME, under which nothing stands any more.
+
+    It opens nothing from then on, in restored copies of the key service's state either: the log says that it is gone.
+    """
+    if unused == (version is not None):
+        raise click.UsageError("say --version or --unused")
+    client = owner_client(state)
+    retired = (
+        dataset_keys.retire_unused(client, name)
+        if version is None
+        else (dataset_keys.retire(client, name, version=version),)
+    )
+    for each in retired:
+        what = f"the key of column {each.column}" if each.column else "the dataset's key"
+        say(f"dataset {name}: version {each.number} of {what} is destroyed")
+    if not retired:
+        say(f"dataset {name}: no older version of a key is unused")
+
+
+@dataset.command(epilog=examples("strongroom dataset shred trips", "strongroom dataset shred trips --confirm trips"))
+@click.argument("name", type=DATASET_NAME)
+@click.option("--confirm", metavar="NAME", help="The dataset's name once more, instead of being asked for it.")
+@click.option(
+    "--proof",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Where the proof goes.  [default: NAME.shredding.json in this folder]",
+)
+@state_option
+def shred(*, name: str, confirm: str | None, proof: Path | None, state: State) -> None:
+    """Destroy every key of the dataset NAME, for good: nobody reads any version of it any more, its owner neither.
+
+    The ciphertext stays where it is, and opens no more. Writes a proof that can be verified offline and filed. Copies
+    of the key service's state that were made before still hold the keys, encrypted under the master key: the log of the
+    running service refuses them, but destroy these copies as well, or replace the master key and destroy the old one.
+    """
+    path = proof or Path(f"{name}.shredding.json")
+    dataset_keys.demand_free(path)
+    client = owner_client(state)
+    found = client.keys(name)
+    if confirm is None:
+        say(f"This destroys {len(found.keys)} versions of keys. No version of dataset {name} can be read afterwards.")
+        confirm = click.prompt(f"Type the dataset's name to go on ({name})", prompt_suffix=": ")
+    if confirm != name:
+        raise RefusedError(f"{confirm!r} is not {name!r}: nothing was destroyed", action="type the name as it is")
+    shredded = client.shred(name)
+    say(f"dataset {name}: every key is destroyed")
+    dataset_keys.save_proof(shredded, path)
+    say(f"proof: {path}; verify it with: strongroom dataset verify-shredding {path}")
+
+
+@dataset.command(epilog=examples("strongroom dataset shredding trips --proof trips.shredding.json"))
+@click.argument("name", type=DATASET_NAME)
+@click.option(
+    "--proof",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Where the proof goes.  [default: NAME.shredding.json in this folder]",
+)
+@state_option
+def shredding(*, name: str, proof: Path | None, state: State) -> None:
+    """Fetch the proof that the keys of the dataset NAME were destroyed."""
+    path = proof or Path(f"{name}.shredding.json")
+    dataset_keys.save_proof(owner_client(state).shredding(name), path)
+    say(f"proof: {path}; verify it with: strongroom dataset verify-shredding {path}")
+
+
+@dataset.command(
+    "verify-shredding", epilog=examples("strongroom dataset verify-shredding trips.shredding.json --trust trust.json")
+)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--trust",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The anchors to verify with.  [default: trust.json of the state folder]",
+)
+@json_option
+@state_option
+def verify_shredding_(*, file: Path, trust: Path | None, as_json: bool, state: State) -> None:
+    """Verify the proof of shredding FILE, offline, with nothing but a trust file.
+
+    It proves that the key service said in its log, for good, that these keys are gone. That no copy is left rests on
+    whoever operates the service.
+    """
+    verified = verify_shredding(read_file(file, what="the proof"), trust=load_trust(trust or state.trust))
+    if as_json:
+        print_json(verified.model_dump(mode="json"))
+        return
+    say(f"{file.name}: verified")
+    said = f"every key of dataset {verified.dataset} was destroyed at {verified.shredded_at}"
+    say(f"{said}, asked by {short(verified.by)}")
+    records = [
+        {**key.model_dump(mode="json"), "column": key.column or dataset_keys.DATASETS_OWN} for key in verified.keys
+    ]
+    print_records(records, columns={"column": "column", "key": "key", "version": "version"}, as_json=False)

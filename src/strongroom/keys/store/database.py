@@ -19,7 +19,7 @@ from strongroom.base.errors import FormatError, IntegrityError
 from strongroom.base.secret import SecretBytes
 from strongroom.crypto.random import random_secret
 from strongroom.keys.providers import MasterKey
-from strongroom.keys.store import chains, ledger, transaction, vault
+from strongroom.keys.store import chains, ledger, transaction, vault, write_keys
 from strongroom.keys.store.databases import Database, open_database
 from strongroom.keys.store.ledger import LogSigner, begin_log
 from strongroom.keys.store.rows import edited
@@ -33,6 +33,7 @@ _TABLES: Final = (
     ledger.TABLES,
     chains.TABLES,
     vault.VAULT_TABLES,
+    write_keys.WRITE_KEYS_TABLES,
 )
 """A part with tables of its own adds their text here."""
 SCHEMA: Final = Schema(

@@ -12,6 +12,7 @@ from strongroom.base.clock import to_rfc3339
 from strongroom.base.encoding import Json, canonical_json
 from strongroom.base.errors import ConflictError, NotFoundError, RefusedError, StrongroomError
 from strongroom.base.secret import SecretBytes
+from strongroom.crypto.random import random_secret
 from strongroom.keys.records import (
     ApprovalRecord,
     DatasetRecord,
@@ -271,6 +272,11 @@ class Transaction:
         if found is None:
             raise NotFoundError(f"a key {name}{'/' + version if version else ''} was not found in this key vault")
         return StoredKey(record=found[0], material=found[1])
+
+    def destroy_key(self, record: KeyRecord) -> None:
+        """Overwrite a version of a key and delete it; what the file still holds of it, `Store.scrub` removes."""
+        self.rows.update("keys", _key_key(record), record, random_secret())
+        self.rows.delete("keys", _key_key(record))
 
     def key_versions(self, name: str) -> tuple[StoredKey, ...]:
         """Return the versions of a key, oldest first."""
