@@ -14,7 +14,7 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 JAVA_SOURCES := $(shell find jvm -name '*.java' 2>/dev/null)
-SYSTEM_PACKAGES := postgresql swtpm
+SYSTEM_PACKAGES := postgresql softhsm2 swtpm
 CODE := src tests examples $(wildcard benchmarks)
 
 # A virtual environment, our own Java and our own Spark: what is set on this machine does not reach them.
@@ -71,7 +71,7 @@ setup: .venv/.setup ## Make the virtual environment, Spark and Java included, an
 
 .PHONY: system
 system: ## Install the system packages that some tests need (as root, with apt)
-	@if command -v swtpm >/dev/null && command -v pg_ctlcluster >/dev/null; then :; \
+	@if command -v swtpm >/dev/null && command -v pg_ctlcluster >/dev/null && command -v softhsm2-util >/dev/null; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update --quiet=2 && \
 		DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends $(SYSTEM_PACKAGES); \
@@ -133,7 +133,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.1
 lock: .venv/.developer ## Choose the newest allowed versions and write requirements/*.txt
 	$(LOCK) requirements/build.in --output-file requirements/build.txt
 	$(LOCK) pyproject.toml --extra services --extra spark --output-file requirements/runtime.txt
-	$(LOCK) pyproject.toml --extra services --extra spark --extra postgres requirements/dev.in \
+	$(LOCK) pyproject.toml --extra services --extra spark --extra postgres --extra azure --extra pkcs11 requirements/dev.in \
 		--constraint requirements/build.txt --constraint requirements/runtime.txt \
 		--output-file requirements/dev.txt
 	$(LOCK) requirements/fuzz.in --output-file requirements/fuzz.txt

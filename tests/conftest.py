@@ -14,6 +14,7 @@ settings.load_profile("strongroom")
 
 NEEDED = {
     "needs_postgres": ("pg_ctlcluster", "PostgreSQL, a database server"),
+    "needs_softhsm": ("softhsm2-util", "SoftHSM, a hardware security module in software"),
     "needs_swtpm": ("swtpm", "swtpm, a software TPM"),
 }
 """What a marked test needs: a program, and what it is."""

@@ -1,4 +1,7 @@
-"""Who holds the master key, by URI scheme. A provider never gives it away: it wraps and unwraps."""
+"""Who holds the master key, by URI scheme. A provider never gives it away: it wraps and unwraps.
+
+`custody:` is not opened here: its key exists only in a measured service, after its custodians unlocked it.
+"""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -6,7 +9,7 @@ from typing import Final, Protocol, TypeAlias
 
 from strongroom.base.errors import ConfigurationError
 from strongroom.base.secret import SecretBytes
-from strongroom.keys.providers import file
+from strongroom.keys.providers import file, key_vault, pkcs11, transit
 
 
 class MasterKey(Protocol):
@@ -18,9 +21,19 @@ class MasterKey(Protocol):
     def unwrap(self, wrapped: bytes, *, context: bytes) -> SecretBytes:
         """Decrypt what `wrap` made in the same context."""
 
+    def close(self) -> None:
+        """Let go of the provider; the key is not used any more."""
+
 
 _Opener: TypeAlias = Callable[..., MasterKey]
-_PROVIDERS: Final[Mapping[str, _Opener]] = MappingProxyType({"file": file.open_master_key})
+_PROVIDERS: Final[Mapping[str, _Opener]] = MappingProxyType(
+    {
+        "file": file.open_master_key,
+        "https": key_vault.open_master_key,
+        "pkcs11": pkcs11.open_master_key,
+        "vault": transit.open_master_key,
+    }
+)
 
 
 def open_master_key(uri: str, *, create: bool) -> MasterKey:
@@ -31,7 +44,9 @@ def open_master_key(uri: str, *, create: bool) -> MasterKey:
         create: Make it if it is not there; only for a key service without any state.
 
     Raises:
-        ConfigurationError: Unknown scheme, no such key, or kept where others can read it.
+        ConfigurationError: Unknown scheme, no such key, kept where others can read it, or its holder refuses.
+        UnavailableError: Its holder does not answer.
+        VerificationError: What answers in its holder's place is not vouched for.
     """
     scheme = uri.partition(":")[0]
     opener = _PROVIDERS.get(scheme)

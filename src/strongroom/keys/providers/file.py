@@ -1,41 +1,23 @@
 """A master key in an owner-only file: `file:///absolute/path`. For owner-operated key services."""
 
 import os
-import stat
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from strongroom.base.errors import ConfigurationError
 from strongroom.base.secret import SecretBytes
-from strongroom.crypto import aead
 from strongroom.crypto.random import random_secret
+from strongroom.keys.providers.envelope import WrapAlgorithm
+from strongroom.keys.providers.local import LocalMasterKey
+from strongroom.keys.providers.secret_file import read_secret_file
 
+_FORM: Final = "the master key's address must be file:///absolute/path"
 _KEY_BYTES: Final = 32
+_RESTORE: Final = "Restore it from its backup: without it no key can be opened."
 
 
-class FileMasterKey:
-    """A master key that this process read from a file."""
-
-    __slots__ = ("_key",)
-
-    def __init__(self, key: SecretBytes) -> None:
-        self._key = key
-
-    def wrap(self, key: SecretBytes, *, context: bytes) -> bytes:
-        """Encrypt a key; `context` says what it is for."""
-        return aead.encrypt(self._key, key.reveal(), context=context)
-
-    def unwrap(self, wrapped: bytes, *, context: bytes) -> SecretBytes:
-        """Decrypt what `wrap` made in the same context.
-
-        Raises:
-            IntegrityError: Wrapped by another master key, for another context, or changed.
-        """
-        return aead.decrypt(self._key, wrapped, context=context)
-
-
-def open_master_key(uri: str, *, create: bool) -> FileMasterKey:
+def open_master_key(uri: str, *, create: bool) -> LocalMasterKey:
     """Read the master key's file.
 
     Args:
@@ -49,14 +31,18 @@ def open_master_key(uri: str, *, create: bool) -> FileMasterKey:
     path = _path_of(uri)
     if create and not path.exists():
         _create(path)
-    return FileMasterKey(_read(path))
+    return LocalMasterKey(_read(path), algorithm=WrapAlgorithm.FILE_A256GCM)
 
 
 def _path_of(uri: str) -> Path:
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise ConfigurationError(_FORM) from error
     path = unquote(parts.path)
-    if parts.scheme != "file" or parts.netloc or not path.startswith("/") or parts.query or parts.fragment:
-        raise ConfigurationError("the master key's address must be file:///absolute/path")
+    plain = not parts.netloc and not parts.query and not parts.fragment and "\0" not in path
+    if parts.scheme != "file" or not plain or not path.startswith("/"):
+        raise ConfigurationError(_FORM)
     return Path(path)
 
 
@@ -78,20 +64,7 @@ def _create(path: Path) -> None:
 
 
 def _read(path: Path) -> SecretBytes:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise ConfigurationError(
-            f"the master key's file {path} cannot be read: {error.strerror}",
-            action="Restore it from its backup: without it no key can be opened.",
-        ) from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or stat.S_IMODE(status.st_mode) & 0o077 or status.st_uid != os.geteuid():
-            raise ConfigurationError(
-                f"the master key's file {path} is not its owner's alone", action=f"Make it so: chmod 600 {path}"
-            )
-        key = file.read(_KEY_BYTES + 1)
+    key = read_secret_file(path, what="the master key's file", action=_RESTORE, max_bytes=_KEY_BYTES)
     if len(key) != _KEY_BYTES:
-        raise ConfigurationError(f"the file {path} does not hold a master key of {_KEY_BYTES} bytes")
-    return SecretBytes(key)
+        raise ConfigurationError(f"the file {path} does not hold a master key of {_KEY_BYTES} bytes", action=_RESTORE)
+    return key
