@@ -10,6 +10,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from tests.fuzz import samples
 from tests.fuzz.attesting import ATTESTING
+from tests.fuzz.custody import CUSTODY
 from tests.fuzz.dataset import DATASET
 from tests.fuzz.samples import bench, endorsements, message, signer, vectors
 from tests.fuzz.service import KEY_SERVICE, MANAGED_SERVICE, SERVICE, AnsweredNoError
@@ -891,4 +892,6 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target(name="any-message", parse=_any_message, samples=lambda: [message(kind) for kind in _MESSAGES]),
     *(_message(kind) for kind in _MESSAGES),
+    # master keys
+    *CUSTODY,
 )

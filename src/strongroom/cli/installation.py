@@ -34,6 +34,7 @@ from strongroom.services.evidence import PlatformSettings
 from strongroom.services.identity import open_identity, prepare_folder
 from strongroom.services.issuers import AttestationServiceSettings
 from strongroom.services.key_service import KeyServiceSettings
+from strongroom.services.master_key import holder_of
 from strongroom.services.people import PeopleSettings
 from strongroom.simulation.server import endorsements_of, expected_measurement, socket_of
 from strongroom.submit.services import connect, trusted_service, verify_services
@@ -272,6 +273,7 @@ def _key_service(
         measurement=expected_measurement(socket_of(state.platform), entry=key_service.__name__),
         configuration=key_service.configuration_of(config),
         log_key=key_service.log_key(identity),
+        master_key=holder_of(config.master_key),
     )
     return service, config
 

@@ -40,6 +40,7 @@ _COMMANDS: Final[Mapping[str, LazyCommand]] = {
     "submit": _command("submit:submit", "Run a PySpark application on protected data, as spark-submit would."),
     "runs": _command("runs:runs", "List runs, and read what an application printed."),
     "receipt": _command("receipt:receipt", "Look at the proof of a run, and verify it offline."),
+    "custody": _command("custody:custody", "Hold a key service's master key together with others, and unlock it."),
     "endorsements": _command("endorsements:endorsements", "Fetch, bundle and look at what hardware vendors vouch for."),
     "attestation-service": _command("services:attestation_service", "Run the attestation service in the foreground."),
     "key-service": _command("key_service:key_service", "Run the key service; back its state up, restore it."),

@@ -66,6 +66,15 @@ class ServiceHttp:
     _if_silent = "Start it with: strongroom up"
 
     def __init__(self, url: str, *, authorities_pem: str | None, service: str = "the service") -> None:
+        self._url = url.rstrip("/")
+        self._service = service
+        self._pool = urllib3.PoolManager(
+            ssl_context=self._tls_context(authorities_pem),
+            timeout=urllib3.Timeout(connect=_CONNECT_S, read=_READ_S),
+            retries=False,
+        )
+
+    def _tls_context(self, authorities_pem: str | None) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
@@ -74,14 +83,8 @@ class ServiceHttp:
             else:
                 context.load_verify_locations(cadata=authorities_pem)
         except (ssl.SSLError, ValueError) as error:
-            raise ConfigurationError(f"the certificate authorities of {service} cannot be read") from error
-        self._url = url.rstrip("/")
-        self._service = service
-        self._pool = urllib3.PoolManager(
-            ssl_context=context,
-            timeout=urllib3.Timeout(connect=_CONNECT_S, read=_READ_S),
-            retries=False,
-        )
+            raise ConfigurationError(f"the certificate authorities of {self._service} cannot be read") from error
+        return context
 
     def request(
         self,
@@ -155,7 +158,10 @@ class PinnedHttp(ServiceHttp):
     """
 
     _meant = " that was pinned"
-    _if_not_meant = "Compare the service's identity with the one in the trust file."
+    _if_not_meant = (
+        "Compare the service's identity with the one in the trust file. (An attested key service that was started anew"
+        " shows none until its custodians unlock it: strongroom custody status.)"
+    )
 
     def __init__(self, url: str, certificate_pem: str, identity: str, *, service: str = "the service") -> None:
         if [spki_sha256(each) for each in parse_pem_chain(certificate_pem.encode())] != [identity]:

@@ -34,6 +34,7 @@ from strongroom.wire.key_service import (
 )
 from strongroom.wire.receipt import RECEIPT_CONTEXT, Receipt, ReceiptBody
 from strongroom.wire.runtime_data import Role, RuntimeData
+from strongroom.wire.service import Mode
 from strongroom.wire.ticket import TICKET_TYP, RunTicket
 from strongroom.wire.trust import Anchors, Trust, TrustedService
 
@@ -50,7 +51,8 @@ class VerifiedReceipt:
         members: For each TEE: number, role, when it joined, kind of TEE, measurement.
         inputs, outputs: Version statements by dataset.
         approvals: What the owners had approved, by dataset.
-        modes: Each key service's identity and the mode it is run in, as the trust file says.
+        modes: Each key service's identity and the mode it is run in, as the trust file and its closing statement say.
+        master_keys: Each key service's identity and how its master key is held, as its closing statement says.
     """
 
     body: ReceiptBody
@@ -62,9 +64,10 @@ class VerifiedReceipt:
     outputs: Mapping[str, DatasetVersion]
     approvals: Mapping[str, Approval]
     modes: Mapping[str, str]
+    master_keys: Mapping[str, str]
 
 
-def verify_receipt(receipt_bytes: bytes, *, trust: Trust) -> VerifiedReceipt:
+def verify_receipt(receipt_bytes: bytes, *, trust: Trust, required_mode: Mode | None = None) -> VerifiedReceipt:
     """Verify a receipt with nothing but the trust file.
 
     1. The file is canonical JSON and a receipt; its hardware is the trust file's.
@@ -72,7 +75,8 @@ def verify_receipt(receipt_bytes: bytes, *, trust: Trust) -> VerifiedReceipt:
     3. Each member's attestation result is signed by the pinned attestation service, and its evidence verifies under
        the trusted roots; both say the same code, application, run and role; the code is a trusted agent's.
     4. The body is signed with the key that the driver's evidence names.
-    5. Each key service's closing statement holds, names this very body and counts every leaf.
+    5. Each key service's closing statement holds, names this very body, counts every leaf, and says the mode and the
+       holder of the master key that the trust file pins, and the mode that is required.
     6. Each leaf is in the service's log; their numbers have no gap; exactly the members are among them.
     7. Each approval is signed by a trusted owner and covers ticket, members and access.
     8. Inputs and outputs are the versions that the key services countersigned.
@@ -80,6 +84,7 @@ def verify_receipt(receipt_bytes: bytes, *, trust: Trust) -> VerifiedReceipt:
     Args:
         receipt_bytes: The file.
         trust: The auditor's own anchors; none is ever taken from the receipt.
+        required_mode: The mode in which every key service of the run must have been run; None accepts both.
 
     Returns:
         What the receipt proves.
@@ -97,6 +102,8 @@ def verify_receipt(receipt_bytes: bytes, *, trust: Trust) -> VerifiedReceipt:
     members = {identity: _verify_members(body, record, trust=trust) for identity, record in body.records.items()}  # 3
     driver_key = _verify_signature(receipt, members)  # 4
     closings, statements = _verify_closings(receipt, trust=trust)  # 5
+    if required_mode is not None:
+        _demand_mode(closings, required_mode)
     for identity, record in body.records.items():
         _verify_leaves(record, closings[identity], statements=statements[identity], run=body.run)  # 6
         _verify_executors(members[identity], driver_key=driver_key)
@@ -121,7 +128,8 @@ def verify_receipt(receipt_bytes: bytes, *, trust: Trust) -> VerifiedReceipt:
         inputs=inputs,
         outputs=outputs,
         approvals=approvals,
-        modes={identity: _key_service(trust, identity).mode for identity in body.records},
+        modes={identity: closing.mode for identity, closing in closings.items()},
+        master_keys={identity: closing.master_key or "not said" for identity, closing in closings.items()},
     )
 
 
@@ -243,6 +251,9 @@ def _verify_closings(receipt: Receipt, *, trust: Trust) -> tuple[dict[str, Closi
         statements = ServiceStatements(identity=identity, now=lambda: finished_at)
         closing = Closing.from_json(statements.verify(token, typ=CLOSING_TYP))
         _demand("log key", pinned.log_key, statements.log_key)
+        _demand("mode of the key service", pinned.mode, closing.mode)
+        if pinned.master_key is not None:
+            _demand("holder of the master key", pinned.master_key, closing.master_key)
         _demand("key service", identity, closing.key_service)
         _demand("run closed", body.run, closing.run)
         _demand("outcome", body.outcome, closing.outcome)
@@ -250,6 +261,18 @@ def _verify_closings(receipt: Receipt, *, trust: Trust) -> tuple[dict[str, Closi
         _demand("leaves", len(body.records[identity].leaves), closing.leaves)
         closings[identity], checked[identity] = closing, statements
     return closings, checked
+
+
+def _demand_mode(closings: Mapping[str, Closing], required: Mode) -> None:
+    mismatches = tuple(
+        Mismatch(name=f"mode of key service {identity[:12]}", expected=required, actual=closing.mode)
+        for identity, closing in closings.items()
+        if closing.mode != required
+    )
+    if mismatches:
+        raise RefusedError(
+            "a key service of the run was not run as it is demanded here", action=_ACTION, mismatches=mismatches
+        )
 
 
 def _verify_leaves(record: RunRecord, closing: Closing, *, statements: ServiceStatements, run: str) -> None:

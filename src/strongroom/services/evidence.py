@@ -14,10 +14,10 @@ from strongroom.base.encoding import Json, canonical_json, to_b64url
 from strongroom.base.errors import FormatError
 from strongroom.services.identity import ServiceIdentity
 from strongroom.wire.model import Message
-from strongroom.wire.service import Mode, ServiceEvidence, ServiceKind, ServiceStatement
+from strongroom.wire.service import MasterKeyHolder, Mode, ServiceEvidence, ServiceKind, ServiceStatement
 
 _CONFIG_ID_BYTES: Final = 64
-_MAX_NONCE: Final = 256
+MAX_NONCE: Final = 256
 
 
 class PlatformSettings(Message):
@@ -38,6 +38,17 @@ class Platform:
 
     device: QuoteDevice
     endorsements: EndorsementSource
+
+    def quote(self, statement: bytes) -> tuple[str, str]:
+        """Return a quote over a statement's SHA-256, base64url, and the endorsements it verifies with, JSON text.
+
+        Raises:
+            UnavailableError: The platform does not answer.
+        """
+        evidence = collect_evidence(self.device, runtime_data=statement)
+        kind = platform_kind(parse_sgx_quote(evidence.quote))
+        endorsements = self.endorsements.get(fmspc=kind.fmspc, ca=kind.ca)
+        return to_b64url(evidence.quote), endorsements.to_json().decode("utf-8")
 
 
 def configuration_digest(effective: Json) -> str:
@@ -78,6 +89,8 @@ class ServiceEvidenceSource:
         signing_key: Returns the thumbprint of the key that signs now: it may be another one tomorrow.
         has_statement_key: Whether the service signs statements (the key service does).
         platform: Its platform, or None.
+        master_key: How the key service's master key is held; None for other services.
+        log_key: The key service's log's verification key; None for other services.
     """
 
     service: ServiceKind
@@ -87,6 +100,8 @@ class ServiceEvidenceSource:
     signing_key: Callable[[], str]
     has_statement_key: bool
     platform: Platform | None
+    master_key: MasterKeyHolder | None = None
+    log_key: str | None = None
 
     def answer(self, nonce: str) -> ServiceEvidence:
         """Return evidence over the statement that holds this nonce.
@@ -95,8 +110,8 @@ class ServiceEvidenceSource:
             FormatError: The nonce is empty or too long.
             UnavailableError: The platform does not answer.
         """
-        if not 0 < len(nonce) <= _MAX_NONCE:
-            raise FormatError(f"a nonce has 1 to {_MAX_NONCE} characters")
+        if not 0 < len(nonce) <= MAX_NONCE:
+            raise FormatError(f"a nonce has 1 to {MAX_NONCE} characters")
         statement = ServiceStatement(
             service=self.service,
             identity=self.identity.identity,
@@ -106,8 +121,10 @@ class ServiceEvidenceSource:
             statement_key=self.identity.statement.thumbprint if self.has_statement_key else None,
             configuration=self.configuration,
             nonce=nonce,
+            master_key=self.master_key,
+            log_key=self.log_key,
         ).to_json()
-        quote, endorsements = self._quote(statement)
+        quote, endorsements = (None, None) if self.platform is None else self.platform.quote(statement)
         return ServiceEvidence(
             statement=to_b64url(statement),
             signature=to_b64url(self.identity.key.sign(statement)),
@@ -115,11 +132,3 @@ class ServiceEvidenceSource:
             endorsements=endorsements,
             identity_certificate=to_b64url(self.identity.certificate_der),
         )
-
-    def _quote(self, statement: bytes) -> tuple[str | None, str | None]:
-        if self.platform is None:
-            return None, None
-        evidence = collect_evidence(self.platform.device, runtime_data=statement)
-        kind = platform_kind(parse_sgx_quote(evidence.quote))
-        endorsements = self.platform.endorsements.get(fmspc=kind.fmspc, ca=kind.ca)
-        return to_b64url(evidence.quote), endorsements.to_json().decode("utf-8")

@@ -220,6 +220,7 @@ def serve(
     key_pem: SecretBytes,
     ready: Callable[[], None],
     limits: ConnectionLimits = _LIMITS,
+    done: Callable[[], bool] = lambda: False,
 ) -> None:
     """Serve HTTPS (TLS 1.2 or later) until SIGTERM or SIGINT, then finish the running requests and return.
 
@@ -231,6 +232,7 @@ def serve(
         key_pem: The leaf's private key; it never touches a disk.
         ready: Called once the port is open.
         limits: What the server bears.
+        done: Asked a few times a second whether the server shall end by itself.
 
     Raises:
         ConfigurationError: The address cannot be listened on.
@@ -265,21 +267,26 @@ def serve(
     # without it every answer waits 40 ms for the peer's delayed acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with contextlib.closing(listener):
-        _Server(config, ready=ready).run(sockets=[listener])
+        _Server(config, ready=ready, done=done).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
     """uvicorn's server, which ends with status 0 on SIGTERM and says when it is ready."""
 
-    def __init__(self, config: uvicorn.Config, *, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, *, ready: Callable[[], None], done: Callable[[], bool]) -> None:
         super().__init__(config)
         self._ready = ready
+        self._done = done
 
     @override
     async def startup(self, sockets: "list[object] | None" = None) -> None:  # type: ignore[override]
         await super().startup(sockets=sockets)  # type: ignore[arg-type]
         if self.started:
             self._ready()
+
+    @override
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._done()
 
     @override
     @contextlib.contextmanager

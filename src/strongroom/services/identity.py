@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from strongroom.base.errors import ConfigurationError, FormatError
@@ -19,6 +19,9 @@ from strongroom.base.secret import SecretBytes
 from strongroom.crypto import x509
 from strongroom.crypto.jose import sign_jws
 from strongroom.crypto.keys import Algorithm, SigningKey
+from strongroom.crypto.random import random_secret
+from strongroom.keys.providers.envelope import WrapAlgorithm
+from strongroom.keys.providers.local import LocalMasterKey
 from strongroom.services.files import replace_file
 
 _MAX_KEY_FILE_BYTES: Final = 16 << 10
@@ -28,6 +31,19 @@ _TLS_LIFETIME: Final = timedelta(days=397)
 _BACKDATED: Final = timedelta(hours=1)
 """Leaves are valid from a little before their making, for peers whose clocks are late."""
 _SIGNING_KEY: Final = "signing.key"
+_STATE_KEY: Final = "state.key.sealed"
+_STATE_KEY_FOR: Final = b"strongroom service state key 1"
+_SEALED_FOR: Final = b"strongroom service key 1\0"
+
+
+class KeySealing(Protocol):
+    """What seals an attested service's own keys: its master key, which its operator cannot use."""
+
+    def wrap(self, key: SecretBytes, *, context: bytes) -> bytes:
+        """Encrypt a key; `context` says what it is for."""
+
+    def unwrap(self, wrapped: bytes, *, context: bytes) -> SecretBytes:
+        """Decrypt what `wrap` made in the same context."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +147,9 @@ class ServiceIdentity:
         return "".join(x509.to_pem(certificate) for certificate in self.tls.chain_der)
 
 
-def open_identity(folder: Path, *, common_name: str, sans: Sequence[str], now: datetime) -> ServiceIdentity:
+def open_identity(
+    folder: Path, *, common_name: str, sans: Sequence[str], now: datetime, sealing: KeySealing | None = None
+) -> ServiceIdentity:
     """Read a service's identity, or make it on the first start.
 
     Args:
@@ -139,16 +157,19 @@ def open_identity(folder: Path, *, common_name: str, sans: Sequence[str], now: d
         common_name: What the certificates call the service.
         sans: Host names and IP addresses under which clients reach it.
         now: The present time.
+        sealing: Seals the private keys at rest, in an attested service; None leaves them in the clear.
 
     Raises:
         ConfigurationError: The folder cannot be used, or a key in it may be read by others.
+        IntegrityError: A sealed key was changed, or belongs to another master key.
     """
     prepare_folder(folder)
-    key = _load_or_make(folder / "identity.key", "ES256")
+    state_key = None if sealing is None else _load_or_make_state_key(folder, sealing)
+    key = _load_or_make(folder / "identity.key", "ES256", state_key)
     certificate = _load_or_issue_certificate(folder / "identity.pem", key, common_name=common_name, now=now)
     authority = Authority(key=key, certificate_der=certificate, common_name=common_name, sans=tuple(sans))
-    signing = _load_or_make(folder / _SIGNING_KEY, "RS256")
-    statement = _load_or_make(folder / "statement.key", "Ed25519")
+    signing = _load_or_make(folder / _SIGNING_KEY, "RS256", state_key)
+    statement = _load_or_make(folder / "statement.key", "Ed25519", state_key)
     return ServiceIdentity(
         authority=authority,
         tls=authority.certify(SigningKey.generate("ES256"), usage=x509.LeafUsage.TLS, now=now),
@@ -207,12 +228,35 @@ def prepare_folder(folder: Path) -> None:
         )
 
 
-def _load_or_make(path: Path, algorithm: Algorithm) -> SigningKey:
+def has_sealed_identity(folder: Path) -> bool:
+    """Return whether an attested service was started in this state folder before."""
+    return (folder / _STATE_KEY).exists()
+
+
+def _load_or_make_state_key(folder: Path, master_key: KeySealing) -> LocalMasterKey:
+    """Return the key that seals the service's other keys: so the master key's holder sees none of those."""
+    path = folder / _STATE_KEY
+    wrapped = _read_private(path)
+    if wrapped is None:
+        key = random_secret()
+        replace_file(path, master_key.wrap(key, context=_STATE_KEY_FOR))
+    else:
+        key = master_key.unwrap(wrapped.reveal(), context=_STATE_KEY_FOR)
+    return LocalMasterKey(key, algorithm=WrapAlgorithm.STATE_A256GCM)
+
+
+def _load_or_make(path: Path, algorithm: Algorithm, sealing: LocalMasterKey | None) -> SigningKey:
+    if sealing is not None:
+        path = path.with_name(f"{path.name}.sealed")
+    context = _SEALED_FOR + path.name.encode("ascii")
     pem = _read_private(path)
     if pem is None:
         key = SigningKey.generate(algorithm)
-        replace_file(path, key.to_pem().reveal())
+        made = key.to_pem()
+        replace_file(path, made.reveal() if sealing is None else sealing.wrap(made, context=context))
         return key
+    if sealing is not None:
+        pem = sealing.unwrap(pem.reveal(), context=context)
     try:
         key = SigningKey.from_pem(pem)
     except FormatError as error:

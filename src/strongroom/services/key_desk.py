@@ -21,6 +21,7 @@ from strongroom.services.issuers import TrustedIssuers
 from strongroom.services.people import People, Person, Role
 from strongroom.wire.key_service import APPROVAL_TYP, VERSION_TYP, Commit, DatasetVersion
 from strongroom.wire.model import Message
+from strongroom.wire.service import MasterKeyHolder, Mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,8 @@ class KeyDesk:
         issuers: The attestation services that are believed.
         hardware: The one kind of hardware that is accepted.
         url: The service's address, for key identifiers.
+        mode: Who is trusted with this service.
+        master_key: How its master key is held.
     """
 
     store: Store
@@ -41,6 +44,8 @@ class KeyDesk:
     hardware: Hardware
     clock: Clock
     url: str
+    mode: Mode = "owner-operated"
+    master_key: MasterKeyHolder = "file"
 
     @property
     def owners(self) -> Mapping[str, VerifyingKey]:

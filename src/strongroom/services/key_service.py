@@ -15,9 +15,11 @@ from starlette.middleware import Middleware
 from strongroom.base.clock import Clock, SystemClock
 from strongroom.base.encoding import Json
 from strongroom.base.errors import ConfigurationError, FormatError, StrongroomError
+from strongroom.crypto.x509 import to_pem
 from strongroom.keys.providers import MasterKey, open_master_key
 from strongroom.keys.store import LogSigner, Store, open_store
 from strongroom.log.note import verification_key
+from strongroom.services.custody import LockedService, certificate_of_this_start
 from strongroom.services.datasets import DatasetDesk
 from strongroom.services.errors import ErrorShape, Reply, strongroom_error
 from strongroom.services.evidence import (
@@ -28,13 +30,20 @@ from strongroom.services.evidence import (
     launch_platform,
 )
 from strongroom.services.http import Call, application, endpoint, json_reply, log_to_stderr, serve
-from strongroom.services.identity import ServiceIdentity, open_identity, prepare_folder, tls_names
+from strongroom.services.identity import (
+    ServiceIdentity,
+    has_sealed_identity,
+    open_identity,
+    prepare_folder,
+    tls_names,
+)
 from strongroom.services.issuers import AttestationServiceSettings, AzureAttestationSettings, configured_issuers
 from strongroom.services.key_care import KeyCare
 from strongroom.services.key_desk import KeyDesk
 from strongroom.services.key_vault import VAULT_PATHS, KeyVault
 from strongroom.services.key_vault_desk import Recovery
 from strongroom.services.log_clock import LogClock
+from strongroom.services.master_key import demand_fitting, holder_of, pinned_parts, read_roster
 from strongroom.services.owners import OwnerDesk
 from strongroom.services.people import People, PeopleSettings, configuration_of_people, configured_people
 from strongroom.services.restores import RestoreDesk
@@ -42,6 +51,7 @@ from strongroom.services.runs import PREFIX, RunDesk
 from strongroom.services.sign_in import TokenIssuers
 from strongroom.services.sign_in_desk import SignInDesk
 from strongroom.services.soundness import SoundnessGate, start_audit
+from strongroom.wire.custody import CustodyRoster
 from strongroom.wire.model import Url
 from strongroom.wire.service import Mode
 
@@ -62,9 +72,9 @@ class KeyServiceSettings(PeopleSettings):
         state: The state folder, its owner's alone: the service's keys, and its database where that is no other.
         state_database: `postgresql://…` of a database that several replicas share, without a password; null for SQLite
             in the state folder.
-        master_key: Where the master key is, such as `file:///…`.
+        master_key: Where the master key is, such as `file:///…` (docs/how-to/master-key.md).
         attestation_services: Whose attestation results are believed.
-        mode: Who is trusted: here always the operator, who is the owner.
+        mode: Who is trusted: the operator, who is the owner; or the measured service itself.
         hardware: The one kind of hardware whose evidence is accepted.
         platform: The (simulated) platform this service itself runs on, or null.
         recoverable_days: How long a deleted key of Key Vault's contract can be recovered.
@@ -80,7 +90,7 @@ class KeyServiceSettings(PeopleSettings):
     state_database: str | None = None
     master_key: str
     attestation_services: tuple[AttestationServiceSettings | AzureAttestationSettings, ...] = Field(min_length=1)
-    mode: Literal["owner-operated"]
+    mode: Mode
     hardware: Literal["simulated", "real"]
     platform: PlatformSettings | None
     recoverable_days: int = Field(default=90, ge=7, le=90)
@@ -102,29 +112,20 @@ def read_settings(path: Path) -> KeyServiceSettings:
         raise ConfigurationError(f"the configuration {path} is {error.message}") from error
 
 
-def configuration_of(settings: KeyServiceSettings) -> str:
+def configuration_of(settings: KeyServiceSettings, *, roster: CustodyRoster | None = None) -> str:
     """Return the digest of what decides whom this key service believes: what clients pin.
 
     Not in it: addresses and places of its own state, which a client pins otherwise or need not know.
 
+    Args:
+        settings: The configuration.
+        roster: The custodians, where the master key is in custody; None reads them from where the configuration says.
+
     Raises:
-        ConfigurationError: A person's key is not a public JWK, or nobody is an owner.
+        ConfigurationError: A person's key is not a public JWK, nobody is an owner, or the custodians' roster cannot be
+            read.
     """
-    services: list[Json] = [
-        {"url": each.url, "identity": each.identity if isinstance(each, AttestationServiceSettings) else each.kind}
-        for each in sorted(settings.attestation_services, key=lambda each: each.url)
-    ]
-    return configuration_digest(
-        {
-            "version": 1,
-            "service": "key-service",
-            "mode": settings.mode,
-            "hardware": settings.hardware,
-            **configuration_of_people(settings.owners, settings.people, settings.issuers),
-            "attestation_services": services,
-            "master_key": settings.master_key.partition(":")[0],
-        }
-    )
+    return _configuration(settings, roster or read_roster(settings.master_key))
 
 
 def log_origin(identity: ServiceIdentity) -> str:
@@ -154,8 +155,13 @@ def database_of(settings: KeyServiceSettings) -> Path | str:
     return settings.state_database or Path(settings.state) / "keys.db"
 
 
-def open_state(settings: KeyServiceSettings, identity: ServiceIdentity) -> Store:
+def open_state(settings: KeyServiceSettings, identity: ServiceIdentity, *, opened: MasterKey | None = None) -> Store:
     """Open a key service's database, or make it.
+
+    Args:
+        settings: The configuration.
+        identity: Who signs the log.
+        opened: The master key, where it is open already; None opens it as the configuration says.
 
     Raises:
         ConfigurationError: The database or the master key cannot be used.
@@ -164,30 +170,98 @@ def open_state(settings: KeyServiceSettings, identity: ServiceIdentity) -> Store
     """
 
     def master_key(create: bool) -> MasterKey:  # noqa: FBT001 - the store's callback
-        return open_master_key(settings.master_key, create=create)
+        return opened or open_master_key(settings.master_key, create=create)
 
     signer = LogSigner(origin=log_origin(identity), key=identity.statement.key)
     return open_store(database_of(settings), open_master_key=master_key, signer=signer)
 
 
-def build(settings: KeyServiceSettings, *, clock: Clock) -> KeyService:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launched:
+    """A key service's process, bound to its configuration. What that says is read once, and used as it was read.
+
+    Attributes:
+        configuration: The effective configuration's digest.
+        platform: What quotes this process; None outside any TEE.
+        roster: The custodians, where the master key is in custody.
+    """
+
+    settings: KeyServiceSettings
+    configuration: str
+    platform: Platform | None
+    roster: CustodyRoster | None
+
+
+def launch(settings: KeyServiceSettings) -> Launched:
+    """Check that mode, master key and platform go together, and bind this process to its platform.
+
+    Raises:
+        ConfigurationError: They do not go together, or the roster cannot be read.
+        UnavailableError: The platform does not answer.
+    """
+    demand_fitting(settings.master_key, mode=settings.mode, has_platform=settings.platform is not None)
+    roster = read_roster(settings.master_key)
+    configuration = _configuration(settings, roster)
+    platform = launch_platform(settings.platform, configuration=configuration)
+    return Launched(settings=settings, configuration=configuration, platform=platform, roster=roster)
+
+
+def unlock(launched: Launched, *, clock: Clock) -> MasterKey | None:
+    """Serve as a locked service until enough custodians gave their shares.
+
+    Returns:
+        The master key; None when the process was told to end before.
+
+    Raises:
+        ConfigurationError: The address cannot be listened on, or the service has no custodians.
+    """
+    settings = launched.settings
+    if launched.roster is None or launched.platform is None:
+        raise ConfigurationError("this key service's master key is not in custody")
+    locked = LockedService(roster=launched.roster, configuration=launched.configuration, platform=launched.platform)
+    names = tuple(tls_names(settings.url, settings.names))
+    tls = certificate_of_this_start(common_name=COMMON_NAME, sans=names, clock=clock)
+    serve(
+        locked.app(),
+        host=settings.host,
+        port=settings.port,
+        certificate_chain_pem="".join(to_pem(certificate) for certificate in tls.chain_der),
+        key_pem=tls.key.to_pem(),
+        ready=lambda: _say_locked(launched),
+        done=lambda: locked.master_key is not None,
+    )
+    return locked.master_key
+
+
+def build(launched: Launched, *, clock: Clock, unlocked: MasterKey | None) -> KeyService:
     """Open a key service's state and make its application.
+
+    Args:
+        launched: The process and its configuration.
+        clock: The time.
+        unlocked: The master key that custodians unlocked; None where it is held otherwise.
 
     Raises:
         ConfigurationError: Something is not set up right.
         IntegrityError: The state was damaged or edited.
-        UnavailableError: The platform does not answer.
+        UnavailableError: The master key's holder does not answer.
     """
-    configuration = configuration_of(settings)
-    platform = launch_platform(settings.platform, configuration=configuration)
+    settings = launched.settings
     prepare_folder(Path(settings.state))
+    sealing = unlocked
+    if settings.mode == "attested" and unlocked is None:
+        sealing = open_master_key(settings.master_key, create=not has_sealed_identity(Path(settings.state)))
     identity = open_identity(
-        Path(settings.state), common_name=COMMON_NAME, sans=tls_names(settings.url, settings.names), now=clock.now()
+        Path(settings.state),
+        common_name=COMMON_NAME,
+        sans=tls_names(settings.url, settings.names),
+        now=clock.now(),
+        sealing=sealing,
     )
-    store = open_state(settings, identity)
+    store = open_state(settings, identity, opened=sealing)
     clock = LogClock(clock, newest_time=lambda: store.newest_time)
     with store.transaction() as tx:
-        tx.append_leaf("started", now=clock.now(), what={"configuration": configuration})
+        tx.append_leaf("started", now=clock.now(), what={"configuration": launched.configuration})
     desk = KeyDesk(
         store=store,
         identity=identity,
@@ -201,16 +275,18 @@ def build(settings: KeyServiceSettings, *, clock: Clock) -> KeyService:
         hardware=settings.hardware,
         clock=clock,
         url=settings.url.rstrip("/"),
+        mode=settings.mode,
+        master_key=holder_of(settings.master_key),
     )
     recovery = Recovery(days=settings.recoverable_days, purge_protection=settings.purge_protection)
     vault = KeyVault(desk, recovery=recovery)
     return KeyService(
         settings=settings,
         identity=identity,
-        configuration=configuration,
+        configuration=launched.configuration,
         store=store,
         vault=vault,
-        app=_application(desk, vault, mode=settings.mode, configuration=configuration, platform=platform),
+        app=_application(desk, vault, launched),
     )
 
 
@@ -225,7 +301,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     log_to_stderr()
     try:
-        service = build(read_settings(options.config), clock=SystemClock())
+        launched, clock, unlocked = launch(read_settings(options.config)), SystemClock(), None
+        if launched.roster is not None:
+            unlocked = unlock(launched, clock=clock)
+            if unlocked is None:
+                return 0
+        service = build(launched, clock=clock, unlocked=unlocked)
         try:
             start_audit(service.store)
             with service.vault.watching_the_clock():
@@ -247,17 +328,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _application(
-    desk: KeyDesk, vault: KeyVault, *, mode: Mode, configuration: str, platform: Platform | None
-) -> Starlette:
+def _application(desk: KeyDesk, vault: KeyVault, launched: Launched) -> Starlette:
     evidence = ServiceEvidenceSource(
         service="key-service",
-        mode=mode,
+        mode=desk.mode,
         identity=desk.identity,
-        configuration=configuration,
+        configuration=launched.configuration,
         signing_key=lambda: desk.identity.signing.thumbprint,
         has_statement_key=True,
-        platform=platform,
+        platform=launched.platform,
+        master_key=desk.master_key,
+        log_key=log_key(desk.identity),
     )
 
     def show_evidence(call: Call) -> Reply:
@@ -268,7 +349,15 @@ def _application(
         return json_reply({"status": "ready", "service": "key-service"})
 
     def health(_call: Call) -> Reply:
-        return json_reply({"status": "ok", "service": "key-service", "mode": mode, "hardware": desk.hardware})
+        return json_reply(
+            {
+                "status": "ok",
+                "service": "key-service",
+                "mode": desk.mode,
+                "master_key": desk.master_key,
+                "hardware": desk.hardware,
+            }
+        )
 
     def shape_for(path: str) -> ErrorShape:
         return vault.error if path.startswith(VAULT_PATHS) else strongroom_error
@@ -289,6 +378,21 @@ def _application(
     return application(routes, shape_for=shape_for, middleware=[gate])
 
 
+def _say_locked(launched: Launched) -> None:
+    settings = launched.settings
+    line = {
+        "ready": False,
+        "locked": True,
+        "service": "key-service",
+        "url": settings.url,
+        "configuration": launched.configuration,
+        "mode": settings.mode,
+        "hardware": settings.hardware,
+    }
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
 def _say_ready(service: KeyService) -> None:
     line = {
         "ready": True,
@@ -298,11 +402,30 @@ def _say_ready(service: KeyService) -> None:
         "certificate_pem": service.identity.certificate_pem,
         "configuration": service.configuration,
         "mode": service.settings.mode,
+        "master_key": holder_of(service.settings.master_key),
         "hardware": service.settings.hardware,
         "log_key": log_key(service.identity),
     }
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
+
+
+def _configuration(settings: KeyServiceSettings, roster: CustodyRoster | None) -> str:
+    services: list[Json] = [
+        {"url": each.url, "identity": each.identity if isinstance(each, AttestationServiceSettings) else each.kind}
+        for each in sorted(settings.attestation_services, key=lambda each: each.url)
+    ]
+    return configuration_digest(
+        {
+            "version": 1,
+            "service": "key-service",
+            "mode": settings.mode,
+            "hardware": settings.hardware,
+            **configuration_of_people(settings.owners, settings.people, settings.issuers),
+            "attestation_services": services,
+            **pinned_parts(settings.master_key, mode=settings.mode, roster=roster),
+        }
+    )
 
 
 if __name__ == "__main__":

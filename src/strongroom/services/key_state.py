@@ -47,10 +47,11 @@ def back_up(
         clock: For its date.
 
     Raises:
-        ConfigurationError: The file is there already or cannot be written; there is no state.
+        ConfigurationError: The service is attested; the file is there already or cannot be written; there is no state.
         IntegrityError: The state is damaged, or belongs to another master key.
         UnavailableError: The database's server does not answer.
     """
+    _demand_owner_operated(settings)
     master_key = open_master_key(settings.master_key, create=False)
     database = open_for_reading(database_of(settings))
     try:
@@ -85,12 +86,13 @@ def restore(settings: KeyServiceSettings, source: Path, *, recipient: ReceivingK
     The service releases nothing until an owner says, in a signed statement, that this is meant.
 
     Raises:
-        ConfigurationError: Something cannot be read or written.
+        ConfigurationError: The service is attested; something cannot be read or written.
         ConflictError: There is state already.
         FormatError: Not a backup.
         IntegrityError: The backup is of another key, or it was changed.
         UnavailableError: The database's server does not answer.
     """
+    _demand_owner_operated(settings)
     with _open(source) as file:
         header, _ = read_header(file)
     if header.schema_version != SCHEMA.version:
@@ -127,6 +129,19 @@ def restore(settings: KeyServiceSettings, source: Path, *, recipient: ReceivingK
     finally:
         store.close()
     return Restored(made_at=header.made_at, log_size=position + 1)
+
+
+def _demand_owner_operated(settings: KeyServiceSettings) -> None:
+    """Refuse to take an attested service's keys out of its TEE: a backup's recipients could open everything.
+
+    Raises:
+        ConfigurationError: The service is attested.
+    """
+    if settings.mode == "attested":
+        raise ConfigurationError(
+            "the state of an attested key service is opened by the measured service alone",
+            action="Stop the service, and copy its state folder (and database): everything in it is sealed.",
+        )
 
 
 def _write(database: Database, opened: Opened, *, wrapped: bytes) -> None:

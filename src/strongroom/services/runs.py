@@ -230,6 +230,8 @@ class RunDesk:
             versions=statements,
             proof=proof,
             member_proofs=tuple(others),
+            mode=self._desk.mode,
+            master_key=self._desk.master_key,
         )
         return jose_reply(self._desk.sign(closing, typ=wire.CLOSING_TYP))
 

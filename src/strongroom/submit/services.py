@@ -2,14 +2,15 @@
 
 import hashlib
 from collections.abc import Collection, Iterable
+from typing import Final
 from urllib.parse import quote
 
 from strongroom.attestation.endorsements.dcap import parse_endorsements
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
-from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, verify_sgx
+from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, VerifiedSgx, verify_sgx
 from strongroom.base.clock import Clock
 from strongroom.base.encoding import from_b64url, to_b64url
-from strongroom.base.errors import ConfigurationError, Mismatch, RefusedError, VerificationError
+from strongroom.base.errors import ConfigurationError, Mismatch, RefusedError, VerificationError, differences
 from strongroom.base.workflow import Step
 from strongroom.clients.pinned import PinnedHttp
 from strongroom.crypto.keys import VerifyingKey
@@ -18,6 +19,10 @@ from strongroom.crypto.x509 import parse_pem_chain, public_key
 from strongroom.wire.service import ServiceEvidence, ServiceKind, ServiceStatement
 from strongroom.wire.trust import Anchors, Trust, TrustedService
 
+_GOOD_PLATFORMS: Final = frozenset(
+    {"UpToDate", "SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded"}
+)
+"""What a vendor says of platforms that need no update (hardening is the measured software's own matter)."""
 _NAMES = {"attestation-service": "the attestation service", "key-service": "the key service"}
 
 
@@ -101,7 +106,8 @@ def verify_service_evidence(
     1. The identity certificate is the pinned one, and its key signed the statement.
     2. Where a measurement is pinned: the quote verifies under the trusted roots, binds the statement, and its
        measurement is the pinned one.
-    3. The statement is fresh and says what was pinned.
+    3. The statement is fresh and says what was pinned; a service that says it is attested runs in a TEE whose platform
+       is not out of date, and its master key is in no file.
 
     Raises:
         VerificationError: A signature or the evidence does not hold.
@@ -126,14 +132,24 @@ def verify_service_evidence(
         measurement = verified.quote.report.mrenclave.hex()
         if measurement != service.measurement:
             found.append(Mismatch(name="code (mrenclave)", expected=service.measurement, actual=measurement))
+        if statement.mode == "attested":
+            found.extend(platform_differences(verified))
     if found:
         raise RefusedError(
             f"{name} is not the one that was pinned",
-            action="compare it with the operator; to trust the new one, write the trust file again with: strongroom up",
+            action="compare it with the operator; to trust the new one, write the trust file again with: strongroom up"
+            " (or, for an attested key service: strongroom custody pin)",
             step=Step.POLICY,
             mismatches=tuple(found),
         )
     return statement
+
+
+def platform_differences(verified: VerifiedSgx) -> tuple[Mismatch, ...]:
+    """Return what speaks against a platform that only its hardware protects: flaws that its vendor has mended since."""
+    if verified.tcb_status in _GOOD_PLATFORMS:
+        return ()
+    return (Mismatch(name="platform (TCB status)", expected="not out of date", actual=verified.tcb_status),)
 
 
 def _verify_signature(key: VerifyingKey, statement: bytes, evidence: ServiceEvidence, service: TrustedService) -> None:
@@ -152,6 +168,10 @@ def _differences(statement: ServiceStatement, service: TrustedService, nonce: st
         "configuration": (service.configuration, statement.configuration),
         "nonce": (nonce, statement.nonce),
     }
-    for name, (expected, actual) in pinned.items():
-        if expected != actual:
-            yield Mismatch(name=name, expected=expected, actual=actual)
+    if service.master_key is not None:
+        pinned["master key"] = (service.master_key, statement.master_key or "not said")
+    yield from differences(pinned)
+    if statement.mode == "attested" and service.measurement is None:
+        yield Mismatch(name="measurement of an attested service", expected="pinned", actual="none")
+    if statement.mode == "attested" and statement.master_key == "file":
+        yield Mismatch(name="master key of an attested service", expected="in no file", actual="file")

@@ -22,6 +22,7 @@ from strongroom.wire.model import (
     TeeKind,
     Timestamp,
 )
+from strongroom.wire.service import MasterKeyHolder, Mode
 
 PERSON_TOKEN_TYP: Final = "strongroom-token+jws"  # noqa: S105 - a media type
 APPROVAL_TYP: Final = "strongroom-approval+jws"
@@ -282,6 +283,8 @@ class Closing(Message):
         leaves: How many leaves the run has, this one excluded.
         proof: The closing leaf.
         member_proofs: All other leaves of the run, proved in the same checkpoint.
+        mode: Who is trusted with the service: its operator, who is the owner, or the measured service itself.
+        master_key: How its master key is held; None in statements of services that did not say.
     """
 
     version: Literal[1] = 1
@@ -293,6 +296,8 @@ class Closing(Message):
     versions: dict[DatasetName, CompactJws]
     proof: LogProof
     member_proofs: tuple[LogProof, ...]
+    mode: Mode = "owner-operated"
+    master_key: MasterKeyHolder | None = None
 
 
 class ApprovalUpload(Message):

@@ -1,11 +1,15 @@
 """What a service says about itself, for the client that must trust it first."""
 
-from typing import Literal
+from typing import Final, Literal
 
 from strongroom.wire.model import B64Url, Hex32, Message
 
 ServiceKind = Literal["attestation-service", "key-service"]
 Mode = Literal["owner-operated", "attested"]
+MasterKeyHolder = Literal["file", "pkcs11", "vault", "https", "custody"]
+"""How a key service's master key is held: the scheme of its address."""
+HOLDERS_WHEN_ATTESTED: Final[frozenset[MasterKeyHolder]] = frozenset({"pkcs11", "vault", "https", "custody"})
+"""Those that an attested key service may have: a file is its operator's to read."""
 
 
 class ServiceStatement(Message):
@@ -17,6 +21,8 @@ class ServiceStatement(Message):
         tls_key, signing_key, statement_key: SHA-256 of those SubjectPublicKeyInfos (statement_key: key service only).
         configuration: SHA-256 of the effective configuration, canonical JSON.
         nonce: The client's, so that the statement is fresh.
+        master_key: How the master key is held (key service only).
+        log_key: The log's verification key, a C2SP vkey line (key service only).
     """
 
     version: Literal[1] = 1
@@ -28,6 +34,8 @@ class ServiceStatement(Message):
     statement_key: Hex32 | None
     configuration: Hex32
     nonce: str
+    master_key: MasterKeyHolder | None = None
+    log_key: str | None = None
 
 
 class ServiceEvidence(Message):

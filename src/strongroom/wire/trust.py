@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from strongroom.wire.model import DatasetName, Hex32, Hex48, Message, TeeKind, Url
-from strongroom.wire.service import Mode, ServiceKind
+from strongroom.wire.service import HOLDERS_WHEN_ATTESTED, MasterKeyHolder, Mode, ServiceKind
 
 
 class TrustedRootEntry(Message):
@@ -22,6 +22,9 @@ class TrustedService(Message):
         certificate_pem: The identity certificate; its key's SHA-256 is `identity`.
         measurement: The service's MRENCLAVE, where it runs in a (simulated) TEE; None means: the identity's word alone.
         log_key: For a key service: its checkpoint verification key, a C2SP vkey line.
+        master_key: For a key service: how its master key is held; None accepts what an owner-operated one has.
+
+    An attested service is one whose code is pinned, and whose master key its operator cannot read.
     """
 
     service: ServiceKind
@@ -32,6 +35,15 @@ class TrustedService(Message):
     measurement: Hex32 | None
     configuration: Hex32
     log_key: str | None
+    master_key: MasterKeyHolder | None = None
+
+    @model_validator(mode="after")
+    def _means_its_mode(self) -> Self:
+        if self.mode == "attested" and self.measurement is None:
+            raise ValueError("an attested service needs a measurement")
+        if self.mode == "attested" and self.service == "key-service" and self.master_key not in HOLDERS_WHEN_ATTESTED:
+            raise ValueError("an attested key service has its master key in an HSM, a vault or custody")
+        return self
 
 
 class Anchors(Message):

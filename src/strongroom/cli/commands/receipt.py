@@ -8,9 +8,12 @@ from strongroom.base.encoding import Json, parse_json_object
 from strongroom.cli.options import examples, json_option, state_option
 from strongroom.cli.state import State, read_file
 from strongroom.cli.terminal import print_json, say, short
+from strongroom.crypto.jose import unverified_payload
 from strongroom.receipts.verify import VerifiedReceipt, verify_receipt
 from strongroom.submit.run import load_trust
+from strongroom.wire.key_service import Closing
 from strongroom.wire.receipt import Receipt, ReceiptBody
+from strongroom.wire.service import Mode
 
 _FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 
@@ -31,6 +34,9 @@ def show(*, file: Path, as_json: bool) -> None:
         return
     say("NOT verified (use: strongroom receipt verify). The receipt says:")
     _print_body(parsed.body)
+    for identity, token in parsed.closings.items():
+        closing = Closing.from_json(unverified_payload(token))
+        _print_key_service(identity, closing.mode, closing.master_key or "not said")
 
 
 @receipt.command(epilog=examples("strongroom receipt verify 3f9c….receipt.json --trust trust.json"))
@@ -41,15 +47,20 @@ def show(*, file: Path, as_json: bool) -> None:
     metavar="FILE",
     help="The anchors to verify with.  [default: trust.json of the state folder]",
 )
+@click.option(
+    "--require-mode",
+    type=click.Choice(["attested", "owner-operated"]),
+    help="Refuse a run whose key services were not all run in this mode.",
+)
 @state_option
-def verify(*, file: Path, trust: Path | None, state: State) -> None:
+def verify(*, file: Path, trust: Path | None, require_mode: Mode | None, state: State) -> None:
     """Verify the receipt FILE, offline, with nothing but a trust file.
 
     The trust file is the one that `strongroom up` wrote, or the one its owner gave you. Nothing is taken from the
     receipt itself, no service is asked, and every byte counts.
     """
     content = read_file(file, what="the receipt")
-    verified = verify_receipt(content, trust=load_trust(trust or state.trust))
+    verified = verify_receipt(content, trust=load_trust(trust or state.trust), required_mode=require_mode)
     say(f"{file.name}: verified")
     _print_body(verified.body)
     _print_proof(verified)
@@ -80,8 +91,12 @@ def _print_proof(verified: VerifiedReceipt) -> None:
         runs = f"in at most {approval.max_runs} run(s)"
         _line("approved", f"{name}: {approval.access}, {runs}, hardware = {approval.machines}")
     for identity, mode in verified.modes.items():
-        word = "its log proves nothing against its operator" if mode == "owner-operated" else "measured"
-        _line("key service", f"{short(identity)} ({mode}: {word})")
+        _print_key_service(identity, mode, verified.master_keys[identity])
+
+
+def _print_key_service(identity: str, mode: str, master_key: str) -> None:
+    word = "its log proves nothing against its operator" if mode == "owner-operated" else "measured"
+    _line("key service", f"{short(identity)} ({mode}: {word}; master key: {master_key})")
 
 
 def _line(name: str, text: str) -> None:
