@@ -94,10 +94,9 @@ class RotationOperations:
             return
         try:
             self._looked_at = seconds
-            self._vault.desk.store.demand_sound()
-            self._do_due(seconds)
-        except StrongroomError as error:
-            _log.error("keys that are due were not rotated or destroyed: %s", error.message)
+            with _noted():
+                self._vault.desk.store.demand_sound()
+                self._do_due(seconds)
         finally:
             self._lock.release()
 
@@ -125,7 +124,8 @@ class RotationOperations:
             for deletion in rows.purgeable(now=seconds):
                 purge(self._vault, tx, deletion.name, person=SCHEDULE)
         for record in due:
-            self._do_rotation(record, seconds)
+            with _noted():  # one that fails does not keep the others back
+                self._do_rotation(record, seconds)
 
     def _do_rotation(self, record: RotationRecord, seconds: int) -> None:
         with self._vault.desk.store.transaction() as tx:
@@ -187,6 +187,14 @@ class RotationOperations:
             "lifetimeActions": [_action_json(action) for action in record.rule.actions],
             "attributes": attributes,
         }
+
+
+@contextlib.contextmanager
+def _noted() -> Generator[None, None, None]:
+    try:
+        yield
+    except StrongroomError as error:
+        _log.error("keys that are due were not rotated or destroyed: %s", error.message)
 
 
 def reschedule(rows: VaultRows, tx: Transaction, name: str) -> None:

@@ -25,10 +25,13 @@ from strongroom.base.errors import (
     RefusedError,
     StrongroomError,
 )
+from strongroom.base.secret import SecretBytes
 from strongroom.crypto.derive import sha256_hex
 from strongroom.keys import backup
 from strongroom.keys.records import KeyRecord
+from strongroom.keys.store import StoredKey
 from strongroom.keys.store.vault import VaultRows
+from strongroom.services import key_vault_rotation
 from strongroom.services.http import Call, application
 from strongroom.services.key_vault import API_VERSIONS, KeyVault
 from strongroom.services.key_vault_desk import Recovery
@@ -70,10 +73,10 @@ def record(bench: KeyBench, name: str = "a-key", version: str | None = None) -> 
         return tx.key(name, version).record
 
 
-def set_rotation(bench: KeyBench, *, expiry: str | None = None, **trigger: str) -> Any:
+def set_rotation(bench: KeyBench, name: str = "a-key", *, expiry: str | None = None, **trigger: str) -> Any:
     actions = [{"trigger": trigger, "action": {"type": "rotate"}}] if trigger else []
     body: dict[str, Any] = {"lifetimeActions": actions, "attributes": {"expiryTime": expiry} if expiry else {}}
-    return ask(bench, "put_policy", body, name="a-key")
+    return ask(bench, "put_policy", body, name=name)
 
 
 # --- the log ----------------------------------------------------------------------------------------------------------
@@ -199,12 +202,13 @@ def test_a_deleted_key_is_destroyed_when_its_time_is_over_and_not_before(bench: 
     create(bench)
 
 
-def test_a_deleted_key_is_not_rotated_until_it_is_recovered(bench: KeyBench) -> None:
+def test_a_deleted_key_is_not_rotated_until_it_is_recovered(bench: KeyBench, caplog: pytest.LogCaptureFixture) -> None:
     create(bench)
     set_rotation(bench, timeAfterCreate="P30D")
     ask(bench, "delete", name="a-key")
     bench.clock.advance(days=40)
     ask(bench, "keys")
+    assert "not rotated" not in caplog.text
     ask(bench, "recover", name="a-key")
     assert record(bench).number == 1
     bench.clock.advance(minutes=1)
@@ -212,20 +216,25 @@ def test_a_deleted_key_is_not_rotated_until_it_is_recovered(bench: KeyBench) -> 
     assert record(bench).number == 2
 
 
-def test_what_fails_by_the_clock_does_not_fail_a_call_and_is_tried_again(
+def test_what_fails_by_the_clock_fails_neither_a_call_nor_another_key_and_is_tried_again(
     bench: KeyBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    create(bench)
-    set_rotation(bench, timeAfterCreate="P30D")
+    for name in ("a-key", "b-key"):
+        create(bench, name)
+        set_rotation(bench, name, timeAfterCreate="P30D")
     bench.clock.advance(days=31)
+    like = key_vault_rotation._like
 
-    def fail(*_arguments: object) -> None:
-        raise IntegrityError("the stored key is damaged")
+    def fail_for_one(stored: StoredKey) -> SecretBytes:
+        if stored.record.name == "a-key":
+            raise IntegrityError("the stored key is damaged")
+        return like(stored)
 
     with monkeypatch.context() as patch:
-        patch.setattr("strongroom.services.key_vault_rotation._like", fail)
+        patch.setattr(key_vault_rotation, "_like", fail_for_one)
         assert ask(bench, "keys")["value"]
     assert "damaged" in caplog.text
+    assert (record(bench, "a-key").number, record(bench, "b-key").number) == (1, 2)
     bench.clock.advance(minutes=1)
     ask(bench, "keys")
     assert record(bench).number == 2
@@ -512,6 +521,19 @@ def test_the_challenges_resource_is_what_the_vaults_host_lies_below(url: str, re
 def test_refuses_to_create_what_the_contract_does_not_know(bench: KeyBench, body: dict[str, Any]) -> None:
     with pytest.raises(FormatError):
         ask(bench, "create", body, name="a-key")
+
+
+@pytest.mark.parametrize("member", ["iv", "aad", "tag"])
+def test_refuses_parameters_that_an_operation_does_not_have(bench: KeyBench, member: str) -> None:
+    create(bench)
+    value = to_b64url(bytes(32))
+    for operation, algorithm in (("wrap", "A256KW"), ("unwrap", "A256KW"), ("encrypt", "A256CBCPAD")):
+        if (operation, member) == ("encrypt", "iv"):
+            continue
+        with pytest.raises(FormatError):
+            ask(bench, operation, {"alg": algorithm, "value": value, member: "AAAA"}, name="a-key")
+    body = {"alg": "A256CBCPAD", "value": value, "iv": to_b64url(bytes(16))}
+    assert ask(bench, "encrypt", body, name="a-key")["iv"] == body["iv"]
 
 
 def test_refuses_what_another_hsm_protected(bench: KeyBench) -> None:
