@@ -84,6 +84,17 @@ def test_lists_go_by_name_and_by_number(bench: KeyBench) -> None:
     assert second[0]["kid"] == ask(bench, "get", name="b")["key"]["kid"]
 
 
+def test_lists_a_key_whose_first_version_was_destroyed(bench: KeyBench) -> None:
+    bench.create_dataset("trips")
+    with bench.store.transaction() as tx:
+        first = tx.key("dataset-trips")
+        newer = first.record.model_copy(update={"version": "0" * 32, "number": 2})
+        tx.add_key(newer, first.material)
+        tx.destroy_key(first.record)
+    assert names(ask(bench, "keys")) == ["dataset-trips"]
+    assert len(ask(bench, "versions", name="dataset-trips")["value"]) == 1
+
+
 def test_an_immutable_policy_is_remembered_after_the_key(bench: KeyBench) -> None:
     document = b'{"version":"1.0.0","anyOf":[{"authority":"https://a","allOf":[{"claim":"a","equals":1}]}]}'
     policy = {"data": to_b64url(document)}

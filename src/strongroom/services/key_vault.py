@@ -19,7 +19,7 @@ from strongroom.services.http import Call, endpoint, json_reply
 from strongroom.services.key_desk import KeyDesk
 from strongroom.services.key_vault_crypto import CryptoOperations
 from strongroom.services.key_vault_custody import CustodyOperations
-from strongroom.services.key_vault_desk import Recovery, VaultDesk, demand_name
+from strongroom.services.key_vault_desk import Recovery, VaultDesk, demand_name, is_dataset_key
 from strongroom.services.key_vault_errors import bearer_challenge, vault_error, vault_headers
 from strongroom.services.key_vault_keys import KeyOperations
 from strongroom.services.key_vault_release import ReleaseOperations
@@ -124,7 +124,8 @@ class KeyVault:
         _demand_version(call.required("api-version"))
         if "name" in call.path:
             demand_name(call.path["name"])
-            demand_own_key(self._desk.store, call.path["name"], person)
+            if is_dataset_key(call.path["name"]):
+                demand_own_key(self._desk.store, call.path["name"], person)
         self._rotation.catch_up()
         return self._operations[operation](call, person)
 

@@ -28,7 +28,7 @@ from strongroom.services.key_vault_messages import RestoreBody
 from strongroom.services.key_vault_rotation import purge, reschedule
 
 _DAY_S: Final = 86400
-_DELETE_DATASET: Final = "A dataset's key ends with its dataset: strongroom dataset --help"
+_DELETE_DATASET: Final = "Destroy a dataset's keys with: strongroom dataset shred"
 _BACK_UP_DATASET: Final = "Datasets' keys are backed up with the key service's whole state."
 
 

@@ -104,7 +104,7 @@ class KeyOperations:
         if after:
             demand_name(after)
         with self._vault.desk.store.reading() as tx:
-            found = VaultRows(tx).newest(after=after, limit=limit)
+            found = [stored.record for stored in tx.newest_keys(after=after, limit=limit)]
             shown = [each for each in found if is_own_key(tx, each.name, person)]
         items: list[Json] = [self._vault.item(each, versioned=False) for each in shown]
         last, hidden = found[-1].name if found else "", len(found) - len(shown)

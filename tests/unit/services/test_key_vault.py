@@ -394,9 +394,9 @@ def test_reads_lists_along_an_index(bench: KeyBench) -> None:
                 seen.extend(str(row[-1]) for row in plan)
                 return connection.execute(statement, values)
 
-        tx.rows._connection = Explaining()
+        tx.rows._connection = tx._connection = Explaining()
         rows = VaultRows(tx)
-        rows.newest(after="a", limit=3)
+        tx.newest_keys(after="a", limit=3)
         rows.versions("a-key", after=0, limit=3)
         rows.deletions(after="a", limit=3)
         rows.rotations_due(now=1)

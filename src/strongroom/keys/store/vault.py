@@ -15,7 +15,6 @@ from strongroom.keys.store.transaction import StoredKey, Transaction
 from strongroom.keys.vault_records import DeletionRecord, PinnedPolicy, RotationRecord
 
 VAULT_TABLES: Final = """
-CREATE INDEX keys_by_first ON keys (number, name);
 CREATE TABLE deleted_keys (
   name TEXT NOT NULL, version TEXT NOT NULL UNIQUE, number INTEGER NOT NULL, public TEXT NOT NULL, sealed BLOB NOT NULL,
   PRIMARY KEY (name, number)
@@ -30,7 +29,6 @@ CREATE TABLE rotations (
 CREATE INDEX rotations_by_due ON rotations (due_at);
 CREATE TABLE immutable_policies (version TEXT PRIMARY KEY, public TEXT NOT NULL, sealed BLOB NOT NULL) STRICT;
 """
-_FIRST: Final = 1
 _DUE_AT_ONCE: Final = 100
 
 
@@ -51,11 +49,6 @@ class VaultRows:
         """Return the number of a key's newest version; 0 where there is no such key."""
         found = next(self._rows.select("keys", {"name": name}, KeyRecord, ("number DESC",), limit=1), None)
         return 0 if found is None else found[0].number
-
-    def newest(self, *, after: str, limit: int) -> list[KeyRecord]:
-        """Return the newest versions of the keys whose names come after this one, by name."""
-        firsts = self._rows.select("keys", {"number": _FIRST}, KeyRecord, ("name",), after=("name", after), limit=limit)
-        return [self._tx.key(first.name).record for first, _ in firsts]
 
     def versions(self, name: str, *, after: int, limit: int) -> list[KeyRecord]:
         """Return the versions of a key whose numbers are above this one, oldest first."""
