@@ -16,7 +16,7 @@ from tests.support.platform import NOW, Bench
 
 from strongroom.clients.owner import person_token
 from strongroom.crypto.keys import SigningKey
-from strongroom.services.key_service import KeyService, KeyServiceSettings, build
+from strongroom.services.key_service import KeyService, KeyServiceSettings, build, launch
 from strongroom.services.people import PersonSettings, Role
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "people.md"
@@ -103,7 +103,8 @@ def key_service(keys: dict[Role, SigningKey], tmp_path_factory: pytest.TempPathF
         "hardware": "simulated",
         "platform": None,
     }
-    made: KeyService = build(KeyServiceSettings.from_object(settings), clock=_Clock())
+    launched = launch(KeyServiceSettings.from_object(settings))
+    made: KeyService = build(launched, clock=_Clock(), unlocked=None)
     yield Service(app=made.app, identity=made.identity.identity, keys=keys)
     made.store.close()
 

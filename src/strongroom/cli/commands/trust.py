@@ -125,6 +125,8 @@ def _lines(anchors: Anchors, *, own: Anchors | None) -> Iterator[tuple[str, str]
         yield "  identity", service.identity
         yield "  code", service.measurement or "the identity's word alone"
         yield "  configured", service.configuration
+        if service.master_key:
+            yield "  master key", service.master_key
         if service.log_key:
             yield "  log", service.log_key
     for owner in anchors.owners:
