@@ -27,6 +27,7 @@ from strongroom.base.limits import LIMITS
 _CONNECT_S: Final = 5.0
 _TOTAL_S: Final = 20.0
 _OK: Final = 200
+_FIRST_ERROR: Final = 300
 _ABSENT: Final = frozenset({400, 404, 410})
 """What vendors answer where a document does not exist, or no longer: bad request, not found, gone."""
 
@@ -48,6 +49,31 @@ class Fetched:
         """For how long caches on the way have had it (RFC 9111, section 5.1); 0 where none says so."""
         text = self.headers.get("age", "")
         return int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 0  # noqa: PLR2004 - 2**31 s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """An answer of any status.
+
+    Attributes:
+        body: Its bytes.
+        headers: By their names in lower case; of several with one name the first.
+    """
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the server did what it was asked; a redirect is none."""
+        return _OK <= self.status < _FIRST_ERROR
+
+    @property
+    def retry_after_s(self) -> int | None:
+        """After how many seconds the server wants to be asked again; None where it does not say so in seconds."""
+        text = self.headers.get("retry-after", "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= 6 else None  # noqa: PLR2004 - 11 days
 
 
 class Https:
@@ -106,16 +132,54 @@ class Https:
             LimitError: The answer is too large.
             UnavailableError: No answer, too slow, cut off, a redirect, or any other status.
         """
+        answered = self._ask("GET", path, None, headers, max_bytes=max_bytes, any_status=False)
+        return Fetched(body=answered.body, headers=answered.headers)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        max_bytes: int = LIMITS.endorsement_bytes,
+    ) -> Answered:
+        """Send one request, and return its answer whatever its status; nothing is repeated.
+
+        Args:
+            method: The HTTP method.
+            path: Path and query, from "/"; empty for the address itself.
+            body: The request's body.
+            headers: Further headers.
+            max_bytes: How large the answer may be.
+
+        Raises:
+            VerificationError: What answers is not the server that was asked.
+            LimitError: The answer is too large.
+            UnavailableError: No answer, too slow, or cut off.
+        """
+        return self._ask(method, path, body, headers, max_bytes=max_bytes, any_status=True)
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str] | None,
+        *,
+        max_bytes: int,
+        any_status: bool,
+    ) -> Answered:
         connection = self._connection()
         late = threading.Event()
         try:
             connection.connect()
             with _at_most(self._total_s, connection.sock, late):
-                connection.request("GET", self._prefix + path or "/", headers=dict(headers or {}))
+                connection.request(method, self._prefix + path or "/", body=body, headers=dict(headers or {}))
                 answer = connection.getresponse()
-                if answer.status != _OK:
+                if answer.status != _OK and not any_status:
                     raise self._refused(answer)
-                body = answer.read(max_bytes + 1)
+                content = answer.read(max_bytes + 1)
         except ssl.SSLCertVerificationError as error:
             raise VerificationError(
                 f"what answers at {self.url} is not {self._service}: {error.verify_message}",
@@ -127,11 +191,12 @@ class Https:
             connection.close()
         if late.is_set():
             raise self._too_slow()
-        if len(body) > max_bytes:
+        if len(content) > max_bytes:
             raise LimitError(f"the answer of {self._service} is larger than {max_bytes} bytes")
         if answer.length:
             raise UnavailableError(f"the answer of {self._service} at {self.url} was cut off", action="Try again.")
-        return Fetched(body=body, headers={name.lower(): value for name, value in reversed(answer.getheaders())})
+        named = {name.lower(): value for name, value in reversed(answer.getheaders())}
+        return Answered(status=answer.status, body=content, headers=named)
 
     def _connection(self) -> http.client.HTTPConnection:
         if self._context is None:

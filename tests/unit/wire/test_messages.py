@@ -20,6 +20,7 @@ from strongroom.wire import (
     service,
     ticket,
     trust,
+    vault_key,
 )
 
 
@@ -33,7 +34,18 @@ class _WithPath(model.Message):
 
 MESSAGES = [
     member
-    for module in (azure_guest, descriptor, events, key_service, receipt, runtime_data, service, ticket, trust)
+    for module in (
+        azure_guest,
+        descriptor,
+        events,
+        key_service,
+        receipt,
+        runtime_data,
+        service,
+        ticket,
+        trust,
+        vault_key,
+    )
     for member in vars(module).values()
     if isinstance(member, type) and issubclass(member, model.Message) and member is not model.Message
 ]
