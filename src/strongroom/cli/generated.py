@@ -14,6 +14,7 @@ from strongroom.application.description import ApplicationDescription
 from strongroom.base.errors import ConfigurationError
 from strongroom.policy.approval import Approval
 from strongroom.policy.back_ends import back_ends_page
+from strongroom.policy.key_back_ends import key_back_ends_section
 from strongroom.wire.model import Message
 
 SCHEMAS: Final = Path("docs/reference/schemas")
@@ -26,7 +27,11 @@ _DOCUMENTS: Final[tuple[type[Message], ...]] = (ApplicationDescription, Approval
 def generated_files(root_command: click.Command) -> dict[Path, str]:
     """Return every generated file: its path in the source tree, and its text."""
     schemas = {SCHEMAS / f"{message.__name__}.json": _schema(message) for message in _messages()}
-    return {**schemas, COMMANDS: _command_reference(root_command), BACK_ENDS: back_ends_page()}
+    return {
+        **schemas,
+        COMMANDS: _command_reference(root_command),
+        BACK_ENDS: back_ends_page() + key_back_ends_section(),
+    }
 
 
 def source_tree() -> Path:

@@ -20,6 +20,7 @@ from strongroom.policy.tee_claims import TEE_CLAIMS
 from strongroom.wire.model import ColumnName, DatasetName, Hex32, Message, TeeKind, Timestamp, Url
 from strongroom.wire.runtime_data import Role
 from strongroom.wire.ticket import RunTicket
+from strongroom.wire.vault_key import VaultKind
 
 _BACK_END_NAMES: Final[Mapping[TeeKind, back_ends.TeeKind]] = {
     "sgx": back_ends.TeeKind.SGX,
@@ -72,6 +73,8 @@ class Approval(Message):
         recipients: Public P-256 JWKs (`kty`, `crv`, `x`, `y`) to which the application's output is sealed.
         columns: The columns with a key of their own that it may read. Of such a column that is not named, it gets no
             key; all other columns are read with the dataset's.
+        back_end: What keeps the key. That a vault enforces less than a key service of Strongroom's has to be said here:
+            `policy.key_back_ends` lists what, and refuses approvals that state more.
         issued_at: When the owner said so.
     """
 
@@ -91,6 +94,7 @@ class Approval(Message):
     submitters: tuple[Hex32, ...] = Field(min_length=1, max_length=64)
     recipients: tuple[dict[str, str], ...] = Field(default=(), max_length=64)
     columns: tuple[ColumnName, ...] = Field(default=(), max_length=1000)
+    back_end: Literal["strongroom"] | VaultKind = "strongroom"
     issued_at: Timestamp
 
     @field_validator("tees")
@@ -177,8 +181,9 @@ def appraise_result(approval: Approval, claims: Claims, *, role: Role) -> tuple[
 def demand_enforceable(approval: Approval, back_end: BackEnd) -> None:
     """Refuse an approval that the attestation service behind it cannot enforce, or that demands less than it could.
 
-    1. For each kind of TEE the back end has a claim for everything that is demanded.
-    2. Of real hardware every least number is demanded that the back end can say.
+    1. It is for a key service of Strongroom's: what a vault would leave undone, no service takes over unasked.
+    2. For each kind of TEE the back end has a claim for everything that is demanded.
+    3. Of real hardware every least number is demanded that the back end can say.
 
     Args:
         approval: The owner's approval.
@@ -187,6 +192,13 @@ def demand_enforceable(approval: Approval, back_end: BackEnd) -> None:
     Raises:
         RefusedError: It cannot, or a number is missing.
     """
+    if approval.back_end != "strongroom":
+        raise RefusedError(
+            "the approval is for a vault, not for a key service",
+            action="Approve again, for the key service that keeps the dataset's key.",
+            step=Step.POLICY,
+            mismatches=(Mismatch(name="back end", expected="strongroom", actual=approval.back_end),),
+        )
     for tee in approval.tees:
         requirements = _requirements(approval, tee)
         demand_supported(requirements, back_end)
