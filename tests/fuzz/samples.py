@@ -26,7 +26,7 @@ from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.x509 import to_pem
 from strongroom.simulation.azure_vm import SimulatedAzureVm
 from strongroom.simulation.platform import TEE_TCB_SVN
-from strongroom.wire import model
+from strongroom.wire import model, vault_key
 
 VECTORS = Path(__file__).parents[3] / "shared" / "vectors"
 _TEXTS = {
@@ -40,6 +40,10 @@ _TEXTS = {
     model.Url: "https://127.0.0.1:8443/a",
     model.CompactJws: "AAAA.AAAA.AAAA",
     model.CompactJwe: "AAAA.AAAA.AAAA.AAAA.AAAA",
+    vault_key.VaultUrl: "https://a.vault.azure.net",
+    vault_key.KeyName: "trips",
+    vault_key.ClientId: "a-client",
+    vault_key.MetadataUrl: "http://169.254.169.254",
 }
 _BY_PATTERN = {
     constraints.pattern: text
@@ -157,6 +161,8 @@ def _object(kind: type[model.Message]) -> dict[str, Any]:
         value["role"] = "executor"
     if kind.__name__ == "VcekName":
         value["fmc"] = None  # of another product than the first
+    if kind.__name__ == "VaultKey":
+        value |= {"kty": "oct", "public_jwk": None}
     if kind.__name__ == "Approval":
         value["recipients"] = [signer().verifying_key.to_jwk()]
     return value

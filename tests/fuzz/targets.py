@@ -16,6 +16,7 @@ from tests.fuzz.samples import bench, endorsements, message, signer, vectors
 from tests.fuzz.service import KEY_SERVICE, MANAGED_SERVICE, SERVICE, AnsweredNoError
 from tests.fuzz.target import Target, of_text, text_of
 from tests.fuzz.vault import VAULT
+from tests.fuzz.vault_releases import VAULT_RELEASES
 from tests.fuzz.vendors import VENDORS
 from tests.support.amd import amd_bench
 from tests.support.platform import NOW
@@ -93,12 +94,13 @@ from strongroom.wire import (
     service,
     ticket,
     trust,
+    vault_key,
 )
 from strongroom.wire.model import Message
 
 _SECRET = SecretBytes(bytes(range(32)))
 _ID, _HASH = "a5" * 16, "5a" * 32
-_WIRE = (azure_guest, descriptor, key_service, manifest, receipt, runtime_data, service, ticket, trust)
+_WIRE = (azure_guest, descriptor, key_service, manifest, receipt, runtime_data, service, ticket, trust, vault_key)
 _MESSAGES: tuple[type[Message], ...] = tuple(
     member
     for module in (*_WIRE, documents, bundle, endorsement_cache, endorsement_sources)
@@ -792,6 +794,7 @@ TARGETS: tuple[Target, ...] = (
     ),
     *ATTESTING,
     *VENDORS,
+    *VAULT_RELEASES,
     # the key service
     Target(name="vault-create", parse=_vault_call("create"), samples=_new_keys, refusals=_ANSWERED),
     Target(name="vault-import", parse=_vault_call("put"), samples=_private_jwks, refusals=_ANSWERED),

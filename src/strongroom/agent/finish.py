@@ -20,7 +20,7 @@ from strongroom.policy.approval import Approval
 from strongroom.receipts.build import evidence_of, receipt_digest, sign_receipt
 from strongroom.wire.descriptor import Descriptor
 from strongroom.wire.key_service import CloseRequest, Commit, RunRecord
-from strongroom.wire.receipt import Output, ReceiptBody
+from strongroom.wire.receipt import Output, ReceiptBody, VaultRecord
 
 _CLOSE_ATTEMPTS: Final = 5
 
@@ -51,7 +51,8 @@ def finish_run(member: Membership, *, descriptor: Descriptor, ended: Ended, cloc
     3. Close at each key service: commits and the receipt's digest take effect in one transaction.
        A member that joined meanwhile changes the leaves: go back to 2. Another version that came in between: put what
        this run added on top of it, if it did no more than add, and go back to 2.
-    4. Write the receipt and the sealed output.
+    4. Give versions of datasets under vaults' keys their names on storage, one after the other.
+    5. Write the receipt and the sealed output.
 
     Raises:
         ConflictError: Another run made the next version first, and this run's changes do not go on top of it, or others
@@ -65,8 +66,9 @@ def finish_run(member: Membership, *, descriptor: Descriptor, ended: Ended, cloc
     certificates = tuple(map(to_b64url, member.attestation.certificates()))
     for attempt in range(_CLOSE_ATTEMPTS):
         records = {identity: service.record(now=clock.now()) for identity, service in member.services.items()}  # 2
+        vaults = _vault_records(member, commits, now=clock.now())
         body = ReceiptBody(
-            hardware="simulated" if any(release.simulated for release in member.releases.values()) else "real",
+            hardware="simulated" if _is_simulated(member) else "real",
             run=member.run,
             run_id=member.ticket.run_id,
             outcome=outcome,
@@ -79,6 +81,7 @@ def finish_run(member: Membership, *, descriptor: Descriptor, ended: Ended, cloc
             attestation_certificates=certificates,
             endorsements=_endorsements(member, records.values()),
             records=records,
+            vaults=vaults,
             inputs=inputs,
             outputs=outputs,
             log_digest=hashlib.sha256(log).hexdigest(),
@@ -97,12 +100,33 @@ def finish_run(member: Membership, *, descriptor: Descriptor, ended: Ended, cloc
                 raise
     else:  # pragma: no cover - the loop ends by break or raise
         raise ConflictError("the run could not be closed")
-    return _keep(member, descriptor, body=body, closings=closings, log=log)  # 4
+    for identity, vault in member.vaults.items():  # 4
+        vault.publish(body.vaults[identity].outputs)
+    return _keep(member, descriptor, body=body, closings=closings, log=log)  # 5
+
+
+def _is_simulated(member: Membership) -> bool:
+    released = any(release.simulated for release in member.releases.values())
+    return released or any(vault.admission.simulated for vault in member.vaults.values())
+
+
+def _vault_records(member: Membership, commits: Mapping[str, list[Commit]], *, now: datetime) -> dict[str, VaultRecord]:
+    """Return what is known of each vault's key, the new versions signed and not yet published."""
+    return {
+        identity: vault.record(
+            result=member.result,
+            evidence=member.evidence,
+            joined_at=member.joined_at,
+            outputs={commit.dataset: vault.statement(commit, now=now) for commit in commits.get(identity, [])},
+        )
+        for identity, vault in member.vaults.items()
+    }
 
 
 def _endorsements(member: Membership, records: Iterable[RunRecord]) -> dict[str, str]:
     """Return what the evidence of every member verifies with, by the name of its platform."""
-    platforms = {platform_of(evidence_of(each.evidence)) for record in records for each in record.members}
+    evidence = [member.evidence, *(each.evidence for record in records for each in record.members)]
+    platforms = {platform_of(evidence_of(each)) for each in evidence}
     return {platform: member.attestation.endorsements(platform) for platform in sorted(platforms)}
 
 
@@ -150,7 +174,9 @@ def _rebase(
     """
     rebased: dict[str, str] = {}
     for identity, committed in commits.items():
-        service = member.services[identity]
+        service = member.services.get(identity)
+        if service is None:
+            continue  # a vault's key: whoever takes the version's number first keeps it
         for name in (commit.dataset for commit in committed):
             try:
                 statement = service.rebase(name, now=clock.now())
@@ -194,7 +220,7 @@ def _keep(
 ) -> Kept:
     folder = Path(descriptor.output)
     receipt_name, output_name = f"{body.run_id}.receipt.json", f"{body.run_id}.output.jwe"
-    recipients = _recipients(body.records.values())
+    recipients = _recipients((*body.records.values(), *body.vaults.values()))
     if recipients and log:
         write_file(folder / output_name, seal_to_recipients(_sealable(log), recipient_jwks=recipients))
     write_file(folder / receipt_name, sign_receipt(body, key=member.signing_key, closings=closings))
@@ -209,7 +235,7 @@ def _sealable(log: bytes) -> bytes:
     return notice + log[len(log) - LIMITS.sealed_bytes + len(notice) :]
 
 
-def _recipients(records: Iterable[RunRecord]) -> list[dict[str, Any]]:
+def _recipients(records: Iterable[RunRecord | VaultRecord]) -> list[dict[str, Any]]:
     """Return the recipients that every approval of the run names: one owner alone cannot let others' data out."""
     named: list[list[dict[str, str]]] = [
         [dict(jwk) for jwk in Approval.from_json(unverified_payload(approval)).recipients]

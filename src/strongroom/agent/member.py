@@ -7,10 +7,12 @@ measured application, the evidence and each key service's signed answer agree.
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from strongroom.agent.key_socket import BoundDataset
 from strongroom.agent.report import Report
+from strongroom.agent.vault import JoinedVault, VaultAdmission, VaultMember, bindings_of, pinned_key
 from strongroom.application.package import MeasuredApplication, measure_package
 from strongroom.attestation.attester import QuoteDevice, collect_evidence
 from strongroom.attestation.evidence.fields import CONFIG_ID_BYTES, launch_value, read_fields
@@ -21,6 +23,7 @@ from strongroom.base.errors import ConfigurationError, IntegrityError, Mismatch,
 from strongroom.base.secret import SecretBytes
 from strongroom.base.workflow import Step
 from strongroom.clients.attestation import AttestationClient
+from strongroom.clients.azure_key_vault import connect_vault
 from strongroom.clients.key_service import TeeKeyServiceClient, run_digest
 from strongroom.clients.pinned import PinnedHttp
 from strongroom.clients.statements import ServiceStatements
@@ -32,6 +35,7 @@ from strongroom.datasets.manifest import ColumnKeys, Manifest, open_manifest, ve
 from strongroom.datasets.storage import Storage
 from strongroom.datasets.view import DatasetView
 from strongroom.keys.hierarchy import run_secret
+from strongroom.keys.release import verify_ticket
 from strongroom.wire.descriptor import Descriptor
 from strongroom.wire.key_service import DatasetVersion, Evidence, JoinRequest, NewWrite, Release, WrittenDataset
 from strongroom.wire.runtime_data import RuntimeData
@@ -47,7 +51,10 @@ class Membership:
         run: Digest of the run ticket.
         signing_key: This TEE's ephemeral signing key.
         result: The attestation result, a JWT.
+        evidence: What it was made from.
+        joined_at: When this TEE asked for its keys.
         services: The key services, by identity.
+        vaults: The vaults' keys, by the digest of their statement.
         attestation: The attestation service.
         releases: Each key service's signed release.
         secret: The run's RPC secret.
@@ -60,7 +67,10 @@ class Membership:
     run: str
     signing_key: SigningKey
     result: str
+    evidence: Evidence
+    joined_at: datetime
     services: Mapping[str, TeeKeyServiceClient]
+    vaults: Mapping[str, JoinedVault]
     attestation: AttestationClient
     releases: Mapping[str, Release]
     secret: SecretBytes
@@ -82,7 +92,7 @@ def become_member(
     2. Copy and measure the application; refuse to go on if it is not the one fixed at launch.
     3. Get a nonce of each key service that the application's bindings pin.
     4. Collect evidence over the runtime data and have it appraised.
-    5. Open or join the run at every key service; combine their shares.
+    5. Open or join the run at every key service, have every vault release its key; combine their shares.
     6. Receive the write keys of the bound versions and open their manifests.
 
     The caller has launched this TEE: the device fixed the identity that the host's descriptor names.
@@ -98,35 +108,44 @@ def become_member(
             ticket, run = _ticket(descriptor, application)
         keys = TeeKeys(signing=SigningKey.generate("ES256"), receiving=receiving.result())
     services = _connect(descriptor, application, keys=keys, run=run, clock=clock)
+    vaults = _connect_vaults(descriptor, application, keys=keys, clock=clock)
     attestation = AttestationClient(
         _pin(descriptor.attestation_service.url, descriptor.attestation_service.certificate_pem)
     )
     with report.step(Step.ATTEST, "evidence verified and appraised"):
-        evidence = _evidence(descriptor, device, application, run=run, keys=keys, services=services)  # 3, 4
+        keepers: dict[str, TeeKeyServiceClient | VaultMember] = {**services, **vaults}
+        nonces = {identity: each.nonce() for identity, each in keepers.items()}  # 3
+        evidence = _evidence(descriptor, device, application, run=run, keys=keys, nonces=nonces)  # 4
         result = attestation.attest(evidence)
     with report.step(Step.RELEASE, "keys released"):
+        joined_at, driver_key = clock.now(), _driver_key(descriptor, keys)
         releases, shares, writes = _join(descriptor, application, services, evidence=evidence, result=result)  # 5
-        secret = run_secret(
-            shares,
-            run=run,
-            application=application.digest,
-            driver_key=descriptor.driver.driver_key if descriptor.driver else keys.signing.verifying_key.thumbprint,
-        )
+        joined: dict[str, JoinedVault] = {}
+        for identity, vault in vaults.items():
+            admission = vault.join(result, role=descriptor.role, driver_key=driver_key)
+            joined[identity] = JoinedVault(member=vault, admission=admission)
+            shares[identity] = admission.share
+            writes |= admission.writes
+        secret = run_secret(shares, run=run, application=application.digest, driver_key=driver_key)
     with report.step(Step.DECRYPT, "manifests opened"):
-        bases = _open_bases(descriptor, application, services, releases=releases, clock=clock)  # 6
+        bases = _open_bases(descriptor, application, {**services, **joined}, releases=releases, clock=clock)  # 6
         datasets = _bind(descriptor, application, bases=bases, writes=writes)
+    admitted: list[Release | VaultAdmission] = [*releases.values(), *(each.admission for each in joined.values())]
     return Membership(
         application=application,
         ticket=ticket,
         run=run,
         signing_key=keys.signing,
         result=result,
+        evidence=_message(evidence),
+        joined_at=joined_at,
         services=services,
+        vaults=joined,
         attestation=attestation,
         releases=releases,
         secret=secret,
         datasets=datasets,
-        inputs={name: text for release in releases.values() for name, text in release.versions.items()},
+        inputs={name: text for each in admitted for name, text in each.versions.items()},
     )
 
 
@@ -172,6 +191,8 @@ def _connect(
 ) -> dict[str, TeeKeyServiceClient]:
     services: dict[str, TeeKeyServiceClient] = {}
     for name, binding in application.description.datasets.items():
+        if binding.key_service in descriptor.vaults:
+            continue
         address = descriptor.key_services.get(binding.key_service)
         if address is None or name not in descriptor.storage:
             raise ConfigurationError(
@@ -188,6 +209,32 @@ def _connect(
     return services
 
 
+def _connect_vaults(
+    descriptor: Descriptor, application: MeasuredApplication, *, keys: TeeKeys, clock: Clock
+) -> dict[str, VaultMember]:
+    """Return the vaults' keys that the application's bindings pin; what else the host names is passed over."""
+    vaults: dict[str, VaultMember] = {}
+    for identity, address in descriptor.vaults.items():
+        bindings = bindings_of(application.description, identity=identity)
+        if not bindings:
+            continue
+        missing = [name for name in bindings if name not in descriptor.storage]
+        if missing:
+            raise ConfigurationError(
+                f"the storage of dataset {', '.join(missing)} is not known", action="name it: --dataset NAME=LOCATION"
+            )
+        key = pinned_key(address, identity=identity)
+        vaults[identity] = VaultMember(
+            key=key,
+            address=address,
+            client=connect_vault(key, address, receiving_key=keys.receiving, now=clock.now),
+            ticket=verify_ticket(descriptor.ticket),
+            bindings=bindings,
+            storage={name: descriptor.storage[name] for name in bindings},
+        )
+    return vaults
+
+
 def _pin(url: str, certificate_pem: str) -> PinnedHttp:
     # Whose results are accepted is each key service's decision: a false attestation service gains nothing here.
     identity = spki_sha256(parse_pem_chain(certificate_pem.encode())[0])
@@ -201,13 +248,13 @@ def _evidence(
     *,
     run: str,
     keys: TeeKeys,
-    services: Mapping[str, TeeKeyServiceClient],
+    nonces: Mapping[str, str],
 ) -> UnverifiedEvidence:
     runtime_data = RuntimeData(
         application=application.digest,
         role=descriptor.role,
         run=run,
-        nonces={identity: service.nonce() for identity, service in services.items()},
+        nonces=dict(nonces),
         keys=(keys.receiving.public_jwk,),
         signing_key=keys.signing.verifying_key.to_jwk(),
         driver_key=descriptor.driver.driver_key if descriptor.driver else None,
@@ -227,16 +274,7 @@ def _join(
     evidence: UnverifiedEvidence,
     result: str,
 ) -> tuple[dict[str, Release], dict[str, SecretBytes], dict[str, NewWrite]]:
-    request = JoinRequest(
-        ticket=descriptor.ticket,
-        result=result,
-        evidence=Evidence(
-            kind=evidence.kind,
-            quote=to_b64url(evidence.quote),
-            runtime_data=to_b64url(evidence.runtime_data or b""),
-            certificate_chain=evidence.certificate_chain,
-        ),
-    )
+    request = JoinRequest(ticket=descriptor.ticket, result=result, evidence=_message(evidence))
     releases: dict[str, Release] = {}
     shares: dict[str, SecretBytes] = {}
     writes: dict[str, NewWrite] = {}
@@ -265,6 +303,21 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
+def _message(evidence: UnverifiedEvidence) -> Evidence:
+    """Return evidence as it travels."""
+    return Evidence(
+        kind=evidence.kind,
+        quote=to_b64url(evidence.quote),
+        runtime_data=to_b64url(evidence.runtime_data or b""),
+        certificate_chain=evidence.certificate_chain,
+    )
+
+
+def _driver_key(descriptor: Descriptor, keys: TeeKeys) -> str:
+    """Return the thumbprint of the driver's signing key: for an executor the host's word, for a driver its own."""
+    return descriptor.driver.driver_key if descriptor.driver else keys.signing.verifying_key.thumbprint
+
+
 def _bind(
     descriptor: Descriptor,
     application: MeasuredApplication,
@@ -291,7 +344,7 @@ def _bind(
 def _open_bases(
     descriptor: Descriptor,
     application: MeasuredApplication,
-    services: Mapping[str, TeeKeyServiceClient],
+    services: Mapping[str, TeeKeyServiceClient | JoinedVault],
     *,
     releases: Mapping[str, Release],
     clock: Clock,
@@ -300,7 +353,8 @@ def _open_bases(
     opened: dict[str, OpenedBase] = {}
     for identity, service in services.items():
         versions: dict[str, DatasetVersion] = {}
-        for name, statement in releases[identity].versions.items():
+        stated = service.admission.versions if isinstance(service, JoinedVault) else releases[identity].versions
+        for name, statement in stated.items():
             if (
                 name not in application.description.datasets
                 or application.description.datasets[name].key_service != identity
@@ -322,12 +376,16 @@ def _open_bases(
 
 
 def open_bases(
-    service: TeeKeyServiceClient, versions: Mapping[str, DatasetVersion], *, storage: Mapping[str, str], clock: Clock
+    service: TeeKeyServiceClient | JoinedVault,
+    versions: Mapping[str, DatasetVersion],
+    *,
+    storage: Mapping[str, str],
+    clock: Clock,
 ) -> dict[str, OpenedBase]:
     """Read manifests, have one key service unlock them, and open them.
 
     Args:
-        service: The key service of these datasets.
+        service: The key service of these datasets, or the vault's key.
         versions: The statements of the versions, by dataset.
         storage: Where each dataset's storage lies.
         clock: The present time.

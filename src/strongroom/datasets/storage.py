@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from strongroom.base.errors import (
     ConfigurationError,
+    ConflictError,
     IntegrityError,
     NotFoundError,
     StrongroomError,
@@ -98,6 +99,33 @@ class Storage:
             UnavailableError: Storage is full or does not work.
         """
         write_file(self.path(manifest_name(digest)), data)
+
+    def create(self, name: str, data: bytes) -> None:
+        """Write a file under a name that nobody has used yet, as a whole or not at all.
+
+        Raises:
+            ConflictError: The name is taken.
+            ConfigurationError: It may not be written.
+            UnavailableError: Storage is full or does not work.
+        """
+        path = self.path(name)
+        partial = path.with_name(f".{random_id()}.partial")
+        try:
+            with storage_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial.write_bytes(data)
+                _sync(partial)
+            try:
+                os.link(partial, path)
+            except FileExistsError as error:
+                raise ConflictError(f"{path} exists already", action="start again, from what is there now") from error
+            except OSError as error:
+                raise _translated(error, path) from error
+            with storage_errors(path):
+                _sync(path.parent)
+        finally:
+            with storage_errors(path):
+                partial.unlink(missing_ok=True)
 
     def names(self, below: str = "") -> list[str]:
         """Return the names of all files in a folder and its subfolders, in order; links are not followed."""

@@ -22,6 +22,7 @@ from strongroom.crypto.x509 import LeafUsage, parse_pem_chain, spki_sha256, veri
 from strongroom.policy.approval import Approval, appraise_result
 from strongroom.policy.tee_claims import TEE_CLAIMS, quote_hash
 from strongroom.receipts.build import evidence_of, receipt_digest
+from strongroom.receipts.vaults import VerifiedVault, verify_vaults
 from strongroom.wire.key_service import (
     APPROVAL_TYP,
     CLOSING_TYP,
@@ -53,6 +54,7 @@ class VerifiedReceipt:
         approvals: What the owners had approved, by dataset.
         modes: Each key service's identity and the mode it is run in, as the trust file and its closing statement say.
         master_keys: Each key service's identity and how its master key is held, as its closing statement says.
+        vaults: What it proves about vaults' keys, by the digest of their statement.
     """
 
     body: ReceiptBody
@@ -65,6 +67,7 @@ class VerifiedReceipt:
     approvals: Mapping[str, Approval]
     modes: Mapping[str, str]
     master_keys: Mapping[str, str]
+    vaults: Mapping[str, VerifiedVault]
 
 
 def verify_receipt(receipt_bytes: bytes, *, trust: Trust, required_mode: Mode | None = None) -> VerifiedReceipt:
@@ -80,6 +83,7 @@ def verify_receipt(receipt_bytes: bytes, *, trust: Trust, required_mode: Mode | 
     6. Each leaf is in the service's log; their numbers have no gap; exactly the members are among them.
     7. Each approval is signed by a trusted owner and covers ticket, members and access.
     8. Inputs and outputs are the versions that the key services countersigned.
+    9. What it says of vaults' keys holds (`verify_vaults`).
 
     Args:
         receipt_bytes: The file.
@@ -100,16 +104,23 @@ def verify_receipt(receipt_bytes: bytes, *, trust: Trust, required_mode: Mode | 
     _demand("hardware", trust.hardware, body.hardware)
     ticket = _verify_ticket(body)  # 2
     members = {identity: _verify_members(body, record, trust=trust) for identity, record in body.records.items()}  # 3
-    driver_key = _verify_signature(receipt, members)  # 4
+    drivers = {identity: _verify_member(body, each.member, trust=trust) for identity, each in body.vaults.items()}
+    first_members = [*members.values(), *((driver,) for driver in drivers.values())]
+    driver_key = _verify_signature(receipt, first_members)  # 4
     closings, statements = _verify_closings(receipt, trust=trust)  # 5
     if required_mode is not None:
         _demand_mode(closings, required_mode)
+        _demand("keys in vaults, which have no such mode", [], sorted(body.vaults))
     for identity, record in body.records.items():
         _verify_leaves(record, closings[identity], statements=statements[identity], run=body.run)  # 6
         _verify_executors(members[identity], driver_key=driver_key)
     approvals = _verify_approvals(body, ticket, members=members, trust=trust)  # 7
-    inputs, outputs = _verify_versions(body, ticket, closings=closings, statements=statements)  # 8
-    first = next(iter(body.records.values()))
+    vaults = verify_vaults(body, ticket, drivers=drivers, trust=trust)  # 9
+    for vault in vaults.values():
+        approvals |= vault.approvals
+    _demand("approved datasets", sorted(ticket.datasets), sorted(approvals))
+    inputs, outputs = _verify_versions(body, ticket, closings=closings, statements=statements, vaults=vaults)  # 8
+    shown = [*(record.members for record in body.records.values()), *((each.member,) for each in body.vaults.values())]
     return VerifiedReceipt(
         body=body,
         application=ticket.application,
@@ -123,13 +134,14 @@ def verify_receipt(receipt_bytes: bytes, *, trust: Trust, required_mode: Mode | 
                 "tee": member.evidence.kind,
                 "measurement": str(result.claims[TEE_CLAIMS[member.evidence.kind].measurement]),
             }
-            for member, result in zip(first.members, next(iter(members.values())), strict=True)
+            for member, result in zip(shown[0], first_members[0], strict=True)
         ),
         inputs=inputs,
         outputs=outputs,
         approvals=approvals,
         modes={identity: closing.mode for identity, closing in closings.items()},
         master_keys={identity: closing.master_key or "not said" for identity, closing in closings.items()},
+        vaults=vaults,
     )
 
 
@@ -218,8 +230,8 @@ def _signing_chain(body: ReceiptBody, result: str) -> list[bytes]:
     return [leaf, identity]
 
 
-def _verify_signature(receipt: Receipt, members: Mapping[str, tuple[AttestationResult, ...]]) -> VerifyingKey:
-    keys = {_signing_key(results[0]).thumbprint: _signing_key(results[0]) for results in members.values()}
+def _verify_signature(receipt: Receipt, members: Sequence[Sequence[AttestationResult]]) -> VerifyingKey:
+    keys = {_signing_key(results[0]).thumbprint: _signing_key(results[0]) for results in members}
     if len(keys) != 1:
         raise VerificationError("the key services saw different drivers", action=_ACTION)
     (driver_key,) = keys.values()
@@ -317,7 +329,6 @@ def _verify_approvals(
             for member, result in zip(record.members, members[identity], strict=True):
                 _demand_approved(approval, result, role=member.role)
             approvals[name] = approval
-    _demand("approved datasets", sorted(ticket.datasets), sorted(approvals))
     return approvals
 
 
@@ -349,15 +360,23 @@ def _verify_versions(
     *,
     closings: Mapping[str, Closing],
     statements: Mapping[str, ServiceStatements],
+    vaults: Mapping[str, VerifiedVault],
 ) -> tuple[dict[str, DatasetVersion], dict[str, DatasetVersion]]:
     bindings = parse_json_object(body.application)["datasets"]
-    inputs: dict[str, DatasetVersion] = {}
+    inputs: dict[str, DatasetVersion] = {name: each for vault in vaults.values() for name, each in vault.inputs.items()}
     for name, token in body.inputs.items():
+        if name in inputs:
+            continue
         version = _version(token, statements[bindings[name]["key_service"]], name)
         if ticket.datasets.get(name) is not None:
             _demand("version of an input", ticket.datasets[name], version.number)
         inputs[name] = version
-    outputs: dict[str, DatasetVersion] = {}
+    outputs: dict[str, DatasetVersion] = {
+        name: each for vault in vaults.values() for name, each in vault.outputs.items()
+    }
+    for name, version in outputs.items():
+        _demand("outputs", True, name in body.outputs)  # noqa: FBT003 - a value
+        _demand("output manifest", body.outputs[name].manifest_digest, version.manifest_digest)
     for identity, closing in closings.items():
         for name, token in closing.versions.items():
             _demand("key service of an output", bindings[name]["key_service"] if name in bindings else None, identity)

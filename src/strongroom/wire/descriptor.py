@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from strongroom.wire.model import CompactJws, DatasetName, Hex32, Message, Url
 from strongroom.wire.runtime_data import Role
+from strongroom.wire.vault_key import VaultAddress
 
 DeviceKind: TypeAlias = Literal[
     "simulated-sgx", "simulated-tdx", "simulated-snp", "gramine", "occlum", "tsm", "sev-guest", "tdx-guest"
@@ -63,6 +64,8 @@ class Descriptor(Message):
         device: What quotes this TEE.
         package: Folder with the packed application.
         scratch: A folder on a memory file system, private to this TEE; the agent works only there.
+        key_services, vaults: What keeps the keys of the application's datasets, by what its bindings pin: key services
+            of Strongroom's by identity, vaults' keys by the digest of their statement. At least one.
         storage: For each dataset: a `file:///…` location.
         host: The address Spark's processes of this TEE bind to.
         report: A file in which the agent tells the host what the host must know (JSON lines of events; no secret).
@@ -78,7 +81,8 @@ class Descriptor(Message):
     package: str
     scratch: str
     attestation_service: ServiceAddress
-    key_services: dict[Hex32, ServiceAddress] = Field(min_length=1)
+    key_services: dict[Hex32, ServiceAddress] = Field(default={}, max_length=16)
+    vaults: dict[Hex32, VaultAddress] = Field(default={}, max_length=16)
     storage: dict[DatasetName, str]
     sizes: Sizes
     host: str = Field(pattern=r"^[A-Za-z0-9.\-:]+\Z")
@@ -86,3 +90,10 @@ class Descriptor(Message):
     report: str
     output: str
     lifeline: bool = False
+
+    @model_validator(mode="after")
+    def _something_keeps_the_keys(self) -> Self:
+        if not self.key_services and not self.vaults:
+            msg = "a descriptor names at least one key service or vault"
+            raise ValueError(msg)
+        return self

@@ -1,10 +1,10 @@
 """The receipt of a run: everything an auditor needs, in one file."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from strongroom.wire.key_service import RunRecord
+from strongroom.wire.key_service import RunMember, RunRecord
 from strongroom.wire.model import B64Url, CompactJws, DatasetName, Hex16, Hex32, Message, Timestamp, Url
 
 
@@ -14,6 +14,28 @@ class Output(Message):
     manifest_digest: Hex32
     files: int
     size_bytes: int
+
+
+class VaultRecord(Message):
+    """What the driver's agent knows of a key that a vault released to it: no service keeps a record there.
+
+    Attributes:
+        statement: Canonical JSON of the `VaultKey` that bindings pin.
+        approvals: The owner's signed approvals, by dataset.
+        member: The driver, with its evidence; who else had the key released, nobody counted.
+        policy: The key's release policy when the driver received it, as the vault signed it: JSON, base64url.
+        policy_immutable: Whether the vault said that the policy cannot change.
+        version_keys: For each dataset: the JWK that signs versions which runs write.
+        outputs: The statements of the versions that this run wrote.
+    """
+
+    statement: str
+    approvals: dict[DatasetName, CompactJws] = Field(min_length=1)
+    member: RunMember
+    policy: B64Url
+    policy_immutable: bool
+    version_keys: dict[DatasetName, dict[str, str]]
+    outputs: dict[DatasetName, CompactJws]
 
 
 class ReceiptBody(Message):
@@ -28,6 +50,7 @@ class ReceiptBody(Message):
         endorsements: What the members' evidence verifies with, by the platform's name: of SGX and TDX the collateral,
             JSON text; of SEV-SNP the root's revocation list, hexadecimal text.
         records: For each key service, by identity: members, approvals and leaves of the run.
+        vaults: For each vault's key, by the digest of its statement: what the driver's agent knows of it.
         inputs: The countersigned versions that were read.
         log_digest: SHA-256 of the application's standard output and error.
     """
@@ -46,9 +69,18 @@ class ReceiptBody(Message):
     attestation_certificates: tuple[B64Url, ...] = Field(min_length=2, max_length=16)
     endorsements: dict[str, str]
     records: dict[Hex32, RunRecord]
+    vaults: dict[Hex32, VaultRecord] = Field(default={})
     inputs: dict[DatasetName, CompactJws]
     outputs: dict[DatasetName, Output]
     log_digest: Hex32
+
+    @model_serializer(mode="wrap")
+    def _without_empty_vaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write receipts of runs without vaults as they always were: they are signed over exactly these bytes."""
+        fields: dict[str, Any] = serialize(self)
+        if not self.vaults:
+            del fields["vaults"]
+        return fields
 
 
 class Receipt(Message):

@@ -2,11 +2,19 @@ import contextlib
 import resource
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from strongroom.base.errors import ConfigurationError, IntegrityError, NotFoundError, UnavailableError
+from strongroom.base.errors import (
+    ConfigurationError,
+    ConflictError,
+    IntegrityError,
+    NotFoundError,
+    StrongroomError,
+    UnavailableError,
+)
 from strongroom.datasets.storage import Storage, storage_errors, write_file, writing_file
 
 
@@ -135,3 +143,35 @@ def test_removes_a_folder_but_not_what_links_in_it_point_to(tmp_path: Path) -> N
     storage.remove_folder("never-there")
     assert names(tmp_path / "root") == []
     assert (tmp_path / "outside" / "kept").exists()
+
+
+def test_a_name_is_created_once_and_whole(tmp_path: Path) -> None:
+    storage = Storage(tmp_path.as_uri())
+    storage.create("a/b", b"first")
+    with pytest.raises(ConflictError):
+        storage.create("a/b", b"second")
+    assert storage.read("a/b", max_bytes=10) == b"first"
+    assert names(tmp_path / "a") == ["b"]
+
+
+def test_of_many_who_create_a_name_one_succeeds(tmp_path: Path) -> None:
+    storage = Storage(tmp_path.as_uri())
+
+    def create(number: int) -> bool:
+        try:
+            storage.create("name", str(number).encode())
+        except ConflictError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = [number for number, made in enumerate(pool.map(create, range(32))) if made]
+    assert [storage.read("name", max_bytes=10)] == [str(number).encode() for number in won]
+    assert names(tmp_path) == ["name"]
+
+
+def test_refuses_to_create_where_it_may_not_write(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StrongroomError):
+        Storage(tmp_path.as_uri()).create("file/below", b"")
+    assert names(tmp_path) == ["file"]

@@ -9,11 +9,13 @@ from strongroom.cli.options import examples, json_option, state_option
 from strongroom.cli.state import State, read_file
 from strongroom.cli.terminal import print_json, say, short
 from strongroom.crypto.jose import unverified_payload
+from strongroom.policy.key_back_ends import not_enforced
 from strongroom.receipts.verify import VerifiedReceipt, verify_receipt
 from strongroom.submit.run import load_trust
 from strongroom.wire.key_service import Closing
 from strongroom.wire.receipt import Receipt, ReceiptBody
 from strongroom.wire.service import Mode
+from strongroom.wire.vault_key import parse_vault_key
 
 _FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 
@@ -73,6 +75,11 @@ def _print_body(body: ReceiptBody) -> None:
     _line("time", f"{body.started_at} to {body.finished_at}")
     _line("hardware", f"{body.hardware}{simulated}")
     _line("application", f"{description.get('name')}, arguments {_joined(description.get('arguments'))}")
+    for record in body.vaults.values():
+        key = parse_vault_key(record.statement)
+        _line(
+            "back end", f"{key.kind}: {', '.join(record.approvals)} under {key.kid}; no log, runs and TEEs not counted"
+        )
     for name, output in body.outputs.items():
         size = f"{output.files} files, {output.size_bytes:,} bytes"
         _line("wrote", f"{name}: {size}, manifest {short(output.manifest_digest)}")
@@ -88,10 +95,15 @@ def _print_proof(verified: VerifiedReceipt) -> None:
     for name, version in verified.outputs.items():
         _line("output", f"{name} version {version.number}, manifest {short(version.manifest_digest)}")
     for name, approval in verified.approvals.items():
-        runs = f"in at most {approval.max_runs} run(s)"
+        runs = (
+            f"in at most {approval.max_runs} run(s)" if approval.back_end == "strongroom" else "in any number of runs"
+        )
         _line("approved", f"{name}: {approval.access}, {runs}, hardware = {approval.machines}")
     for identity, mode in verified.modes.items():
         _print_key_service(identity, mode, verified.master_keys[identity])
+    for identity, vault in verified.vaults.items():
+        _line("vault", f"{short(identity)} ({vault.back_end}): key {vault.key.kid}")
+        _line("not enforced", "; ".join(not_enforced(vault.back_end)))
 
 
 def _print_key_service(identity: str, mode: str, master_key: str) -> None:
