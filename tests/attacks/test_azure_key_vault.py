@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.vault_releases import Said, TlsServer, VaultInstallation, VaultRunner, vault_installation
 from tests.support.tee import PlatformDevice
+from tests.support.vault_releases import Said, TlsServer, VaultInstallation, VaultRunner, vault_installation
 
 from strongroom.agent.finish import Kept
 from strongroom.agent.member import Membership
@@ -534,6 +534,11 @@ def test_a_receipt_needs_an_owner_whom_the_auditor_knows(finished: Finished) -> 
     stranger = finished.trust.model_copy(update={"owners": ("ab" * 32,)})
     with pytest.raises(RefusedError):
         verify_receipt(finished.receipt, trust=stranger)
+
+
+def test_a_vault_is_no_attested_key_service(finished: Finished) -> None:
+    with pytest.raises(VerificationError, match="no such mode"):
+        verify_receipt(finished.receipt, trust=finished.trust, required_mode="attested")
 
 
 def test_an_approval_in_a_receipt_is_an_owners_and_met(finished: Finished) -> None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from strongroom.application.description import DESCRIPTION_NAME, ApplicationDescription, difference, parse_description
-from strongroom.base.errors import IntegrityError, Mismatch
+from strongroom.base.errors import IntegrityError, Mismatch, RefusedError
 from strongroom.cli.prefixes import find_by_prefix
 from strongroom.cli.state import State, read_file
 from strongroom.datasets.storage import write_file
@@ -60,6 +61,26 @@ def remember_approved(description: ApplicationDescription, *, dataset: str, appr
     write_file(state.approvals / f"{dataset}.{description.digest}.json", description.to_json())
     if approval.isalnum():  # the service's word, and now a file's name: what the shell completes
         write_file(state.approvals / f"{approval}.id", b"")
+
+
+def demand_binding(description: ApplicationDescription, *, dataset: str, access: Literal["read", "write"]) -> None:
+    """Refuse to approve what an application does not do.
+
+    Raises:
+        RefusedError: It is not bound to the dataset for this access.
+    """
+    binding = description.datasets.get(dataset)
+    if binding is None:
+        raise RefusedError(
+            f"the application does not use dataset {dataset}",
+            action=f"it uses {', '.join(description.datasets)}; pack it again if that is wrong",
+        )
+    if binding.access != access:
+        raise RefusedError(
+            f"the application does not {access} dataset {dataset}",
+            action=f"approve it with --{binding.access}, or pack it with the access that is meant",
+            mismatches=(Mismatch(name="access", expected=access, actual=binding.access),),
+        )
 
 
 def changes_since_approved(description: ApplicationDescription, *, dataset: str, state: State) -> list[str] | None:

@@ -37,6 +37,7 @@ _COMMANDS: Final[Mapping[str, LazyCommand]] = {
     "approve": _command("approve:approve", "Approve that an application reads or writes a dataset."),
     "approvals": _command("approve:approvals", "List approvals, and how often each was used."),
     "revoke": _command("approve:revoke", "Revoke an approval."),
+    "vault": _command("vault:vault", "Keep datasets' keys in an Azure Key Vault or Managed HSM, as their owner."),
     "submit": _command("submit:submit", "Run a PySpark application on protected data, as spark-submit would."),
     "runs": _command("runs:runs", "List runs, and read what an application printed."),
     "receipt": _command("receipt:receipt", "Look at the proof of a run, and verify it offline."),

@@ -128,6 +128,21 @@ class PlacedDataset(click.ParamType[tuple[str, Placed]]):
         return [] if "=" in incomplete else complete_datasets(ctx, incomplete)
 
 
+class VaultOf(click.ParamType[tuple[str, Path]]):
+    """`NAME=FILE`: a dataset, and the file that says which vault's key it is under (`strongroom vault describe`)."""
+
+    name = "NAME=FILE"
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Path]:
+        if isinstance(value, tuple):
+            return value
+        name, _, file = str(value).partition("=")
+        if not file:
+            self.fail(f"{value!r} is not of the form NAME=FILE", param, ctx)
+        return DatasetName().convert(name, param, ctx), Path(file)
+
+
 class Setting(click.ParamType[tuple[str, str]]):
     """`PROPERTY=VALUE`, as `spark-submit --conf` takes it."""
 

@@ -122,3 +122,21 @@ def registered_policy(client: AttestationClient, *, token: str, tee: TeeKind = "
             raise FormatError("the attestation service's answer holds no policy")
     text = policy_text(read_policy_token(stored).payload)
     return None if text == DENY_ALL else parse_evidence_policy(text)
+
+
+def common_policy_hash(client: AttestationClient, tees: tuple[TeeKind, ...], *, token: str) -> str:
+    """Return the hash of the one evidence policy that is registered for several kinds of TEE.
+
+    Raises:
+        ConfigurationError: A kind has none, or they differ.
+    """
+    registered = {tee: registered_policy(client, token=token, tee=tee) for tee in tees}
+    hashes = {policy.hash for policy in registered.values() if policy is not None}
+    missing = [tee for tee, policy in registered.items() if policy is None]
+    if missing or len(hashes) != 1:
+        what = f"no evidence policy is registered for {', '.join(missing)}" if missing else "each kind has its own"
+        raise ConfigurationError(
+            f"the approval names one evidence policy for all its kinds of TEE, and {what}",
+            action="register one: strongroom policy set --default",
+        )
+    return hashes.pop()

@@ -21,10 +21,12 @@ from strongroom.crypto.jose import sign_jws
 from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.random import random_id
 from strongroom.submit.services import connect, party_named, trusted_service, verify_services
+from strongroom.submit.vaults import newest_number, vault_addresses, vault_identity
 from strongroom.wire.descriptor import Descriptor, DeviceSetting, ServiceAddress, Sizes
 from strongroom.wire.events import Event, StepDone
 from strongroom.wire.ticket import TICKET_TYP, RunTicket
 from strongroom.wire.trust import Trust, TrustedService
+from strongroom.wire.vault_key import VaultAddress
 
 _TICKET_LIFETIME: Final = timedelta(days=1)
 _REPLACEMENTS: Final = 4
@@ -42,6 +44,7 @@ class SubmitRequest:
         outputs: Location of each dataset that is written, by name.
         partners: For each dataset of another owner: what the trust file calls that owner.
         attested_by: The partner whose attestation service appraises the TEEs; None: one's own.
+        vaults: How to use the vault's key of each dataset that is under one, by name.
     """
 
     script: Path
@@ -56,6 +59,7 @@ class SubmitRequest:
     outputs: Mapping[str, str] = field(default_factory=dict)
     partners: Mapping[str, str] = field(default_factory=dict)
     attested_by: str | None = None
+    vaults: Mapping[str, VaultAddress] = field(default_factory=dict)
     executors: int = 1
     executor_memory_mb: int = 1024
     executor_cores: int = 1
@@ -138,10 +142,11 @@ def pack(request: SubmitRequest, *, trust: Trust, packages: Path) -> Packed:
     Raises:
         StrongroomError: What may not be part of an application, by name (step 1).
     """
-    keepers = _keepers(request, trust)
+    pinned = {name: keeper.identity for name, keeper in _keepers(request, trust).items()}
+    pinned |= {name: vault_identity(address) for name, address in request.vaults.items()}
     bindings = {
-        **{name: _binding(keepers[name], "read") for name in request.datasets},
-        **{name: _binding(keepers[name], "write") for name in request.outputs},
+        **{name: _binding(pinned[name], "read") for name in request.datasets},
+        **{name: _binding(pinned[name], "write") for name in request.outputs},
     }
     sources = ApplicationSources(
         script=str(request.script),
@@ -232,7 +237,7 @@ def submit(
 
 
 def _keepers(request: SubmitRequest, trust: Trust) -> dict[str, TrustedService]:
-    """Return the key service of each dataset that is read or written.
+    """Return the key service of each dataset that is read or written, but for those whose key is in a vault.
 
     Raises:
         ConfigurationError: A partner is not in the trust file, or a party has no key service.
@@ -240,11 +245,12 @@ def _keepers(request: SubmitRequest, trust: Trust) -> dict[str, TrustedService]:
     return {
         name: trusted_service(party_named(trust, request.partners.get(name)), "key-service")
         for name in (*request.datasets, *request.outputs)
+        if name not in request.vaults
     }
 
 
-def _binding(keeper: TrustedService, access: Literal["read", "write"]) -> DatasetBinding:
-    return DatasetBinding(key_service=keeper.identity, access=access, version=None)
+def _binding(keeper: str, access: Literal["read", "write"]) -> DatasetBinding:
+    return DatasetBinding(key_service=keeper, access=access, version=None)
 
 
 def _verify_parties(request: SubmitRequest, trust: Trust, *, clock: Clock) -> None:
@@ -261,7 +267,10 @@ def _sign_ticket(
     keepers = _keepers(request, trust)
     services = {keeper.identity: connect(keeper) for keeper in keepers.values()}
     versions: dict[str, int | None] = dict.fromkeys(request.outputs)
-    for name in request.datasets:
+    for name, location in request.datasets.items():
+        if name in request.vaults:
+            versions[name] = newest_number(name, location=location)
+            continue
         identity = keepers[name].identity
         try:
             versions[name] = dataset_head(services[identity], identity=identity, name=name, clock=clock)[1].number
@@ -304,6 +313,7 @@ def _descriptor(
             keeper.identity: ServiceAddress(url=keeper.url, certificate_pem=keeper.certificate_pem)
             for keeper in _keepers(request, trust).values()
         },
+        vaults=vault_addresses(request.vaults),
         storage={**request.datasets, **request.outputs},
         sizes=Sizes(
             driver_memory_mb=request.driver_memory_mb,

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.support.service_processes import CLOCK
 from tests.support.vault_releases import (
     RESOURCE,
     AttestedTee,
@@ -16,7 +17,6 @@ from tests.support.vault_releases import (
     Waits,
     vault_installation,
 )
-from tests.support.service_processes import CLOCK
 
 from strongroom.base.encoding import canonical_json, from_any_b64, parse_json_object, to_b64url
 from strongroom.base.errors import (

@@ -6,12 +6,17 @@ import click
 
 from strongroom.application.description import ApplicationDescription
 from strongroom.base.clock import SystemClock, to_rfc3339
-from strongroom.base.errors import ConfigurationError, Mismatch, RefusedError
-from strongroom.cli.applications import changes_since_approved, describe, find_application, remember_approved
+from strongroom.cli.applications import (
+    changes_since_approved,
+    demand_binding,
+    describe,
+    find_application,
+    remember_approved,
+)
 from strongroom.cli.completion import complete_applications, complete_approvals
 from strongroom.cli.options import DATASET_NAME, PARTNER_NAME, UntilDate, examples, json_option, state_option
 from strongroom.cli.owner_keys import public_key_of, thumbprint_of
-from strongroom.cli.policies import default_policy, registered_policy
+from strongroom.cli.policies import common_policy_hash, default_policy
 from strongroom.cli.prefixes import find_by_prefix
 from strongroom.cli.session import attestation_client, owner_client
 from strongroom.cli.state import State
@@ -123,7 +128,7 @@ def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
     if access is None:
         raise click.UsageError("say --read or --write")
     description = find_application(digest, state=state)
-    _demand_binding(description, dataset=dataset, access=access)
+    demand_binding(description, dataset=dataset, access=access)
     trust = load_trust(state.trust)
     approval = Approval(
         dataset=dataset,
@@ -186,21 +191,6 @@ def _records(state: State) -> list[dict[str, Any]]:
     return records
 
 
-def _demand_binding(description: ApplicationDescription, *, dataset: str, access: Access) -> None:
-    binding = description.datasets.get(dataset)
-    if binding is None:
-        raise RefusedError(
-            f"the application does not use dataset {dataset}",
-            action=f"it uses {', '.join(description.datasets)}; pack it again if that is wrong",
-        )
-    if binding.access != access:
-        raise RefusedError(
-            f"the application does not {access} dataset {dataset}",
-            action=f"approve it with --{binding.access}, or pack it with the access that is meant",
-            mismatches=(Mismatch(name="access", expected=access, actual=binding.access),),
-        )
-
-
 def _platform(
     hardware: str,
     machines: tuple[str, ...],
@@ -228,16 +218,7 @@ def _policy_hash(state: State, tees: tuple[TeeKind, ...], *, trust: Trust, attes
     if attested_by is not None:  # not what that service says: what follows from the anchors that were looked at
         return default_policy(party_named(trust, attested_by)).hash
     client, token = attestation_client(state)
-    registered = {tee: registered_policy(client, token=token, tee=tee) for tee in tees}
-    hashes = {policy.hash for policy in registered.values() if policy is not None}
-    missing = [tee for tee, policy in registered.items() if policy is None]
-    if missing or len(hashes) != 1:
-        what = f"no evidence policy is registered for {', '.join(missing)}" if missing else "each kind has its own"
-        raise ConfigurationError(
-            f"the approval names one evidence policy for all its kinds of TEE, and {what}",
-            action="register one: strongroom policy set --default",
-        )
-    return hashes.pop()
+    return common_policy_hash(client, tees, token=token)
 
 
 def _print(approval: Approval, description: ApplicationDescription, *, state: State) -> None:

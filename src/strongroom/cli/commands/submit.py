@@ -17,12 +17,14 @@ from strongroom.cli.options import (
     Placed,
     PlacedDataset,
     Setting,
+    VaultOf,
     examples,
     state_option,
 )
 from strongroom.cli.owner_keys import load_signing_key
 from strongroom.cli.state import State, location_of
 from strongroom.cli.terminal import following, note, say
+from strongroom.cli.vaults import read_vault_file
 from strongroom.simulation.server import socket_of
 from strongroom.submit.run import Places, RunOutcome, SubmitEvent, SubmitRequest, load_trust, pack
 from strongroom.submit.run import submit as submit_run
@@ -96,15 +98,19 @@ def request_of(  # noqa: PLR0913 - spark-submit has these options
     name: str | None,
     dataset: tuple[tuple[str, Placed], ...],
     output: tuple[tuple[str, Placed], ...],
+    vault: tuple[tuple[str, Path], ...],
     **sizes: Any,  # noqa: ANN401 - the rest goes on as it is
 ) -> SubmitRequest:
     """Return what a person asked for on the command line.
 
     Raises:
-        click.UsageError: A setting or a dataset is given twice.
-        ConfigurationError: A location is of a kind that is not supported.
+        click.UsageError: A setting or a dataset is given twice, or a vault for no dataset.
+        ConfigurationError: A location is of a kind that is not supported, or a vault's file cannot be read.
     """
     reads, writes = _once(dataset, "--dataset"), _once(output, "--output")
+    vaults = {name: read_vault_file(place) for name, place in _once(vault, "--vault").items()}
+    if strangers := sorted(vaults.keys() - {**reads, **writes}.keys()):
+        raise click.UsageError(f"--vault {strangers[0]} is for no dataset of --dataset or --output")
     return SubmitRequest(
         script=script,
         arguments=arguments,
@@ -116,6 +122,7 @@ def request_of(  # noqa: PLR0913 - spark-submit has these options
         datasets=_locations(state, reads),
         outputs=_locations(state, writes),
         partners={name: each.partner for name, each in {**reads, **writes}.items() if each.partner},
+        vaults=vaults,
         **sizes,
     )
 
@@ -154,6 +161,7 @@ _APPLICATION_OPTIONS: Final[tuple[Callable[[Callable[..., Any]], Callable[..., A
     click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]..."),
     click.option("--dataset", multiple=True, type=PlacedDataset(), help="A dataset to read; repeatable."),
     click.option("--output", multiple=True, type=PlacedDataset(), help="A dataset to write; repeatable."),
+    click.option("--vault", multiple=True, type=VaultOf(), help="The vault's key that a dataset is under; repeatable."),
     click.option("--py-files", default=(), type=FileList(), help="Python files and zips, comma-separated."),
     click.option("--files", default=(), type=FileList(), help="Files for the working folder, comma-separated."),
     click.option("--archives", default=(), type=FileList(), help="Archives to unpack, comma-separated."),
