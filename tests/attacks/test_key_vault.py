@@ -32,7 +32,8 @@ from strongroom.crypto.jose import insecure_unsigned_jws, sign_jws, unverified_p
 from strongroom.crypto.key_wrap import unwrap_with_rsa
 from strongroom.crypto.keys import SigningKey
 from strongroom.keys.backup import open_backup, seal_backup
-from strongroom.keys.providers.file import FileMasterKey
+from strongroom.keys.providers.envelope import WrapAlgorithm
+from strongroom.keys.providers.local import LocalMasterKey
 from strongroom.keys.vault_records import KeyBackup
 from strongroom.services.http import Call, application
 from strongroom.wire.key_service import APPROVAL_TYP, PERSON_TOKEN_TYP
@@ -425,7 +426,7 @@ def test_a_backup_is_no_way_around_a_policy_or_the_flag(bench: KeyBench) -> None
         changed = blob[:at] + bytes([blob[at] ^ 0x20]) + blob[at + 1 :]
         with pytest.raises(FormatError):
             ask(bench, "restore", {"value": to_b64url(changed)})
-    stranger = FileMasterKey(SecretBytes(bytes(32)))
+    stranger = LocalMasterKey(SecretBytes(bytes(32)), algorithm=WrapAlgorithm.FILE_A256GCM)
     content = open_backup(blob, master_key=bench.store.master_key)
     with pytest.raises(FormatError, match="another master key"):
         ask(bench, "restore", {"value": to_b64url(seal_backup(content, master_key=stranger))})

@@ -13,11 +13,12 @@ from strongroom.base.encoding import canonical_json, parse_json_object, to_b64ur
 from strongroom.base.errors import FormatError
 from strongroom.base.secret import SecretBytes
 from strongroom.keys.backup import open_backup, seal_backup
-from strongroom.keys.providers.file import FileMasterKey
+from strongroom.keys.providers.envelope import WrapAlgorithm
+from strongroom.keys.providers.local import LocalMasterKey
 from strongroom.keys.rotation import demand_sound, parse_duration
 from strongroom.keys.vault_records import KeyBackup, RotationRule
 
-_MASTER = FileMasterKey(SecretBytes(bytes(range(32))))
+_MASTER = LocalMasterKey(SecretBytes(bytes(range(32))), algorithm=WrapAlgorithm.FILE_A256GCM)
 _VALUE, _DIGEST = to_b64url(bytes(32)), to_b64url(bytes(range(32)))
 _USED = {"AES": "crypt", "RSA": "crypt-rsa", "EC": "sign-ec"}
 

@@ -11,11 +11,12 @@ from strongroom.base.secret import SecretBytes
 from strongroom.crypto import aead
 from strongroom.keys import backup as format_
 from strongroom.keys.backup import open_backup, seal_backup
-from strongroom.keys.providers.file import FileMasterKey
+from strongroom.keys.providers.envelope import WrapAlgorithm
+from strongroom.keys.providers.local import LocalMasterKey
 from strongroom.keys.records import KeyRecord, KeyReleasePolicy
 from strongroom.keys.vault_records import BackedUpKey, KeyBackup
 
-MASTER = FileMasterKey(SecretBytes(bytes(range(32))))
+MASTER = LocalMasterKey(SecretBytes(bytes(range(32))), algorithm=WrapAlgorithm.FILE_A256GCM)
 SECRET = bytes(range(100, 132))
 
 
@@ -72,7 +73,7 @@ def test_the_parts_of_two_backups_do_not_go_together() -> None:
 def test_another_master_key_opens_nothing() -> None:
     blob = seal_backup(content(), master_key=MASTER)
     with pytest.raises(FormatError, match="another master key"):
-        open_backup(blob, master_key=FileMasterKey(SecretBytes(bytes(32))))
+        open_backup(blob, master_key=LocalMasterKey(SecretBytes(bytes(32)), algorithm=WrapAlgorithm.FILE_A256GCM))
 
 
 def test_what_the_master_key_wrapped_for_something_else_is_no_backup() -> None:
