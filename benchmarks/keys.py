@@ -20,7 +20,7 @@ from key_load import KeyServer, Releases, Wrapping, Wraps, running_key_service, 
 from key_results import Asked, Measured, publish
 from key_states import Commits, LargeState, fill, fresh_database, measure_commits, measure_state
 from load import CONNECTIONS, Loop, Service, latency_of, rate_of, running_service
-from machines import Machines
+from machines import Machines, long_policy
 from sessions import HERE, BenchmarkError
 
 from strongroom.base.clock import SystemClock
@@ -83,7 +83,9 @@ def _measure(plan: Plan, *, postgres: str | None) -> Measured:
         stack.enter_context(pinned(callers_core))
         machines = Machines.create()
         (folder / "attestation").mkdir()
-        attestation = stack.enter_context(running_service(machines, folder / "attestation", core=callers_core))
+        attestation = stack.enter_context(
+            running_service(machines, folder / "attestation", core=callers_core, policy_of=lambda _type: long_policy(1))
+        )
         for name, url in databases.items():
             where = folder / f"served-{name}"
             with (

@@ -114,13 +114,13 @@ class Service:
         answer = parse_json_object(self.http().request("GET", "/certs").require_success())
         return VerifyingKey.from_jwk({name: answer["keys"][0][name] for name in ("kty", "n", "e")})
 
-    def set_policy(self, name: str, *, owner: SigningKey) -> None:
+    def set_policy(self, name: str, text: str, *, owner: SigningKey) -> None:
         """Set the policy of one type of evidence."""
         now = _CLOCK.now()
         certificate = new_identity(
             common_name="owner", key=owner, not_before=now - timedelta(1), not_after=now + timedelta(1)
         )
-        body = canonical_json({"AttestationPolicy": to_b64url(policy(name).encode())})
+        body = canonical_json({"AttestationPolicy": to_b64url(text.encode())})
         self.http().request(
             "PUT",
             f"/policies/{name}?api-version={API_VERSION}",
@@ -137,8 +137,16 @@ class Service:
 
 
 @contextmanager
-def running_service(machines: Machines, folder: Path, *, core: int) -> Iterator[Service]:
+def running_service(
+    machines: Machines, folder: Path, *, core: int, policy_of: Callable[[str], str] = policy
+) -> Iterator[Service]:
     """Start an attestation service on one core, with a policy for each type of evidence; end it afterwards.
+
+    Args:
+        machines: Whose roots it trusts.
+        folder: For its configuration and state.
+        core: The core.
+        policy_of: Returns the policy of a type of evidence.
 
     Raises:
         BenchmarkError: It did not start.
@@ -155,7 +163,7 @@ def running_service(machines: Machines, folder: Path, *, core: int) -> Iterator[
     try:
         for name in POLICY_TYPES:
             if name != "OpenEnclave":
-                service.set_policy(name, owner=owner)
+                service.set_policy(name, policy_of(name), owner=owner)
         yield service
     finally:
         service.stop()

@@ -29,6 +29,8 @@ _READ_S: Final = 60.0
 _MAX_BYTES: Final = 64 << 20
 _CHUNK_BYTES: Final = 1 << 16
 _FIRST_ERROR: Final = 400
+_CUT: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+"""The connection ended within the handshake: nobody has shown a certificate that could be wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,11 +126,16 @@ class ServiceHttp:
             finally:
                 answer.release_conn()
         except urllib3.exceptions.SSLError as error:
+            if isinstance(error.args[0], _CUT):
+                raise self._no_answer() from error
             raise VerificationError(
                 f"what answers at {self._url} is not {self._service}{self._meant}", action=self._if_not_meant
             ) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise UnavailableError(f"{self._service} does not answer at {self._url}", action=self._if_silent) from error
+            raise self._no_answer() from error
+
+    def _no_answer(self) -> UnavailableError:
+        return UnavailableError(f"{self._service} does not answer at {self._url}", action=self._if_silent)
 
     def close(self) -> None:
         """Close the connections."""

@@ -1,4 +1,7 @@
 import json
+import socket
+import threading
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -11,9 +14,12 @@ from strongroom.base.errors import (
     NotFoundError,
     RefusedError,
     StrongroomError,
+    UnavailableError,
 )
 from strongroom.base.workflow import Step
-from strongroom.clients.pinned import Response
+from strongroom.clients.pinned import PinnedHttp, Response
+from strongroom.crypto.keys import SigningKey
+from strongroom.crypto.x509 import new_identity, to_pem
 from strongroom.services.errors import azure_error, status_of, strongroom_error
 
 
@@ -60,3 +66,23 @@ def test_any_answer_of_a_failed_call_raises_an_error_of_ours(inner: object) -> N
 
 def test_an_error_nobody_named_is_the_services_fault() -> None:
     assert (status_of(StrongroomError("x")), status_of(NotFoundError("x"))) == (500, 404)
+
+
+def test_a_connection_that_is_cut_in_the_handshake_is_no_other_service() -> None:
+    now, key = datetime.now(tz=UTC), SigningKey.generate("ES256")
+    identity = new_identity(common_name="x", key=key, not_before=now - timedelta(1), not_after=now + timedelta(1))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def cut() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+
+        cutter = threading.Thread(target=cut, daemon=True)
+        cutter.start()
+        http = PinnedHttp(
+            f"https://127.0.0.1:{listener.getsockname()[1]}", to_pem(identity), key.verifying_key.thumbprint
+        )
+        with pytest.raises(UnavailableError, match="does not answer"):
+            http.request("GET", "/")
+        cutter.join(10)
