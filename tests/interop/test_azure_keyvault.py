@@ -252,6 +252,22 @@ def test_refuses_an_unknown_persons_token(installed: Installation, options: dict
         client.get_key("plain")
 
 
+def test_the_example_of_the_reference_runs(installed: Installation, options: dict[str, Any], tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "reference" / "key-service.md"
+    example = page.read_text("utf-8").split("```python\n")[1].split("```")[0]
+    key_file = tmp_path / "owner.key"
+    key_file.write_bytes(installed.owner.to_pem().reveal())
+    names: dict[str, Any] = {
+        "URL": installed.keys.url,
+        "IDENTITY": installed.keys.identity,
+        "CERTIFICATE": options["connection_verify"],
+        "KEY_FILE": key_file,
+    }
+    exec(example, names)
+    assert str(names["key"].id).startswith(f"{installed.keys.url}/keys/orders/")
+    names["client"].close()
+
+
 @pytest.mark.parametrize("version", list(ApiVersion))
 def test_speaks_every_version_of_the_client(
     installed: Installation, options: dict[str, Any], version: ApiVersion
