@@ -1,6 +1,7 @@
 """The client of Azure's vaults against our own key service in a vault's place: what it takes, and every way to no."""
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -39,6 +40,7 @@ from strongroom.clients.azure_key_vault import AzureKeyVaultClient
 from strongroom.clients.https import Https
 from strongroom.crypto.web_pki import pinned_roots
 from strongroom.policy.release_policy import parse_release_policy
+from strongroom.wire.vault_key import VaultAddress
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +65,20 @@ def _untouched(services: VaultInstallation) -> Iterator[None]:
     services.edit = services.token_answer = lambda said: said
 
 
-def patient(runner: VaultRunner, tee: AttestedTee, waits: Waits, **limits: Any) -> AzureKeyVaultClient:
+def patient(
+    runner: VaultRunner,
+    tee: AttestedTee,
+    waits: Waits,
+    *,
+    url: str | None = None,
+    address: VaultAddress | None = None,
+    **limits: Any,
+) -> AzureKeyVaultClient:
     """A client whose waiting is remembered, or whose patience is short."""
-    address = runner.address()
+    address = address or runner.address()
     return AzureKeyVaultClient(
         runner.key,
-        Https(runner.key.url, service="the vault", authorities_pem=address.authorities_pem, **limits),
+        Https(url or runner.key.url, service="the vault", authorities_pem=address.authorities_pem, **limits),
         token=access_token(address.credential, resource=RESOURCE),
         roots_der=pinned_roots(address.roots_pem.encode(), digests=runner.key.roots),
         receiving_key=tee.receiving,
@@ -230,8 +240,21 @@ def test_a_vault_that_is_away_or_slow_is_unavailable(
     with pytest.raises(UnavailableError) as error:
         tee.client(runner, key=away).release(tee.result)
     assert error.value.step == Step.RELEASE
-    with pytest.raises(UnavailableError, match="took longer"):
-        patient(runner, tee, Waits(), total_s=0.001).release(tee.result)
+    answer = threading.Event()
+
+    def silent(*_: object) -> Said:
+        answer.wait()
+        return Said(200, {}, b"{}")
+
+    slow = TlsServer(silent, names=("127.0.0.1",))
+    try:
+        address = runner.address(authorities_pem=slow.authority_pem)
+        client = patient(runner, tee, Waits(), url=slow.url, address=address, total_s=0.2)
+        with pytest.raises(UnavailableError, match="took longer"):
+            client.release(tee.result)
+    finally:
+        answer.set()
+        slow.stop()
 
 
 # --- statuses -----------------------------------------------------------------------------------------------------
