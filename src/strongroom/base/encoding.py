@@ -14,6 +14,11 @@ _DOUBLE_LIMIT: Final = 2**53
 
 Json: TypeAlias = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
 
+_LARGEST_INTEGER: Final = (1 << 53) - 1
+_encode_plain: Final = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+).encode
+
 
 def to_b64url(data: bytes) -> str:
     """Return unpadded base64url text (RFC 7515, section 2)."""
@@ -75,10 +80,30 @@ def canonical_json(value: Json) -> bytes:
         FormatError: The value has no canonical form (NaN, integers beyond 2**53, not JSON).
     """
     try:
+        if _is_plain(value):
+            return _encode_plain(value).encode("utf-8")
         return rfc8785.dumps(cast("Any", value))
     except (rfc8785.CanonicalizationError, RecursionError, UnicodeError) as error:
         msg = "the value has no canonical JSON form"
         raise FormatError(msg) from error
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether Python's own encoder writes a value in canonical form: without fractions, names in ASCII.
+
+    It is several times faster than the library. Names in ASCII sort alike by code points and by UTF-16 units.
+    """
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return True
+    if kind is int:
+        return -_LARGEST_INTEGER <= cast("int", value) <= _LARGEST_INTEGER
+    if kind is dict:
+        items = cast("dict[object, object]", value).items()
+        return all(type(name) is str and name.isascii() and _is_plain(item) for name, item in items)
+    if kind is list or kind is tuple:
+        return all(map(_is_plain, cast("list[object]", value)))
+    return False
 
 
 def parse_json(text: bytes | str) -> Any:  # noqa: ANN401 - JSON is of any type; callers give it to a model

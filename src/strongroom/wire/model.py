@@ -1,5 +1,6 @@
 """The base of every message: frozen, strict, unknown fields refused, canonical on the way out."""
 
+import functools
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args
 
@@ -9,6 +10,7 @@ from strongroom.base.encoding import canonical_json, parse_json_object
 from strongroom.base.errors import FormatError
 
 
+@functools.lru_cache(maxsize=1024)
 def _a_moment(text: str) -> str:
     datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)  # ValueError: no such day or hour
     return text

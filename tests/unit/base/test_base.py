@@ -3,8 +3,10 @@
 import contextlib
 import pickle  # noqa: TID251 - to see that secrets refuse it
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,3 +107,30 @@ def test_an_error_keeps_the_step_it_happened_in() -> None:
 
 def test_times_are_whole_seconds_in_utc() -> None:
     assert to_rfc3339(datetime(2026, 1, 2, 3, 4, 5, 999_999, tzinfo=UTC)) == "2026-01-02T03:04:05Z"
+
+
+_ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(_ANY_JSON)
+def test_canonical_json_is_the_librarys_whichever_way_it_is_written(value: Any) -> None:
+    try:
+        expected = rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeError):
+        with pytest.raises(FormatError):
+            encoding.canonical_json(value)
+        return
+    assert encoding.canonical_json(value) == expected
+
+
+@pytest.mark.parametrize("value", [[[]], {"a": "\ud800"}, ["\udfff"], {"\ud800": 1}])
+def test_what_has_no_canonical_form_is_a_format_error(value: Any) -> None:
+    if value == [[]]:
+        for _ in range(100_000):
+            value = [value]
+    with pytest.raises(FormatError):
+        encoding.canonical_json(value)

@@ -9,7 +9,9 @@ public text, so that an edited row, or one that was moved to another key or tabl
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
-from strongroom.base.encoding import Json, canonical_json, parse_json_object
+from pydantic import ValidationError
+
+from strongroom.base.encoding import Json, canonical_json
 from strongroom.base.errors import ConflictError, FormatError, IntegrityError
 from strongroom.base.secret import SecretBytes
 from strongroom.crypto import aead
@@ -185,8 +187,8 @@ class Rows:
     def _open(self, table: str, row: Mapping[str, Any], kind: type[_M]) -> tuple[_M, SecretBytes]:
         secret = self.open(table, row)
         try:
-            return kind.from_object(parse_json_object(row["public"])), secret
-        except FormatError as error:
+            return kind.model_validate_json(row["public"]), secret  # it is what `to_json` wrote: it was authenticated
+        except ValidationError as error:
             raise edited(f"an entry in {table} is not what was stored") from error
 
 
