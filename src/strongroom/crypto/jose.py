@@ -6,6 +6,7 @@ must be signed by, so `alg: none` and key confusion cannot arise.
 Source: RFC 7515, RFC 7516, RFC 7518, RFC 9864; the library is joserfc.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,6 +24,8 @@ from strongroom.crypto.keys import ReceivingKey, SigningKey, VerifyingKey
 
 _JWK_CLASS: Final = {"ES256": ECKey, "ES384": ECKey, "Ed25519": OKPKey, "RS256": RSAKey}
 _COMPACT_PARTS: Final = 3
+_REMEMBERED_BYTES: Final = 8 << 10
+"""Up to this length a token that was verified is remembered: approvals, tickets, statements, people's tokens."""
 
 
 class _Registry(jwe.JWERegistry):
@@ -98,6 +101,13 @@ def verify_jws(
         FormatError: Not a compact JWS, too long, or not in its canonical spelling.
         VerificationError: Signed by another key or algorithm, of another type, or changed.
     """
+    if len(token) > min(max_bytes, _REMEMBERED_BYTES):
+        return _verify_jws(token, key, typ, max_bytes)
+    kept = _remembered(token, key.spki, typ)
+    return VerifiedJws(header=dict(kept.header), payload=kept.payload)
+
+
+def _verify_jws(token: str, key: VerifyingKey, typ: str | None, max_bytes: int) -> VerifiedJws:
     parts = _split(token, max_bytes=max_bytes)
     header, payload, signature = parse_json_object(from_b64url(parts[0])), from_b64url(parts[1]), from_b64url(parts[2])
     if header.get("alg") != key.algorithm or "crit" in header or "b64" in header:
@@ -106,6 +116,12 @@ def verify_jws(
         raise VerificationError("the token is of another type")
     key.verify(f"{parts[0]}.{parts[1]}".encode("ascii"), signature)
     return VerifiedJws(header=header, payload=payload)
+
+
+@functools.lru_cache(maxsize=1024)
+def _remembered(token: str, spki: bytes, typ: str | None) -> VerifiedJws:
+    """Verify once: that a signature holds for these bytes does not change. What does not hold is not remembered."""
+    return _verify_jws(token, VerifyingKey.from_spki(spki), typ, LIMITS.token_bytes)
 
 
 def seal(secret: SecretBytes, *, recipient_jwk: Mapping[str, Any], context: Mapping[str, str]) -> str:

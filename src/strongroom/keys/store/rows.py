@@ -56,6 +56,7 @@ class Rows:
     def __init__(self, connection: Connection, *, row_key: SecretBytes) -> None:
         self._connection = connection
         self._row_key = row_key
+        self._found: dict[tuple[object, ...], tuple[Message, SecretBytes]] = {}
 
     def insert(self, table: str, key: Mapping[str, Json], record: Message, secret: SecretBytes | None = None) -> None:
         """Store a new row.
@@ -69,6 +70,7 @@ class Rows:
         Raises:
             ConflictError: There is a row with this key, or with another value that has to be unique.
         """
+        self._found.clear()
         public, sealed = self._seal(table, key, record, secret)
         columns = ", ".join([*key, *_KEPT])
         marks = ", ".join("?" * (len(key) + len(_KEPT)))
@@ -86,6 +88,7 @@ class Rows:
         Raises:
             IntegrityError: There is no such row (any more): callers read it before in the same transaction.
         """
+        self._found.clear()
         public, sealed = self._seal(table, key, record, secret)
         done = self._connection.execute(
             f"UPDATE {table} SET public = ?, sealed = ? WHERE {_equal(key)}",  # noqa: S608 - names of our own
@@ -100,6 +103,7 @@ class Rows:
         Raises:
             IntegrityError: There is no such row (any more): callers read it before in the same transaction.
         """
+        self._found.clear()
         done = self._connection.execute(
             f"DELETE FROM {table} WHERE {_equal(key)}",  # noqa: S608 - names of our own
             tuple(key.values()),
@@ -118,7 +122,26 @@ class Rows:
         Raises:
             IntegrityError: The row is not what was stored.
         """
-        return next(self.select(table, key, kind), None)
+        return self.first(table, key, kind)
+
+    def first(
+        self, table: str, where: Mapping[str, Json], kind: type[_M], order_by: Sequence[str] = ()
+    ) -> tuple[_M, SecretBytes] | None:
+        """Return the first row that `select` would; None where there is none.
+
+        A row that was found is not read again until this transaction writes: nobody else's writing comes between.
+
+        Raises:
+            IntegrityError: The row is not what was stored.
+        """
+        place = (table, *where.items(), *order_by, kind)
+        kept = self._found.get(place)
+        if kept is not None and isinstance(kept[0], kind):
+            return kept[0], kept[1]
+        found = next(self.select(table, where, kind, order_by, limit=1), None)
+        if found is not None:
+            self._found[place] = found
+        return found
 
     def select(
         self,

@@ -268,7 +268,7 @@ class Transaction:
             NotFoundError: There is no such key.
         """
         where: dict[str, Json] = {"name": name} if version is None else {"name": name, "version": version}
-        found = next(self.rows.select("keys", where, KeyRecord, ("number DESC",), limit=1), None)
+        found = self.rows.first("keys", where, KeyRecord, ("number DESC",))
         if found is None:
             raise NotFoundError(f"a key {name}{'/' + version if version else ''} was not found in this key vault")
         return StoredKey(record=found[0], material=found[1])
