@@ -384,6 +384,31 @@ def test_connections_that_the_server_ended_are_made_anew(tmp_path: Path, postgre
 
 
 @pytest.mark.needs_postgres
+def test_a_connection_lost_within_a_group_fails_the_whole_group(tmp_path: Path, postgres: PostgresServer) -> None:
+    bench = KeyBench(tmp_path, place=postgres.new_database())
+    append(bench.store, "before")
+    before = bench.store.checkpoint()
+
+    def lose() -> None:
+        with bench.store.transaction() as tx:
+            assert isinstance(bench.place, str)
+            postgres.end_connections(bench.place)
+            tx.append_leaf("tried", now=NOW, what={})
+
+    with ThreadPoolExecutor(4) as pool:
+        group = Group(bench.store, pool)
+        other = group.add(lose)
+        group.go.set()
+        for each in (group.first, other):
+            with pytest.raises(UnavailableError):
+                each.result(PATIENCE_S)
+    assert bench.store.checkpoint() == before
+    assert append(bench.store, "after") == checkpoint(bench, before).size
+    assert bench.store.audit() is not None
+    bench.store.close()
+
+
+@pytest.mark.needs_postgres
 def test_a_server_that_comes_back_is_used_again(tmp_path: Path, postgres: PostgresServer) -> None:
     bench = KeyBench(tmp_path, place=postgres.new_database())
     append(bench.store, "before")

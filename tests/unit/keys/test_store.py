@@ -101,7 +101,9 @@ def test_a_key_moved_to_another_name_is_unusable(bench: KeyBench) -> None:
         "DELETE FROM leaves",
         "DELETE FROM meta WHERE name = 'checkpoint'",
         "UPDATE meta SET value = CAST(replace(value, 'strongroom', 'strangroom') AS BLOB) WHERE name = 'checkpoint'",
+        "INSERT INTO leaves (position, data, event) SELECT max(position) + 1, '{}', 'x' FROM leaves",
         "UPDATE tiles SET hashes = zeroblob(32)",
+        "UPDATE tiles SET hashes = zeroblob(length(hashes)) WHERE level > 0",
         "DELETE FROM tiles",
         "DELETE FROM meta WHERE name = 'store-key'",
     ],
@@ -109,6 +111,9 @@ def test_a_key_moved_to_another_name_is_unusable(bench: KeyBench) -> None:
 def test_an_edited_end_of_the_log_is_noticed_at_the_next_start(bench: KeyBench, statement: str) -> None:
     bench.prepare()
     bench.open(Tee(), bench.ticket())
+    with bench.store.transaction() as tx:
+        for _ in range(40):
+            tx.append_leaf("tried", now=NOW, what={})
     edit(bench, statement)
     with pytest.raises(IntegrityError):
         bench.start()
