@@ -137,7 +137,10 @@ def test_an_owner_does_not_approve_for_the_other(owners: TwoOwners) -> None:
     with pytest.raises(StrongroomError):
         owners.taxis.approve("visits", "read", by=owners.hospital, key_service=owners.services.keys.identity)
     taxis = owners.taxis_trust()
-    swapped = taxis.model_copy(update={"owners": taxis.partners[0].anchors.owners})
+    (hospital,) = taxis.partners
+    anchors = hospital.anchors.model_copy(update={"owners": taxis.owners})
+    partners = (hospital.model_copy(update={"anchors": anchors}),)
+    swapped = taxis.model_copy(update={"owners": hospital.anchors.owners, "partners": partners})
     with pytest.raises(RefusedError, match="signed by nobody"):
         verify_receipt(Run(owners).end(owners), trust=swapped)
 
