@@ -252,7 +252,7 @@ def _key_service(
         port=port,
         names=("localhost",),
         state=str(folder),
-        master_key=(folder / "master.key").as_uri(),
+        master_key=_master_key_of(folder),
         owners=people.owners,
         people=people.people,
         issuers=people.issuers,
@@ -276,6 +276,12 @@ def _key_service(
         master_key=holder_of(config.master_key),
     )
     return service, config
+
+
+def _master_key_of(folder: Path) -> str:
+    """Return where the key service's master key is: what its configuration names, or a file beside its state."""
+    path = folder / _CONFIG
+    return key_service.read_settings(path).master_key if path.exists() else (folder / "master.key").as_uri()
 
 
 def _register_default_policy(state: State, trust: Trust, *, before: Trust | None, clock: Clock) -> list[str]:

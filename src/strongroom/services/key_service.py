@@ -260,6 +260,7 @@ def build(launched: Launched, *, clock: Clock, unlocked: MasterKey | None) -> Ke
     )
     store = open_state(settings, identity, opened=sealing)
     clock = LogClock(clock, newest_time=lambda: store.newest_time)
+    store.end_master_key_rotation(now=clock.now())
     with store.transaction() as tx:
         tx.append_leaf("started", now=clock.now(), what={"configuration": launched.configuration})
     desk = KeyDesk(

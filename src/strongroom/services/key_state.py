@@ -14,10 +14,11 @@ from strongroom.base.secret import SecretBytes
 from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.keys import ReceivingKey
 from strongroom.crypto.random import random_id
-from strongroom.keys.providers import open_master_key
+from strongroom.keys.providers import MasterKey, open_master_key
 from strongroom.keys.store.backup import BackupHeader, Opened, open_backup, read_header, write_backup, write_rows
-from strongroom.keys.store.database import SCHEMA, STORE_KEY_CONTEXT, unwrap_store_key
+from strongroom.keys.store.database import SCHEMA
 from strongroom.keys.store.databases import Database, open_database, open_for_reading
+from strongroom.keys.store.master_key import has_store_key, keep_store_key, open_store_key
 from strongroom.keys.store.transaction import mark_restoring
 from strongroom.services.files import replace_file
 from strongroom.services.identity import open_identity, prepare_folder, tls_names
@@ -56,15 +57,15 @@ def back_up(
     database = open_for_reading(database_of(settings))
     try:
         with database.translated(), database.snapshot() as connection:
-            row = connection.execute("SELECT value FROM meta WHERE name = 'store-key'").fetchone()
-        if row is None:
-            raise ConfigurationError("the key service has no state yet", action="Start it once before its backup.")
+            if not has_store_key(connection):
+                raise ConfigurationError("the key service has no state yet", action="Start it once before its backup.")
+            store_key = open_store_key(connection, master_key)
         with _new_file(out) as file:
             header = write_backup(
                 file,
                 database,
                 master_key=master_key,
-                store_key=unwrap_store_key(bytes(row[0]), master_key),
+                store_key=store_key,
                 files={name: _read(Path(settings.state) / name) for name in _KEY_FILES},
                 recipients=recipients,
                 made_at=to_rfc3339(clock.now()),
@@ -109,7 +110,7 @@ def restore(settings: KeyServiceSettings, source: Path, *, recipient: ReceivingK
             _write_key_file(folder, name, content)
         database = open_database(database_of(settings), SCHEMA)
         try:
-            _write(database, opened, wrapped=master_key.wrap(opened.store_key, context=STORE_KEY_CONTEXT))  # 3
+            _write(database, opened, master_key=master_key)  # 3
         finally:
             database.close()
     identity = open_identity(
@@ -144,13 +145,13 @@ def _demand_owner_operated(settings: KeyServiceSettings) -> None:
         )
 
 
-def _write(database: Database, opened: Opened, *, wrapped: bytes) -> None:
+def _write(database: Database, opened: Opened, *, master_key: MasterKey) -> None:
     writer, tables = database.writer, database.tables()
     with database.translated():
         writer.begin()
         try:
             write_rows(writer, opened, tables=tables)
-            writer.execute("UPDATE meta SET value = ? WHERE name = 'store-key'", (wrapped,))
+            keep_store_key(writer, opened.store_key, master_key)
             mark_restoring(writer)
             writer.commit()
         finally:

@@ -15,6 +15,7 @@ from strongroom.cli.state import State
 from strongroom.cli.terminal import say
 from strongroom.services.key_service import read_settings
 from strongroom.services.key_state import back_up, restore
+from strongroom.services.master_key_rotation import rotate_master_key
 
 _CONFIG: Final[dict[str, Any]] = {
     "type": click.Path(dir_okay=False, exists=True, path_type=Path),
@@ -121,3 +122,21 @@ def accept_restore(*, lost_size: int, yes: bool, state: State) -> None:
         click.confirm("Is that meant?", abort=True)
     client.accept_restore(pending.restore, lost_size=lost_size)
     say("Accepted: the key service releases keys again.")
+
+
+@key_service.command(
+    "rotate-master-key",
+    epilog=examples(
+        "strongroom key-service rotate-master-key --config owner/key-service.json --to file:///media/stick/master-2.key"
+    ),
+)
+@click.option("--config", required=True, **_CONFIG)
+@click.option("--to", required=True, metavar="URI", help="The new master key; a file is made if it is not there.")
+def rotate_master_key_command(*, config: Path, to: str) -> None:
+    """Replace the master key: the new one wraps the store's own key, and the old one no more.
+
+    The service must not run meanwhile. If this is interrupted, run it again: whatever the configuration names opens the
+    store. Destroy the old master key afterwards, together with the backups that were made before: they open with it.
+    """
+    rotate_master_key(config, to=to, clock=SystemClock())
+    say(f"The master key is {to} now, and {config} names it. Destroy the old one.")

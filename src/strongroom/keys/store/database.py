@@ -15,18 +15,17 @@ from pathlib import Path
 from typing import Final
 
 from strongroom.base.database import Schema
-from strongroom.base.errors import FormatError, IntegrityError
 from strongroom.base.secret import SecretBytes
 from strongroom.crypto.random import random_secret
 from strongroom.keys.providers import MasterKey
 from strongroom.keys.store import chains, ledger, transaction, vault, write_keys
 from strongroom.keys.store.databases import Database, open_database
 from strongroom.keys.store.ledger import LogSigner, begin_log
+from strongroom.keys.store.master_key import has_store_key, keep_store_key, open_store_key
 from strongroom.keys.store.rows import edited
 from strongroom.keys.store.store import Store
 
 _ANY_STATE: Final = ("SELECT 1 FROM meta LIMIT 1", "SELECT 1 FROM leaves LIMIT 1", "SELECT 1 FROM keys LIMIT 1")
-STORE_KEY_CONTEXT: Final = b"strongroom/1 store key"
 
 _TABLES: Final = (
     transaction.TABLES,
@@ -80,33 +79,16 @@ def _keys(
     writer = database.writer
     writer.begin()  # replicas that start together make it once
     try:
-        row = writer.execute("SELECT value FROM meta WHERE name = 'store-key'").fetchone()
-        if row is not None:
+        if has_store_key(writer):
             master_key = open_master_key(False)  # noqa: FBT003 - whether it may be made
-            return unwrap_store_key(bytes(row[0]), master_key), master_key
+            return open_store_key(writer, master_key), master_key
         if any(writer.execute(statement).fetchone() for statement in _ANY_STATE):
             raise edited("the store's own key is gone")
         store_key = random_secret()
         master_key = open_master_key(True)  # noqa: FBT003 - the same
-        wrapped = master_key.wrap(store_key, context=STORE_KEY_CONTEXT)
-        writer.execute("INSERT INTO meta (name, value) VALUES ('store-key', ?)", (wrapped,))
+        keep_store_key(writer, store_key, master_key)
         begin_log(writer, signer)
         writer.commit()
         return store_key, master_key
     finally:
         writer.roll_back()
-
-
-def unwrap_store_key(wrapped: bytes, master_key: MasterKey) -> SecretBytes:
-    """Return the store key.
-
-    Raises:
-        IntegrityError: It is wrapped by another master key, or was edited.
-    """
-    try:
-        return master_key.unwrap(wrapped, context=STORE_KEY_CONTEXT)
-    except (IntegrityError, FormatError) as error:
-        raise IntegrityError(
-            "the key service's database belongs to another master key, or was edited",
-            action="Configure the master key it was made with.",
-        ) from error

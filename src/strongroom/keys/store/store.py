@@ -3,6 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Generator, Iterable
+from datetime import datetime
 from typing import Final
 
 from strongroom.base.errors import RefusedError, StrongroomError, UnavailableError
@@ -183,6 +184,20 @@ class Store:
                 action="An owner says that this is meant: strongroom key-service accept-restore. "
                 "Was the restore interrupted, empty the state folder and restore again.",
             )
+
+    def end_master_key_rotation(self, *, now: datetime) -> None:
+        """Forget the master key that is being replaced by the one that opened this store, if there is one; log that.
+
+        Raises:
+            ConfigurationError: The database cannot be written.
+            UnavailableError: Its server does not answer.
+        """
+        with self.transaction() as tx:
+            replaced = tx.end_master_key_rotation(self.master_key)
+            if replaced:
+                tx.append_leaf("master-key-rotated", now=now, what={})
+        if replaced:
+            self.scrub()
 
     def scrub(self) -> None:
         """Remove what was deleted from the database's files, as far as the database can.

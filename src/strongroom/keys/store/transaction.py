@@ -13,6 +13,7 @@ from strongroom.base.encoding import Json, canonical_json
 from strongroom.base.errors import ConflictError, NotFoundError, RefusedError, StrongroomError
 from strongroom.base.secret import SecretBytes
 from strongroom.crypto.random import random_secret
+from strongroom.keys.providers import MasterKey
 from strongroom.keys.records import (
     ApprovalRecord,
     DatasetRecord,
@@ -34,6 +35,7 @@ from strongroom.keys.store.chains import (
     subjects_of,
 )
 from strongroom.keys.store.ledger import NEVER, LogEnd, LogView
+from strongroom.keys.store.master_key import drop_other_master_key
 from strongroom.keys.store.rows import Connection, Rows, edited
 from strongroom.log.checkpoint import Checkpoint
 from strongroom.wire.key_service import LogProof
@@ -170,6 +172,14 @@ class Transaction:
     def end_restore(self) -> None:
         """Forget that a restore was begun; its leaf is in the same transaction."""
         self._connection.execute("DELETE FROM meta WHERE name = 'restoring'")
+
+    def end_master_key_rotation(self, master_key: MasterKey) -> bool:
+        """Let only this master key open the store from now on, if another one is being replaced by it.
+
+        Returns:
+            Whether it was; its leaf is in the same transaction.
+        """
+        return drop_other_master_key(self._connection, master_key)
 
     def is_revoked(self, approval: str) -> bool:
         """Return whether the log says that an approval was revoked."""
