@@ -28,6 +28,7 @@ from strongroom.base.errors import (
 )
 from strongroom.base.limits import LIMITS
 from strongroom.base.secret import SecretBytes
+from strongroom.crypto import vault_keys
 from strongroom.crypto.jose import insecure_unsigned_jws, sign_jws, unverified_payload
 from strongroom.crypto.key_wrap import unwrap_with_rsa
 from strongroom.crypto.keys import SigningKey
@@ -561,6 +562,25 @@ def test_a_deleted_key_is_not_brought_back_by_moving_its_row(bench: KeyBench) ->
     for operation, body in (("get", {}), ("release", {"target": attested(bench, Tee())})):
         with pytest.raises(IntegrityError):
             ask(bench, operation, body, name="a-key")
+
+
+def test_nothing_is_left_of_a_key_that_was_destroyed(bench: KeyBench) -> None:
+    ask(bench, "create", {"kty": "RSA", "key_size": 2048}, name="a-key")
+    ask(bench, "wrap", {"alg": "RSA-OAEP-256", "value": to_b64url(bytes(32))}, name="a-key")
+    ask(bench, "delete", name="a-key")
+    with sqlite3.connect(f"file:{bench.database}?mode=ro", uri=True) as connection:
+        sealed = connection.execute("SELECT sealed FROM deleted_keys").fetchone()[0]
+    connection.close()
+
+    def files() -> bytes:
+        return b"".join(path.read_bytes() for path in bench.database.parent.glob("keys.db*"))
+
+    parts = [sealed[at : at + 64] for at in range(0, len(sealed), 64)]  # a long row lies on several pages
+    assert any(part in files() for part in parts)
+    assert vault_keys._parsed.cache_info().currsize
+    ask(bench, "purge", name="a-key")
+    assert [part for part in parts if part in files()] == []
+    assert vault_keys._parsed.cache_info().currsize == 0
 
 
 def test_a_rotation_policy_or_a_deletion_that_was_edited_is_noticed(bench: KeyBench) -> None:

@@ -208,6 +208,11 @@ class _Material:
     secret: SecretBytes = field(compare=False)
 
 
+def forget_parsed_keys() -> None:
+    """Let go of every key that is kept parsed, after one was destroyed."""
+    _parsed.cache_clear()
+
+
 # Half of what an RSA key's first use costs comes once for each parsed key. Whoever reads this process's memory has the
 # store's own key, and with it all of these.
 @functools.lru_cache(maxsize=_PARSED_KEYS)

@@ -25,7 +25,7 @@ from strongroom.services.key_vault_desk import (
 )
 from strongroom.services.key_vault_errors import KeyConflictError, KeyRefusedError
 from strongroom.services.key_vault_messages import RestoreBody
-from strongroom.services.key_vault_rotation import purge, reschedule
+from strongroom.services.key_vault_rotation import forget, purge, reschedule
 
 _DAY_S: Final = 86400
 _DELETE_DATASET: Final = "Destroy a dataset's keys with: strongroom dataset shred"
@@ -82,7 +82,7 @@ class CustodyOperations:
             tx.append_leaf("key-recovered", now=self._vault.now, what=key_leaf(newest, person=person))
         return self._vault.bundle(newest)
 
-    def purge(self, call: Call, person: str) -> Json:
+    def purge(self, call: Call, person: str) -> None:
         """Destroy a deleted key (`DELETE /deletedkeys/{name}`)."""
         name = call.path["name"]
         with self._vault.desk.store.transaction() as tx:
@@ -94,7 +94,7 @@ class CustodyOperations:
                     action="Wait for scheduledPurgeDate.",
                 )
             purge(self._vault, tx, name, person=person)
-        return None
+        forget(self._vault)
 
     # --- backups ------------------------------------------------------------------------------------------------
 

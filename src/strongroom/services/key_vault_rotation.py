@@ -121,8 +121,11 @@ class RotationOperations:
         with self._vault.desk.store.transaction() as tx:
             rows = VaultRows(tx)
             due = rows.rotations_due(now=seconds)
-            for deletion in rows.purgeable(now=seconds):
+            purged = rows.purgeable(now=seconds)
+            for deletion in purged:
                 purge(self._vault, tx, deletion.name, person=SCHEDULE)
+        if purged:
+            forget(self._vault)
         for record in due:
             with _noted():  # one that fails does not keep the others back
                 self._do_rotation(record, seconds)
@@ -212,6 +215,17 @@ def purge(vault: VaultDesk, tx: Transaction, name: str, *, person: str) -> None:
     """
     versions = VaultRows(tx).purge(name)
     tx.append_leaf("key-purged", now=vault.now, what={"key": name, "owner": person, "versions": versions})
+
+
+def forget(vault: VaultDesk) -> None:
+    """Remove what memory and files still hold of keys that were destroyed.
+
+    Raises:
+        ConfigurationError: The database cannot be written.
+        UnavailableError: It is in use, or its server does not answer.
+    """
+    vault_keys.forget_parsed_keys()
+    vault.desk.store.scrub()
 
 
 def _next(record: RotationRecord, newest: KeyRecord) -> tuple[int, str] | None:

@@ -9,6 +9,7 @@ from typing import Final
 
 from strongroom.base.encoding import Json
 from strongroom.base.errors import NotFoundError
+from strongroom.crypto.random import random_secret
 from strongroom.keys.records import KeyRecord
 from strongroom.keys.store.rows import edited
 from strongroom.keys.store.transaction import StoredKey, Transaction
@@ -79,7 +80,7 @@ class VaultRows:
         self._rows.delete("deletions", _deletion_key(deletion))
 
     def purge(self, name: str) -> int:
-        """Destroy a deleted key and its rotation policy.
+        """Destroy a deleted key and its rotation policy; what the file still holds of it, `Store.scrub` removes.
 
         Returns:
             How many versions it had.
@@ -90,6 +91,7 @@ class VaultRows:
         deletion = self.deletion(name)
         versions = list(self._stored("deleted_keys", name))
         for stored in versions:
+            self._rows.update("deleted_keys", _row_key(stored.record), stored.record, random_secret())
             self._rows.delete("deleted_keys", _row_key(stored.record))
         self._rows.delete("deletions", _deletion_key(deletion))
         self.remove_rotation(name)
