@@ -1,7 +1,7 @@
 """Promise 7: every run leaves a trace that is checked offline, and every edit of it shows."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from tests.support.platform import Bench
 from tests.support.service_processes import CLOCK, installation
 from tests.support.tee import Runner
 
+from strongroom.base.clock import to_rfc3339
 from strongroom.base.encoding import canonical_json
 from strongroom.base.errors import (
     ConfigurationError,
@@ -20,12 +21,16 @@ from strongroom.base.errors import (
     VerificationError,
 )
 from strongroom.base.secret import SecretBytes
+from strongroom.clients.owner import OwnerClient
 from strongroom.crypto.jose import open_as_recipient, sign_jws, unverified_header, unverified_payload
 from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.x509 import to_pem
+from strongroom.policy.roster import Roster
+from strongroom.policy.signatures import attach, detach
 from strongroom.receipts.build import sign_receipt
 from strongroom.receipts.verify import verify_receipt
-from strongroom.wire.key_service import RunRecord
+from strongroom.wire.approvals import ApprovalProof
+from strongroom.wire.key_service import APPROVAL_TYP, RunRecord
 from strongroom.wire.receipt import ReceiptBody
 from strongroom.wire.trust import Trust, TrustedRootEntry
 
@@ -309,3 +314,113 @@ def test_a_late_executor_cannot_hide_from_the_receipt(tmp_path: Path) -> None:
         assert len(verify_receipt(receipt, trust=runner.trust()).members) == 2
         with pytest.raises((RefusedError, ConflictError)):
             runner.join(runner.descriptor(descriptor.ticket, driver=driver))
+
+
+class Rostered:
+    """Runs that two of three people approved, as a roster of the dataset `trips` demands."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.alice, self.bob, carol = (SigningKey.generate("ES256") for _ in range(3))
+        roster = Roster(
+            key_service=runner.services.keys.identity,
+            dataset="trips",
+            number=1,
+            previous=None,
+            members=tuple(key.verifying_key.to_jwk() for key in (self.alice, self.bob, carol)),
+            threshold=2,
+            issued_at=to_rfc3339(CLOCK.now()),
+        )
+        runner.owner.propose_roster(roster)
+        runner.approve("report", "write")
+        owner, runner.owner = runner.owner, self.client(self.alice)
+        approval = runner.approve("trips", "read", roster=roster.digest)
+        runner.owner = owner
+        self.client(self.bob).sign_approval(approval, unverified_payload(owner.approval(approval)["statement"]))
+
+    def client(self, key: SigningKey) -> OwnerClient:
+        keys = self.runner.services.keys
+        return OwnerClient(keys.http(), identity=keys.identity, key=key, clock=CLOCK)
+
+    def receipt(self, edit: Callable[[RunRecord], RunRecord] = lambda record: record) -> bytes:
+        """A run's receipt; the driver's agent edits what the key service told it before it builds and closes."""
+        descriptor = self.runner.descriptor(self.runner.ticket())
+        driver = self.runner.join(descriptor)
+        (service,) = driver.services.values()
+        record = service.record
+        service.record = lambda **at: edit(record(**at))  # type: ignore[method-assign]
+        kept = self.runner.finish(driver, descriptor)
+        return (self.runner.folder / "out" / kept.receipt).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def rostered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rostered]:
+    folder = tmp_path_factory.mktemp("rostered")
+    with installation(folder) as services:
+        yield Rostered(Runner(services, folder))
+
+
+def test_it_proves_who_signed_the_approval_back_to_a_trusted_owner(rostered: Rostered) -> None:
+    verified = verify_receipt(rostered.receipt(), trust=rostered.runner.trust())
+    people = sorted(key.verifying_key.thumbprint for key in (rostered.alice, rostered.bob))
+    assert list(verified.consents["trips"].signers) == people
+    assert (verified.consents["trips"].needed, verified.consents["report"].needed) == (2, 1)
+    with pytest.raises(RefusedError, match="nobody this trust file knows"):
+        verify_receipt(rostered.receipt(), trust=_other_owner(rostered.runner.trust()))
+
+
+def _proof(record: RunRecord, **changed: Any) -> RunRecord:
+    proof = record.proofs["trips"].model_copy(update=changed)
+    return record.model_copy(update={"proofs": {"trips": proof}})
+
+
+def _without_a_signature(record: RunRecord) -> RunRecord:
+    return _proof(record, signatures=())
+
+
+def _with_one_signature_twice(record: RunRecord) -> RunRecord:
+    return _proof(record, signatures=(detach(record.approvals["trips"]),))
+
+
+def _without_rosters(record: RunRecord) -> RunRecord:
+    return _proof(record, rosters=())
+
+
+def _without_proofs(record: RunRecord) -> RunRecord:
+    return record.model_copy(update={"proofs": {}})
+
+
+def _with_another_limit(record: RunRecord) -> RunRecord:
+    header, payload, signature = record.approvals["trips"].split(".")
+    content = json.loads(unverified_payload(f"{header}.{payload}.{signature}"))
+    forged = attach(f"{header}..{signature}", canonical_json({**content, "max_runs": 1000}))
+    return record.model_copy(update={"approvals": {**record.approvals, "trips": forged}})
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [_without_a_signature, _with_one_signature_twice, _without_rosters, _without_proofs, _with_another_limit],
+)
+def test_an_approval_that_too_few_signed_does_not_verify(
+    rostered: Rostered, edit: Callable[[RunRecord], RunRecord]
+) -> None:
+    receipt = rostered.receipt(edit)
+    with pytest.raises((VerificationError, RefusedError)):
+        verify_receipt(receipt, trust=rostered.runner.trust())
+
+
+def test_an_owners_own_approval_does_not_stand_in_for_the_one_that_the_run_was_opened_under(rostered: Rostered) -> None:
+    """A driver and an owner who leave the roster out: the log's leaf about the opening names approval and roster."""
+    owner = rostered.runner.services.owner
+
+    def replace_approval(record: RunRecord) -> RunRecord:
+        content = json.loads(unverified_payload(record.approvals["trips"]))
+        public = owner.verifying_key
+        header = {"typ": APPROVAL_TYP, "kid": public.thumbprint, "jwk": public.to_jwk()}
+        alone = sign_jws(canonical_json({**content, "roster": None}), key=owner, header=header)
+        return record.model_copy(
+            update={"approvals": {**record.approvals, "trips": alone}, "proofs": {"trips": ApprovalProof()}}
+        )
+
+    with pytest.raises(VerificationError, match="approval for trips in the log"):
+        verify_receipt(rostered.receipt(replace_approval), trust=rostered.runner.trust())

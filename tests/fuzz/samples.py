@@ -60,6 +60,8 @@ _BY_PATTERN = {
     r"^[A-Za-z0-9+/_-]*={0,2}\Z": "AA==",
     r"^(1?[0-9]|2[0-3])\Z": "7",
     r"^[0-9a-f]{12}\Z": "00" * 6,
+    r"^[A-Za-z0-9_-]+\.\.[A-Za-z0-9_-]+\Z": "a..c",
+    r"^(owner|application):[0-9a-f]{64}\Z": "owner:" + "5a" * 32,
     r"^(?:[0-9a-f]{16}|[0-9a-f]{128})\Z": "5a" * 64,
 }
 
@@ -165,6 +167,8 @@ def _object(kind: type[model.Message]) -> dict[str, Any]:
         value |= {"kty": "oct", "public_jwk": None}
     if kind.__name__ == "Approval":
         value["recipients"] = [signer().verifying_key.to_jwk()]
+    if kind.__name__ == "Roster":
+        value["members"], value["previous"] = [signer().verifying_key.to_jwk()], None
     return value
 
 

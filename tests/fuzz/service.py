@@ -21,6 +21,7 @@ from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.jose import sign_jws, unverified_payload
 from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.x509 import new_identity, spki_sha256, to_pem
+from strongroom.policy.signatures import detach
 from strongroom.services.attestation_errors import attestation_error, management_error, policy_error
 from strongroom.services.attestation_service import (
     AttestationService,
@@ -37,7 +38,16 @@ from strongroom.services.http import Call
 from strongroom.services.identity import open_identity
 from strongroom.services.people import People, Role, configured_people
 from strongroom.services.sign_in import TokenIssuers
-from strongroom.wire.key_service import JOIN_TYP, PERSON_TOKEN_TYP, Evidence, JoinRequest, PersonToken
+from strongroom.wire.approvals import ROSTER_TYP, RevocationRequest, RosterUpload, SignatureUpload
+from strongroom.wire.key_service import (
+    JOIN_TYP,
+    PERSON_TOKEN_TYP,
+    ApprovalUpload,
+    Evidence,
+    JoinRequest,
+    PersonToken,
+)
+from strongroom.wire.model import Message
 from strongroom.wire.trust import TrustedRootEntry
 
 POLICY = 'version= 1.0;authorizationrules{=> permit();};issuancerules{c:[type!="a"] => issue(claim=c);};'
@@ -271,7 +281,7 @@ class FuzzedKeyService:
 
     def __init__(self, folder: Path) -> None:
         self.bench = KeyBench(folder)
-        self.bench.prepare()
+        self.approval, _ = self.bench.prepare()
         self.tee, self.ticket = Tee(), self.bench.ticket()
         for name in ("update", "wrap", "release"):
             self.vault("create", b'{"kty":"oct","key_size":256,"key_ops":["wrapKey","unwrapKey"]}', name=name)
@@ -286,6 +296,33 @@ class FuzzedKeyService:
         query = {"api-version": "7.4", "$skiptoken": skiptoken}
         call = Call(path=path, query=query, authorization=self._bearer, body=body)
         return answer(self.bench.vault._answering(operation), call, self.bench.vault.error)
+
+    def people(self, operation: str, body: bytes) -> bytes:
+        """Call what people ask about approvals and rosters, as the owner."""
+        approvals, rosters = self.bench.approvals, self.bench.rosters
+        handler, path = {
+            "approve": (approvals.approve, {}),
+            "sign-approval": (approvals.sign, {"approval": self.approval}),
+            "revoke": (approvals.revoke, {"approval": "f" * 64}),
+            "propose-roster": (rosters.propose, {"name": "trips"}),
+            "sign-roster": (rosters.sign, {"roster": "f" * 64}),
+        }[operation]
+        call = Call(path=path, query={}, authorization=self._bearer, body=body)
+        return answer(handler, call, strongroom_error)
+
+    def people_body(self, operation: str) -> bytes:
+        """Return a body as the owner sends it."""
+        bench = self.bench
+        approval, roster = bench.approval("trips", "read", max_runs=2), bench.roster(bench.owner, threshold=1)
+        description = bench.description().to_json().decode()
+        messages: dict[str, Message] = {
+            "approve": ApprovalUpload(approval=bench.signed(approval), application=description),
+            "sign-approval": SignatureUpload(signature=detach(bench.signed(approval))),
+            "revoke": RevocationRequest(reason="a reason"),
+            "propose-roster": RosterUpload(roster=bench.signed(roster, typ=ROSTER_TYP)),
+            "sign-roster": SignatureUpload(signature=detach(bench.signed(roster, typ=ROSTER_TYP))),
+        }
+        return messages[operation].to_json()
 
     @property
     def _bearer(self) -> str:

@@ -80,14 +80,17 @@ from strongroom.policy.claims import ClaimIssuer, claims_from_json
 from strongroom.policy.evidence_policy import parse_evidence_policy
 from strongroom.policy.explanation import explain, point_at
 from strongroom.policy.release_policy import parse_release_policy
+from strongroom.policy.roster import Roster
 from strongroom.receipts.verify import verify_receipt
 from strongroom.services import endorsement_cache, endorsement_sources
 from strongroom.services.evidence_kinds import EVIDENCE_KINDS, read_attest_request
 from strongroom.wire import (
+    approvals,
     azure_guest,
     descriptor,
     events,
     key_service,
+    lease,
     manifest,
     receipt,
     runtime_data,
@@ -100,7 +103,20 @@ from strongroom.wire.model import Message
 
 _SECRET = SecretBytes(bytes(range(32)))
 _ID, _HASH = "a5" * 16, "5a" * 32
-_WIRE = (azure_guest, descriptor, key_service, manifest, receipt, runtime_data, service, ticket, trust, vault_key)
+_WIRE = (
+    approvals,
+    azure_guest,
+    descriptor,
+    key_service,
+    lease,
+    manifest,
+    receipt,
+    runtime_data,
+    service,
+    ticket,
+    trust,
+    vault_key,
+)
 _MESSAGES: tuple[type[Message], ...] = tuple(
     member
     for module in (*_WIRE, documents, bundle, endorsement_cache, endorsement_sources)
@@ -608,6 +624,14 @@ def _number(value: int) -> str:
     return to_b64url(value.to_bytes((value.bit_length() + 7) // 8, "big"))
 
 
+def _people_call(operation: str, data: bytes) -> Any:
+    return KEY_SERVICE().people(operation, data)
+
+
+def _people_bodies(operation: str) -> list[bytes]:
+    return [KEY_SERVICE().people_body(operation)]
+
+
 def _vault_call(operation: str, *, name: str = "") -> Callable[[bytes], Any]:
     return lambda data: KEY_SERVICE().vault(operation, data, name=name or operation)
 
@@ -769,6 +793,7 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target(name="release-policy", parse=_release_policy, samples=lambda: [_RELEASE_POLICY]),
     _message(Approval),
+    _message(Roster),
     # the attestation service
     Target(name="attest-request", parse=_attest_request, samples=_attest_bodies, refusals=_QUOTE),
     Target(
@@ -828,6 +853,16 @@ TARGETS: tuple[Target, ...] = (
         samples=lambda: [KEY_SERVICE().request()],
         refusals=_ANSWERED,
         has_good_input=False,
+    ),
+    *(
+        Target(
+            name=f"people-{operation}",
+            parse=functools.partial(_people_call, operation),
+            samples=functools.partial(_people_bodies, operation),
+            refusals=_ANSWERED,
+            has_good_input=False,
+        )
+        for operation in ("approve", "sign-approval", "propose-roster", "sign-roster", "revoke")
     ),
     Target(
         name="run-runtime-data",

@@ -244,6 +244,22 @@ class Installation:
         reply: dict[str, Any] = json.loads(answer.require_success())
         return reply
 
+    def leaves(self) -> list[dict[str, Any]]:
+        """The key service's log, as its owner reads it."""
+        service = trusted_service(load_trust(self.state.trust), "key-service")
+        token = person_token(load_signing_key(self.state.owner_key), audience=service.identity, clock=SystemClock())
+        found: list[dict[str, Any]] = []
+        while True:
+            answer = connect(service).request(
+                "GET",
+                f"/strongroom/v1/log/leaves?start={len(found)}&end={len(found) + _MANY}",
+                headers={"Authorization": f"Bearer {token}"},
+            )
+            page = [json.loads(leaf) for leaf in json.loads(answer.require_success())["leaves"]]
+            if not page:
+                return found
+            found += page
+
     # --- ends -------------------------------------------------------------------------------------------------------
 
     def assert_clear_end(self, ended: Ended, *, step: Step | None, says: Sequence[str], status: int = 1) -> None:

@@ -26,6 +26,9 @@ from strongroom.crypto.random import random_id
 from strongroom.keys.providers.file import open_master_key
 from strongroom.keys.store import LogSigner, Store, open_store
 from strongroom.policy.approval import Approval, PlatformDemand
+from strongroom.policy.roster import Roster
+from strongroom.policy.signatures import detach
+from strongroom.services.approvals import ApprovalDesk
 from strongroom.services.datasets import DatasetDesk
 from strongroom.services.http import Call
 from strongroom.services.identity import ServiceIdentity, open_identity, prepare_folder
@@ -33,12 +36,16 @@ from strongroom.services.issuers import TrustedIssuers
 from strongroom.services.key_care import KeyCare
 from strongroom.services.key_desk import KeyDesk
 from strongroom.services.key_vault import KeyVault
+from strongroom.services.leases import LeaseDesk
 from strongroom.services.owners import OwnerDesk
 from strongroom.services.people import People, configured_people
 from strongroom.services.restores import RestoreDesk
+from strongroom.services.rosters import RosterDesk
 from strongroom.services.runs import RunDesk
 from strongroom.services.sign_in import TokenIssuers
 from strongroom.wire import key_service as wire
+from strongroom.wire.approvals import ROSTER_TYP, RevocationRequest, RosterUpload, SignatureUpload
+from strongroom.wire.lease import RENEW_TYP, RENEWAL_TYP, Renewal, RenewRequest
 from strongroom.wire.runtime_data import RuntimeData
 from strongroom.wire.ticket import TICKET_TYP, RunTicket
 
@@ -124,6 +131,7 @@ class KeyBench:
         self.largest_group = largest_group
         self.clock = MovableClock()
         self.owner = SigningKey.generate("ES256")
+        self.other_owners: tuple[SigningKey, ...] = ()
         self.submitter = SigningKey.generate("ES256")
         self.issuer = signing_key("issuer")
         self.hardware = hardware
@@ -147,6 +155,9 @@ class KeyBench:
         self.datasets = DatasetDesk(self.desk)
         self.care = KeyCare(self.desk)
         self.owners = OwnerDesk(self.desk)
+        self.approvals = ApprovalDesk(self.desk)
+        self.rosters = RosterDesk(self.desk)
+        self.leases = LeaseDesk(self.desk)
         self.vault = KeyVault(self.desk)
         self.restores = RestoreDesk(self.desk)
 
@@ -158,7 +169,7 @@ class KeyBench:
     def people(self) -> People:
         """Everybody whom the service knows: here its owner alone."""
         return People(
-            configured_people([self.owner.verifying_key.to_jwk()], []),
+            configured_people([key.verifying_key.to_jwk() for key in (self.owner, *self.other_owners)], []),
             audience=self.identity.identity,
             issuers=TokenIssuers([], clock=self.clock),
             clock=self.clock,
@@ -197,9 +208,12 @@ class KeyBench:
             wire.PersonToken(**fields).to_json(), key=signer, header={"typ": wire.PERSON_TOKEN_TYP, "kid": kid}
         )
 
-    def person(self, body: Any = None, *, query: Mapping[str, str] | None = None, **path: str) -> Call:
+    def person(
+        self, body: Any = None, *, query: Mapping[str, str] | None = None, key: SigningKey | None = None, **path: str
+    ) -> Call:
+        """A call of the owner, or of whoever has the key."""
         content = b"" if body is None else canonical_json(body) if isinstance(body, dict) else body.to_json()
-        return Call(path=path, query=dict(query or {}), authorization=f"Bearer {self.token()}", body=content)
+        return Call(path=path, query=dict(query or {}), authorization=f"Bearer {self.token(key)}", body=content)
 
     def azure(self, body: Any = None, **path: str) -> Call:
         return self.person(body, query={"api-version": "7.4"}, **path)
@@ -276,10 +290,63 @@ class KeyBench:
     ) -> str:
         described = description or self.description()
         approval = self.approval(dataset, access, **{"application": described.digest, **changed})
-        kid = self.owner.verifying_key.thumbprint
-        token = sign_jws(approval.to_json(), key=self.owner, header={"typ": wire.APPROVAL_TYP, "kid": kid})
-        upload = wire.ApprovalUpload(approval=token, application=described.to_json().decode())
-        return str(parse_json_object(self.owners.approve(self.person(upload)).body)["approval"])
+        return str(self.propose(approval, description=described)["approval"])
+
+    def signed(self, statement: Any, *, key: SigningKey | None = None, typ: str = wire.APPROVAL_TYP) -> str:
+        """A statement that the owner signed, or whoever has the key."""
+        signer = key or self.owner
+        public = signer.verifying_key
+        header = {"typ": typ, "kid": public.thumbprint, "jwk": public.to_jwk()}
+        return sign_jws(statement.to_json(), key=signer, header=header)
+
+    def propose(
+        self,
+        approval: Approval,
+        *,
+        key: SigningKey | None = None,
+        description: ApplicationDescription | None = None,
+    ) -> dict[str, Any]:
+        described = (description or self.description()).to_json().decode()
+        upload = wire.ApprovalUpload(approval=self.signed(approval, key=key), application=described)
+        return parse_json_object(self.approvals.approve(self.person(upload, key=key)).body)
+
+    def sign(self, approval: Approval, *, key: SigningKey, of: str | None = None) -> dict[str, Any]:
+        """Add a signature over an approval, to itself unless the id of another is given."""
+        upload = SignatureUpload(signature=detach(self.signed(approval, key=key)))
+        call = self.person(upload, key=key, approval=of or sha256_hex(approval.to_json()))
+        return parse_json_object(self.approvals.sign(call).body)
+
+    def revoke(self, approval: str, *, key: SigningKey | None = None, reason: str = "") -> None:
+        self.approvals.revoke(self.person(RevocationRequest(reason=reason), key=key, approval=approval))
+
+    def roster(self, *members: SigningKey, threshold: int, before: Roster | None = None, **changed: Any) -> Roster:
+        fields: dict[str, Any] = {
+            "key_service": self.identity.identity,
+            "dataset": "trips",
+            "number": before.number + 1 if before else 1,
+            "previous": before.digest if before else None,
+            "members": tuple(member.verifying_key.to_jwk() for member in members),
+            "threshold": threshold,
+            "issued_at": to_rfc3339(self.clock.now()),
+            **changed,
+        }
+        return Roster(**fields)
+
+    def propose_roster(self, roster: Roster, *, key: SigningKey | None = None) -> dict[str, Any]:
+        upload = RosterUpload(roster=self.signed(roster, key=key, typ=ROSTER_TYP))
+        return parse_json_object(self.rosters.propose(self.person(upload, key=key, name=roster.dataset)).body)
+
+    def sign_roster(self, roster: Roster, *, key: SigningKey) -> dict[str, Any]:
+        upload = SignatureUpload(signature=detach(self.signed(roster, key=key, typ=ROSTER_TYP)))
+        return parse_json_object(self.rosters.sign(self.person(upload, key=key, roster=roster.digest)).body)
+
+    def why(self, *, key: SigningKey | None = None, run: str | None = None) -> list[dict[str, Any]]:
+        """What a person is told about refusals."""
+        query = {} if run is None else {"run": run}
+        told: list[dict[str, Any]] = parse_json_object(self.leases.refusals(self.person(query=query, key=key)).body)[
+            "refusals"
+        ]
+        return told
 
     def prepare(self, *, column_keys: tuple[str, ...] = (), **changed: Any) -> tuple[str, str]:
         """Two datasets, one of them with a version, and approvals of the standard application for both.
@@ -410,6 +477,16 @@ class KeyBench:
         call = self.tee_call(tee.sign(wire.RebaseRequest(**fields), typ=wire.REBASE_TYP), run=run_of(ticket))
         payload = self.desk.verify_own(self.runs.rebase(call).body.decode(), typ=wire.REBASED_TYP)
         return wire.Rebased.from_json(payload)
+
+    def renew(self, tee: Tee, ticket: str, **changed: Any) -> Renewal:
+        fields: dict[str, Any] = {
+            "run": run_of(ticket),
+            "issued_at": to_rfc3339(self.clock.now()),
+            "nonce": sha256_hex(b"a nonce"),
+            **changed,
+        }
+        call = self.tee_call(tee.sign(RenewRequest(**fields), typ=RENEW_TYP), run=run_of(ticket))
+        return Renewal.from_json(self.desk.verify_own(self.runs.renew(call).body.decode(), typ=RENEWAL_TYP))
 
     def record(self, tee: Tee, ticket: str) -> wire.RunRecord:
         request = wire.ListRequest(run=run_of(ticket), issued_at=to_rfc3339(self.clock.now()))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,41 @@ def test_nothing_is_left_when_the_command_is_killed(installation: Installation, 
             time.sleep(0.5)
 
     installation.assert_nothing_left()
+
+
+def revoke(installation: Installation, submission: Submission, *, dataset: str) -> str:
+    """Revoke the newest approval of an application for a dataset; return its id."""
+    digest = installation.pack(submission)
+    records = json.loads(installation.done("approvals", "--json"))
+    (approval,) = [each["approval"] for each in records if (each["application"], each["dataset"]) == (digest, dataset)]
+    installation.done("revoke", approval, "--reason", "the study has ended")
+    return str(approval)
+
+
+@pytest.mark.parametrize("victim", [None, "executor-1"])
+def test_a_revocation_takes_effect_in_the_middle_of_a_run(
+    installation: Installation, slow: Submission, tmp_path: Path, victim: str | None
+) -> None:
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW.replace("repartition(12)", "repartition(40)") + f"# {victim}\n")
+    submission = replace(slow, script=script)
+    installation.approve(submission)
+
+    with installation.no_new_version("report"), under_way(installation, submission) as (process, folder):
+        approval = revoke(installation, submission, dataset="trips")
+        if victim is not None:  # its replacement has to join anew
+            os.kill(agent_of(folder, victim), signal.SIGKILL)
+        end = ended(process)
+
+    by = installation.owner().approval(approval)["revocation"]["by"]
+    installation.assert_clear_end(end, step=Step.RELEASE, says=["approval for trips", approval, "was revoked by", by])
+    assert "the study has ended" not in end.text
+    events = installation.leaves()
+    revoked = next(
+        at for at, leaf in enumerate(events) if leaf.get("approval") == approval and leaf["event"] == "revoked"
+    )
+    after = [leaf["event"] for leaf in events[revoked:]]
+    assert set(after) <= {"revoked", "refused", "run-closed"}, "no key, no member and no version came after it"
+    assert "refused" in after
+    why = installation.done("why", folder.name)
+    assert approval[:12] in why

@@ -64,4 +64,6 @@ def test_refuses_a_dataset_that_was_not_made(installation: Installation, write_a
 
     ended = installation.submit(submission)
 
-    installation.assert_clear_end(ended, step=None, says=["no approval lets this application write dataset nowhere"])
+    installation.assert_clear_end(
+        ended, step=None, says=["no approval lets this application and submitter write dataset nowhere"]
+    )

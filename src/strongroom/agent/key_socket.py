@@ -22,6 +22,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 from pydantic import Field
 from typing_extensions import override
 
+from strongroom.agent.lease import Lease
 from strongroom.base.encoding import parse_json_object
 from strongroom.base.errors import (
     ConfigurationError,
@@ -175,7 +176,8 @@ class Keyholder:
         datasets: Every bound dataset, by name.
         required_settings: What Spark's configuration must show before any key is asked for.
         role: Whose TEE this is; only the driver's lists, removes and commits.
-        renew: Called before the first key is given out; its error is the answer, and the next request calls it again.
+        renew: Called before each batch of keys and each commit; its error is the answer, and the next request calls it
+            again.
         on_event: Told of every answer about a dataset.
     """
 
@@ -191,10 +193,8 @@ class Keyholder:
         self._datasets: Final = dict(datasets)
         self._required_settings: Final = dict(required_settings)
         self._role: Final = role
-        self._renew: Final = renew
+        self._lease: Final = Lease(renew)
         self._on_event: Final = on_event
-        self._renewal: Final = threading.Lock()
-        self._is_renewed = False
 
     def answer(self, line: bytes) -> bytes:
         """Return the answer to one line, itself one line; a refusal is an answer too."""
@@ -224,7 +224,9 @@ class Keyholder:
                 return _listing(view, request.path) if request.op == "list" else {"removed": view.remove(request.path)}
             case _Commit():
                 self._demand_driver(request.op)
-                return _commit(self._bound(request.dataset), request.files)
+                bound = self._bound(request.dataset)
+                self._lease.demand()
+                return _commit(bound, request.files)
             case _FileRequest():
                 return self._file_reply(self._bound(request.dataset), request)
 
@@ -235,7 +237,7 @@ class Keyholder:
                 return {"location": _location(bound, file.write_id, file.path), "length_bytes": file.length_bytes}
             case "decryption":
                 file = self._readable(bound, request.path)
-                self._renew_once()
+                self._lease.draw()
                 if file.columns is not None:
                     return _wrapping_reply(file.columns)
                 key = derive_file_key(file.write_key, file_id=file.file_id)
@@ -247,7 +249,7 @@ class Keyholder:
                 return {"path": path, "location": _location(bound, write.write_id, path), "file_id": file_id}
             case "encryption":
                 write = _own_write(bound)
-                self._renew_once()
+                self._lease.draw()
                 file_id = bound.view.claim(request.path)
                 if write.columns:
                     return _parquet_keys_reply(write.file_keys(file_id, dataset=bound.name))
@@ -293,12 +295,6 @@ class Keyholder:
         raise NotFoundError(
             f"strongroom://{bound.name}/{path} does not exist", action="look at what the dataset's version lists"
         )
-
-    def _renew_once(self) -> None:
-        with self._renewal:
-            if not self._is_renewed:
-                self._renew()
-                self._is_renewed = True
 
 
 class KeySocketServer:

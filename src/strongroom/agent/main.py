@@ -7,18 +7,20 @@ import resource
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from strongroom.agent.engine_run import Stop, application_of, end, resources_of, wait_for, wait_for_master
-from strongroom.agent.finish import Ended, abandon_run, finish_run
+from strongroom.agent.finish import Ended, Kept, abandon_run, finish_run
 from strongroom.agent.key_socket import KeySocketServer
+from strongroom.agent.lease import lost_lease, renew_everywhere
 from strongroom.agent.member import Membership, become_member, launch_identity
 from strongroom.agent.report import Report
 from strongroom.agent.scratch import make_scratch, remove_scratch
 from strongroom.attestation.attester import open_device
 from strongroom.base.clock import Clock, SystemClock
-from strongroom.base.errors import ConfigurationError, EngineError, StrongroomError
+from strongroom.base.errors import ConfigurationError, EngineError, RefusedError, StrongroomError
 from strongroom.base.workflow import Step
 from strongroom.engine.runtime import find_runtime
 from strongroom.engine.settings import guarded_settings
@@ -99,7 +101,7 @@ def _drive(
 ) -> int:
     started_at, log = clock.now(), scratch / "output"
     with ExitStack() as running:
-        node = _node(descriptor, member, scratch, running)
+        node = _node(descriptor, member, scratch, running, clock=clock)
         with report.step(Step.EXECUTORS, "Spark master started"):
             master, url = start_master(node)
         running.callback(end, master)
@@ -123,19 +125,40 @@ def _drive(
                     raise
     ended = Ended(exit_status=status, started_at=started_at, log=log)
     with report.step(Step.WRITE, "results committed, run closed" if status == 0 else "run closed without output"):
-        kept = finish_run(member, descriptor=descriptor, ended=ended, clock=clock)
+        kept = _finish(descriptor, member, ended=ended, clock=clock)
     report.tell(Finished(status=status, receipt=kept.receipt, output=kept.output, lines=kept.lines))
     return status
+
+
+def _finish(descriptor: Descriptor, member: Membership, *, ended: Ended, clock: Clock) -> Kept:
+    """Close the run. One that lost its lease is closed as failed, with a receipt, and ends with the reason.
+
+    Raises:
+        RefusedError: An approval was revoked or is over: nothing was committed.
+        StrongroomError: The run could not be closed.
+    """
+    refusal = None if ended.exit_status == 0 else lost_lease(member.services.values(), clock=clock)
+    try:
+        kept = finish_run(member, descriptor=descriptor, ended=ended, clock=clock)
+    except RefusedError as error:
+        refusal = lost_lease(member.services.values(), clock=clock)
+        if refusal is None:
+            raise
+        failed = replace(ended, exit_status=ended.exit_status or _EXIT_FAILED)
+        abandon_run(member, descriptor=descriptor, ended=failed, clock=clock)
+        raise refusal from error
+    if refusal is not None:
+        raise refusal
+    return kept
 
 
 def _execute(
     descriptor: Descriptor, member: Membership, *, scratch: Path, clock: Clock, report: Report, stop: Stop
 ) -> int:
-    del clock
     if descriptor.driver is None:
         raise ConfigurationError("an executor's descriptor names its driver")
     with ExitStack() as running:
-        node = _node(descriptor, member, scratch, running)
+        node = _node(descriptor, member, scratch, running, clock=clock)
         with report.step(Step.EXECUTORS, "Spark worker started"):
             wait_for_master(descriptor.driver.master_url, stop=stop)
             worker = start_worker(
@@ -148,7 +171,9 @@ def _execute(
         return wait_for(worker, others=[], stop=stop)
 
 
-def _node(descriptor: Descriptor, member: Membership, scratch: Path, running: ExitStack) -> ProtectedNode:
+def _node(
+    descriptor: Descriptor, member: Membership, scratch: Path, running: ExitStack, *, clock: Clock
+) -> ProtectedNode:
     key_socket = scratch / "keys"
     running.enter_context(
         KeySocketServer(
@@ -156,6 +181,7 @@ def _node(descriptor: Descriptor, member: Membership, scratch: Path, running: Ex
             datasets=member.datasets,
             required_settings=guarded_settings(),
             role=descriptor.role,
+            renew=lambda: renew_everywhere(member.services.values(), now=clock.now),
         )
     )
     return ProtectedNode(

@@ -35,8 +35,15 @@ _COMMANDS: Final[Mapping[str, LazyCommand]] = {
     "keys": _command("keys:keys", "Look at datasets' keys, rotate, enable and disable them."),
     "app": _command("app:app", "Pack applications and look at packed ones."),
     "approve": _command("approve:approve", "Approve that an application reads or writes a dataset."),
-    "approvals": _command("approve:approvals", "List approvals, and how often each was used."),
-    "revoke": _command("approve:revoke", "Revoke an approval."),
+    "approvals": _command(
+        "approvals:approvals", "List approvals and how often each was used; look at one, sign one that others proposed."
+    ),
+    "revoke": _command("approvals:revoke", "Revoke an approval. One person is enough, however many signed it."),
+    "roster": _command("roster:roster", "Say who approves for a dataset, and how many of them it takes."),
+    "leases": _command(
+        "leases:leases", "List what may still be opened, and the runs that are open, of the datasets you answer for."
+    ),
+    "why": _command("leases:why", "Say why something was refused to RUN, as the owner of a dataset it asked for."),
     "vault": _command("vault:vault", "Keep datasets' keys in an Azure Key Vault or Managed HSM, as their owner."),
     "submit": _command("submit:submit", "Run a PySpark application on protected data, as spark-submit would."),
     "runs": _command("runs:runs", "List runs, and read what an application printed."),

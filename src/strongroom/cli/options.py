@@ -16,6 +16,7 @@ from strongroom.cli.state import find_state
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _PLAIN_NAME: Final = r"lower-case letters, digits and inner hyphens, at most 63"
+_MAX_DIGITS: Final = 15
 
 
 def _to_state(_context: click.Context, _option: click.Parameter, value: Path | None) -> object:
@@ -143,6 +144,21 @@ class VaultOf(click.ParamType[tuple[str, Path]]):
         return DatasetName().convert(name, param, ctx), Path(file)
 
 
+class VersionOf(click.ParamType[tuple[str, int]]):
+    """`NAME=N`: a version of a dataset."""
+
+    name = "NAME=N"
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        name, _, number = str(value).partition("=")
+        if not _is_version(number):
+            self.fail(f"{value!r} is not of the form NAME=N", param, ctx)
+        return DatasetName().convert(name, param, ctx), int(number)
+
+
 class Setting(click.ParamType[tuple[str, str]]):
     """`PROPERTY=VALUE`, as `spark-submit --conf` takes it."""
 
@@ -234,3 +250,45 @@ class Moment(click.ParamType[datetime]):
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
         except (ValueError, OverflowError):
             self.fail(f"{value!r} is no time; write 2026-12-31 or 2026-12-31T18:00:00Z", param, ctx)
+
+
+def _is_version(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS and int(text) > 0
+
+
+class Duration(click.ParamType[int]):
+    """A length of time (`90s`, `30m`, `2h`, `1d`; a bare number is seconds), in seconds."""
+
+    name = "DURATION"
+
+    _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        text = str(value).strip().lower()
+        digits = text.rstrip("smhd")
+        unit = text[len(digits) :]
+        if not (digits.isascii() and digits.isdigit()) or len(digits) > _MAX_DIGITS or unit not in self._SECONDS:
+            self.fail(f"{value!r} is no length of time; write 90s, 30m, 2h or 1d", param, ctx)
+        return int(digits) * self._SECONDS[unit]
+
+
+class VersionRange(click.ParamType[tuple[int, int | None]]):
+    """Versions of a dataset: `4`, `2-4`, or `2-` without an end."""
+
+    name = "N|N-M|N-"
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int | None]:
+        if isinstance(value, tuple):
+            return value
+        first, dash, last = str(value).partition("-")
+        numbers = [text for text in (first, last) if text]
+        if not first or not all(_is_version(text) for text in numbers):
+            self.fail(f"{value!r} names no versions; write 4, 2-4 or 2-", param, ctx)
+        end = int(last) if last else None if dash else int(first)
+        if end is not None and end < int(first):
+            self.fail(f"{value!r} ends before it begins", param, ctx)
+        return int(first), end

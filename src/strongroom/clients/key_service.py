@@ -14,7 +14,9 @@ from strongroom.clients.pinned import PinnedHttp
 from strongroom.clients.statements import ServiceStatements
 from strongroom.crypto.jose import sign_jws, unseal
 from strongroom.crypto.keys import ReceivingKey, SigningKey
+from strongroom.crypto.random import random_bytes
 from strongroom.wire import key_service as wire
+from strongroom.wire.lease import RENEW_TYP, RENEWAL_TYP, Renewal, RenewRequest
 from strongroom.wire.model import Message
 from strongroom.wire.runtime_data import Role
 
@@ -126,6 +128,20 @@ class TeeKeyServiceClient:
         self._check_leaf(released.proof, event="keys-released")
         sealed = unseal(released.sealed, key=self._receiving_key, context=self._context("write-keys"))
         return released_write_keys(wire.WriteKeys.from_json(sealed.reveal()))
+
+    def renew(self, *, now: datetime) -> None:
+        """Ask whether the run still stands, before more keys are given out in this TEE.
+
+        Raises:
+            RefusedError: Closed, over, or revoked: by whom and when.
+            VerificationError: The answer is not this service's answer to this TEE, or to another question.
+        """
+        request = RenewRequest(run=self._run, issued_at=to_rfc3339(now), nonce=random_bytes(32).hex())
+        token = self._post(f"/strongroom/v1/runs/{self._run}/renew", request, typ=RENEW_TYP)
+        renewal = Renewal.from_json(self._statements.verify(token, typ=RENEWAL_TYP))
+        self._check_answer(renewal.run, renewal.tee_key, renewal.key_service)
+        if renewal.nonce != request.nonce:
+            raise VerificationError("the key service's answer is to another question")
 
     def version(self, statement: str, *, dataset: str) -> wire.DatasetVersion:
         """Check a countersigned version statement.

@@ -13,8 +13,11 @@ from strongroom.clients.statements import ServiceStatements
 from strongroom.crypto.jose import sign_jws, unseal
 from strongroom.crypto.keys import ReceivingKey, SigningKey
 from strongroom.policy.approval import Approval
+from strongroom.policy.roster import Roster
+from strongroom.policy.signatures import detach
 from strongroom.wire import data_keys
 from strongroom.wire import key_service as wire
+from strongroom.wire.approvals import ROSTER_TYP, RevocationRequest, RosterUpload, SignatureUpload
 from strongroom.wire.model import Message
 from strongroom.wire.restore import (
     RESTORE_ACCEPTANCE_TYP,
@@ -244,22 +247,71 @@ class OwnerClient:
         Raises:
             ConfigurationError: There is no key to sign with.
         """
-        public = self._signing_key.verifying_key
-        header = {"typ": wire.APPROVAL_TYP, "kid": public.thumbprint, "jwk": public.to_jwk()}
-        token = sign_jws(approval.to_json(), key=self._signing_key, header=header)
-        match self._post("/approvals", wire.ApprovalUpload(approval=token, application=application)):
+        match self.propose(approval, application=application):
             case {"approval": str(approval_id)}:
                 return approval_id
             case _:
                 raise FormatError("the key service's answer names no approval")
 
+    def propose(self, approval: Approval, *, application: str) -> dict[str, Any]:
+        """Sign and store an approval, and say how many signatures it has and needs."""
+        upload = wire.ApprovalUpload(
+            approval=self._signed(approval.to_json(), typ=wire.APPROVAL_TYP), application=application
+        )
+        return self._post("/approvals", upload)
+
     def approvals(self) -> dict[str, Any]:
         """Return the approvals with how often each was used."""
         return self._get("/approvals")
 
-    def revoke(self, approval_id: str) -> dict[str, Any]:
+    def approval(self, approval_id: str) -> dict[str, Any]:
+        """Return one approval with its signatures and rosters.
+
+        Raises:
+            NotFoundError: There is none of that id.
+        """
+        return self._get(f"/approvals/{approval_id}")
+
+    def sign_approval(self, approval_id: str, payload: bytes) -> dict[str, Any]:
+        """Add a signature to a proposed approval.
+
+        Args:
+            approval_id: Its id.
+            payload: Its exact bytes; the caller has read them.
+
+        Raises:
+            ConflictError: This person has signed it already.
+        """
+        signature = detach(self._signed(payload, typ=wire.APPROVAL_TYP))
+        return self._post(f"/approvals/{approval_id}/signatures", SignatureUpload(signature=signature))
+
+    def revoke(self, approval_id: str, *, reason: str = "") -> dict[str, Any]:
         """Revoke an approval: no new run, and no further key or commit for a running one."""
-        return self._post(f"/approvals/{approval_id}/revoke", None)
+        return self._post(f"/approvals/{approval_id}/revoke", RevocationRequest(reason=reason))
+
+    # --- rosters, leases, refusals ------------------------------------------------------------------------------
+
+    def rosters(self, name: str) -> dict[str, Any]:
+        """Return a dataset's rosters and those that wait for signatures."""
+        return self._get(f"/datasets/{name}/rosters")
+
+    def propose_roster(self, roster: Roster) -> dict[str, Any]:
+        """Sign and store a roster; say how many signatures it has and needs."""
+        upload = RosterUpload(roster=self._signed(roster.to_json(), typ=ROSTER_TYP))
+        return self._post(f"/datasets/{roster.dataset}/rosters", upload)
+
+    def sign_roster(self, roster: Roster) -> dict[str, Any]:
+        """Add a signature to a proposed roster."""
+        signature = detach(self._signed(roster.to_json(), typ=ROSTER_TYP))
+        return self._post(f"/rosters/{roster.digest}/signatures", SignatureUpload(signature=signature))
+
+    def leases(self) -> dict[str, Any]:
+        """Return what may still be opened, and which runs are open."""
+        return self._get("/leases")
+
+    def refusals(self) -> dict[str, Any]:
+        """Return why things were refused, newest first, of the datasets that this person answers for."""
+        return self._get("/refusals")
 
     def runs(self) -> dict[str, Any]:
         """Return the runs, newest last."""
@@ -313,6 +365,11 @@ class OwnerClient:
     def who(self) -> WhoYouAre:
         """Return what the service knows of whoever calls."""
         return WhoYouAre.from_object(self._get("/me"))
+
+    def _signed(self, payload: bytes, *, typ: str) -> str:
+        public = self._signing_key.verifying_key
+        header = {"typ": typ, "kid": public.thumbprint, "jwk": public.to_jwk()}
+        return sign_jws(payload, key=self._signing_key, header=header)
 
     def _headers(self) -> dict[str, str]:
         if self._bearer is not None:

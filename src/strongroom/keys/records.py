@@ -74,8 +74,9 @@ class ApprovalRecord(Message):
     """An owner's approval, with the application description that it approves.
 
     Attributes:
-        id: SHA-256 of the approval's compact JWS.
-        owner: Thumbprint of the key that signed it.
+        id: SHA-256 of the bytes that are signed.
+        owner: Thumbprint of the key that signed it first.
+        approval: A compact JWS, the first signature; further ones are rows of their own (`keys.store.rosters`).
     """
 
     id: Hex32

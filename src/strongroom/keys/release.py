@@ -1,6 +1,7 @@
-"""The decision to let keys out: pure functions over a verified attestation result, approvals and the run's state.
+"""The decision to let keys out: pure functions over what a TEE shows and the state of its run.
 
-`services` verifies the result and hands its claims in; the store counts and records in the same transaction.
+`services` verifies the result and hands its claims in; the store counts and records in the same transaction. Who may
+open and join a run, and how long it stands, is in `keys.admission`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,6 @@ from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.jose import unverified_header, verify_jws
 from strongroom.crypto.keys import VerifyingKey
 from strongroom.keys.records import MemberRecord, OpenedRun
-from strongroom.policy.approval import Approval, appraise_result, authorize_run
 from strongroom.policy.claims import Claims
 from strongroom.policy.tee_claims import quote_hash
 from strongroom.wire.key_service import CloseRequest, DatasetVersion, JoinRequest, KeysRequest
@@ -58,38 +58,6 @@ class AttestedTee:
     signing_key: VerifyingKey
     encryption_key: dict[str, str]
     tee_key: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """An approval that may cover a dataset of a run.
-
-    Attributes:
-        id: SHA-256 of its compact JWS.
-        approval: Its content; an owner's signature over it is verified.
-        revoked: Whether it was revoked.
-        runs_opened: How many runs were opened under it.
-    """
-
-    id: str
-    approval: Approval
-    revoked: bool
-    runs_opened: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opening:
-    """What a driver may have.
-
-    Attributes:
-        approvals: For each dataset of this key service: the id of the approval that covers it.
-        reads: For each dataset that is read: its version.
-        writes: For each dataset that is written: the version that the write builds on; None for the first.
-    """
-
-    approvals: dict[str, str]
-    reads: dict[str, int]
-    writes: dict[str, int | None]
 
 
 def verify_ticket(token: str) -> VerifiedTicket:
@@ -164,143 +132,6 @@ def demand_hardware(claims: Claims, *, accepted: Hardware) -> None:
 def bindings_here(description: ApplicationDescription, *, key_service: str) -> dict[str, Literal["read", "write"]]:
     """Return the datasets that an application binds to one key service, and how."""
     return {name: each.access for name, each in description.datasets.items() if each.key_service == key_service}
-
-
-def authorize_opening(
-    *,
-    ticket: VerifiedTicket,
-    tee: AttestedTee,
-    description: ApplicationDescription,
-    key_service: str,
-    candidates: Mapping[str, Sequence[Candidate]],
-    heads: Mapping[str, int | None],
-    now: datetime,
-) -> Opening:
-    """Decide whether a driver may open a run.
-
-    1. The ticket names exactly the datasets that the application binds.
-    2. Each dataset bound to this key service has an approval, not revoked, for exactly that access, that covers
-       ticket, submitter, result, time and count (`authorize_run`).
-    3. The versions to read and to build on exist; "latest" means the newest one now.
-    The caller MUST have verified ticket, result, nonce and the request's signature, MUST take `description` from
-    an approval of this very application, and MUST count and record the run in the same transaction.
-
-    Args:
-        ticket: The verified ticket.
-        tee: The driver's TEE.
-        description: What the application is.
-        key_service: This service's identity.
-        candidates: For each bound dataset: the approvals of this application for it.
-        heads: For each bound dataset: the number of its newest version.
-        now: The present time.
-
-    Raises:
-        RefusedError: No; the mismatches say why.
-        ConflictError: A dataset has a newer version than the ticket names.
-    """
-    if set(ticket.ticket.datasets) != set(description.datasets):
-        bound, named = (", ".join(sorted(names)) for names in (description.datasets, ticket.ticket.datasets))
-        raise _refusal(
-            "the run ticket names other datasets than the application",
-            [Mismatch(name="datasets", expected=bound, actual=named)],
-        )
-    bindings = bindings_here(description, key_service=key_service)
-    covering = {
-        name: _covering(name, access, candidates.get(name, ()), ticket=ticket, tee=tee, now=now)
-        for name, access in bindings.items()
-    }
-    reads = {
-        name: _version_to_read(name, ticket, pinned=description.datasets[name].version, head=heads.get(name))
-        for name, access in bindings.items()
-        if access == "read"
-    }
-    writes = {
-        name: _version_to_build_on(name, ticket, pinned=description.datasets[name].version, head=heads.get(name))
-        for name, access in bindings.items()
-        if access == "write"
-    }
-    return Opening(approvals={name: each.id for name, each in covering.items()}, reads=reads, writes=writes)
-
-
-def authorize_joining(
-    *,
-    run: OpenedRun,
-    ticket: RunTicket,
-    members: Sequence[MemberRecord],
-    tee: AttestedTee,
-    approvals: list[Approval],
-) -> None:
-    """Decide whether an executor may join a run.
-
-    1. Its runtime data name this run, this application and this run's driver.
-    2. Its result meets every approval (`appraise_result`) under which the run was opened.
-    3. It is not a member yet, and the ticket has a place left.
-    The caller MUST have verified result, nonce and request, and MUST check `demand_standing`.
-
-    Raises:
-        RefusedError: No; the mismatches say why.
-    """
-    runtime = tee.runtime
-    expected = {"role": "executor", "run": run.run, "application": run.application, "driver_key": run.driver_key}
-    mismatches = [
-        Mismatch(name=f"x-ms-runtime.{name}", expected=value, actual=str(getattr(runtime, name)))
-        for name, value in expected.items()
-        if getattr(runtime, name) != value
-    ]
-    for approval in approvals:
-        mismatches += appraise_result(approval, tee.claims, role="executor")
-    if any(member.tee_key == tee.tee_key or member.signing_key == tee.signing_key.to_jwk() for member in members):
-        mismatches.append(Mismatch(name="member", expected="a TEE with new keys", actual="one that joined already"))
-    if len(members) > ticket.max_executors:
-        mismatches.append(
-            Mismatch(
-                name="executors",
-                expected=f"at most {ticket.max_executors} over the whole run",
-                actual=str(len(members)),
-            )
-        )
-    if mismatches:
-        raise _refusal("the executor may not join this run", list(dict.fromkeys(mismatches)))
-
-
-def demand_open(*, closed: bool) -> None:
-    """Refuse anything more to a run that was closed.
-
-    Raises:
-        RefusedError: It was.
-    """
-    if closed:
-        raise _refusal("the run is closed", [Mismatch(name="run", expected="open", actual="closed")])
-
-
-def demand_standing(
-    *, ticket: RunTicket, approvals: Mapping[str, tuple[Approval, bool]], closed: bool, now: datetime
-) -> None:
-    """Refuse when a run that was opened may have nothing more.
-
-    Args:
-        ticket: The run's ticket.
-        approvals: For each dataset: the approval the run was opened under, and whether it was revoked since.
-        closed: Whether the run was closed.
-        now: The present time.
-
-    Raises:
-        RefusedError: The run is closed, its ticket or an approval has expired, or an approval was revoked.
-    """
-    demand_open(closed=closed)
-    moment = to_rfc3339(now)
-    mismatches: list[Mismatch] = []
-    if moment > ticket.not_after:
-        mismatches.append(Mismatch(name="time", expected=f"at most the ticket's {ticket.not_after}", actual=moment))
-    for dataset, (approval, revoked) in approvals.items():
-        if revoked:
-            mismatches.append(Mismatch(name=f"approval for {dataset}", expected="standing", actual="revoked"))
-        if approval.not_after is not None and moment > approval.not_after:
-            mismatches.append(
-                Mismatch(name="time", expected=f"at most the approval's {approval.not_after}", actual=moment)
-            )
-    if mismatches:
-        raise _refusal("nothing more is released to this run", mismatches)
 
 
 def open_member_request(token: str, members: Sequence[MemberRecord], *, typ: str) -> tuple[bytes, MemberRecord]:
@@ -421,86 +252,6 @@ def authorize_close(
             step=Step.WRITE,
             mismatches=(Mismatch(name="leaves", expected=str(leaves), actual=str(request.leaves)),),
         )
-
-
-def _covering(
-    name: str,
-    access: str,
-    candidates: Sequence[Candidate],
-    *,
-    ticket: VerifiedTicket,
-    tee: AttestedTee,
-    now: datetime,
-) -> Candidate:
-    """Return the first approval that covers a dataset; otherwise refuse with what the nearest one lacks."""
-    refusals: list[tuple[Mismatch, ...]] = []
-    for candidate in candidates:
-        mismatches = [*_candidate_mismatches(candidate, access)]
-        try:
-            authorize_run(
-                candidate.approval,
-                ticket=ticket.ticket,
-                claims=tee.claims,
-                runs_opened=candidate.runs_opened,
-                now=now,
-            )
-        except RefusedError as refusal:
-            mismatches += refusal.mismatches
-        if not mismatches:
-            return candidate
-        refusals.append(tuple(mismatches))
-    if not refusals:
-        raise _refusal(
-            f"no approval lets this application {access} dataset {name}",
-            [Mismatch(name="application", expected="an approved one", actual=ticket.ticket.application)],
-        )
-    nearest = min(refusals, key=len)
-    raise _refusal(f"no approval for dataset {name} covers this run", nearest)
-
-
-def _candidate_mismatches(candidate: Candidate, access: str) -> Iterator[Mismatch]:
-    if candidate.revoked:
-        yield Mismatch(name=f"approval for {candidate.approval.dataset}", expected="standing", actual="revoked")
-    if candidate.approval.access != access:
-        yield Mismatch(name="access", expected=candidate.approval.access, actual=access)
-
-
-def _version_to_read(name: str, ticket: VerifiedTicket, *, pinned: int | None, head: int | None) -> int:
-    wanted = ticket.ticket.datasets[name]
-    if head is None or wanted is None or not 1 <= wanted <= head:
-        raise _refusal(
-            f"dataset {name} has no such version",
-            [Mismatch(name=f"version of {name}", expected=f"1 to {head}" if head else "none", actual=str(wanted))],
-        )
-    if pinned is not None and wanted != pinned:
-        raise _refusal(
-            f"the application is approved for another version of dataset {name}",
-            [Mismatch(name=f"version of {name}", expected=str(pinned), actual=str(wanted))],
-        )
-    if pinned is None and wanted != head:
-        raise ConflictError(
-            f"dataset {name} has a newer version than the run ticket names",
-            action="Submit again.",
-            step=Step.RELEASE,
-            mismatches=(Mismatch(name=f"version of {name}", expected=str(head), actual=str(wanted)),),
-        )
-    return wanted
-
-
-def _version_to_build_on(name: str, ticket: VerifiedTicket, *, pinned: int | None, head: int | None) -> int | None:
-    if ticket.ticket.datasets[name] is not None:
-        raise _refusal(
-            "the run ticket names a version to read of a dataset that is only written",
-            [Mismatch(name=f"version of {name}", expected="none", actual=str(ticket.ticket.datasets[name]))],
-        )
-    if pinned is not None and pinned != head:
-        raise ConflictError(
-            f"the application writes on version {pinned} of dataset {name}, which is not its newest one",
-            action="Pack the application for the newest version and have it approved.",
-            step=Step.RELEASE,
-            mismatches=(Mismatch(name=f"version of {name}", expected=str(pinned), actual=str(head)),),
-        )
-    return head
 
 
 def _other_run(asked: str, run: OpenedRun) -> Iterator[Mismatch]:

@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
+from typing_extensions import override
 
 from strongroom.base.clock import to_rfc3339
 from strongroom.base.encoding import Json, canonical_json
@@ -28,6 +29,10 @@ _BACK_END_NAMES: Final[Mapping[TeeKind, back_ends.TeeKind]] = {
     "snp": back_ends.TeeKind.SNP,
 }
 MAX_RUNS: Final = 1_000_000
+MAX_EXECUTORS: Final = 10_000
+MAX_PURPOSE: Final = 500
+_MIN_DURATION_S: Final = 60
+_MAX_DURATION_S: Final = 366 * 24 * 3600
 _PolicyHash = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
 
 
@@ -53,6 +58,37 @@ class PlatformDemand(Message):
     min_crl_number: int | None = Field(ge=0)
 
 
+Writer = Annotated[str, StringConstraints(pattern=r"^(owner|application):[0-9a-f]{64}\Z")]
+"""Who wrote a version: a person by key thumbprint, or a run of an application by its digest."""
+
+
+class InputVersions(Message):
+    """Which versions of a dataset may be read.
+
+    Attributes:
+        first: The oldest one.
+        last: The newest one; None for no end: every later version too.
+    """
+
+    first: int = Field(ge=1)
+    last: int | None = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.last is not None and self.last < self.first:
+            raise ValueError("a range of versions ends before it begins")
+        return self
+
+    def __contains__(self, number: int) -> bool:
+        return self.first <= number and (self.last is None or number <= self.last)
+
+    @override
+    def __str__(self) -> str:
+        if self.first == self.last:
+            return f"{self.first}"
+        return f"{self.first} and later" if self.last is None else f"{self.first} to {self.last}"
+
+
 class Approval(Message):
     """One owner's word on one application and one dataset. Its signer, an owner, is verified by the caller.
 
@@ -76,6 +112,15 @@ class Approval(Message):
         back_end: What keeps the key. That a vault enforces less than a key service of Strongroom's has to be said here:
             `policy.key_back_ends` lists what, and refuses approvals that state more.
         issued_at: When the owner said so.
+        not_before: From when on runs may be opened, inclusive; None for at once.
+        max_executors: How many executors may join one run, replacements included; None for what its ticket says.
+        max_executors_total: How many may join over all runs; None for no limit beyond `max_runs`.
+        max_duration_s: How many seconds after its opening a run gets its last key and may commit; None for as long as
+            ticket and approval hold.
+        versions: Which versions may be read; None for every one.
+        writers: Whose versions may be read; None for everybody's.
+        purpose: What for, in the owner's words: shown and logged, and nothing is decided by it.
+        roster: SHA-256 of the dataset's roster that it was given under; None where the owners approve alone.
     """
 
     version: Literal[1] = 1
@@ -96,6 +141,21 @@ class Approval(Message):
     columns: tuple[ColumnName, ...] = Field(default=(), max_length=1000)
     back_end: Literal["strongroom"] | VaultKind = "strongroom"
     issued_at: Timestamp
+    not_before: Timestamp | None = None
+    max_executors: int | None = Field(default=None, ge=1, le=MAX_EXECUTORS)
+    max_executors_total: int | None = Field(default=None, ge=1, le=MAX_RUNS)
+    max_duration_s: int | None = Field(default=None, ge=_MIN_DURATION_S, le=_MAX_DURATION_S)
+    versions: InputVersions | None = None
+    writers: Annotated[tuple[Writer, ...], Field(min_length=1, max_length=64)] | None = None
+    purpose: str = Field(default="", max_length=MAX_PURPOSE)
+    roster: Hex32 | None = None
+
+    @field_validator("purpose")
+    @classmethod
+    def _purpose_is_one_line(cls, purpose: str) -> str:
+        if not purpose.isprintable():
+            raise FormatError("the purpose is one line of printable text")
+        return purpose
 
     @field_validator("tees")
     @classmethod
@@ -118,6 +178,24 @@ class Approval(Message):
         if self.hardware == "real" and self.platform is None:
             raise ValueError("an approval of real hardware names its machines (or any) and the least numbers")
         return self
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Self:
+        if self.not_before is not None and self.not_after is not None and self.not_after < self.not_before:
+            raise ValueError("the approval ends before it begins")
+        if self.access == "write" and (self.versions is not None or self.writers is not None):
+            raise ValueError("an approval to write does not limit which versions are read")
+        return self
+
+    def admits_version(self, number: int, *, writers: frozenset[str]) -> bool:
+        """Return whether the application may read a version.
+
+        Args:
+            number: The version.
+            writers: Everything that its writer is called: `owner:…`, or `run:…` and `application:…`.
+        """
+        in_range = self.versions is None or number in self.versions
+        return in_range and (self.writers is None or not writers.isdisjoint(self.writers))
 
     @property
     def machines(self) -> str:
@@ -222,11 +300,19 @@ def _requirements(approval: Approval, tee: TeeKind) -> Requirements:
     )
 
 
-def authorize_run(approval: Approval, *, ticket: RunTicket, claims: Claims, runs_opened: int, now: datetime) -> None:
+def authorize_run(
+    approval: Approval,
+    *,
+    ticket: RunTicket,
+    claims: Claims,
+    runs_opened: int,
+    now: datetime,
+    executors_joined: int = 0,
+) -> None:
     """Decide whether a driver may open a run under an approval.
 
     1. The ticket asks for the approved application and dataset, and an approved submitter signed it.
-    2. Ticket and approval are still valid at `now`, and the approval has a run left.
+    2. Ticket and approval are valid at `now`, and the approval has a run left, and executors for it.
     3. The driver's attestation result meets the approval (`appraise_result`).
     4. The attested driver belongs to this very ticket.
     The caller MUST have verified the ticket's signature, the result and the nonce in it, MUST compare the access that
@@ -238,6 +324,7 @@ def authorize_run(approval: Approval, *, ticket: RunTicket, claims: Claims, runs
         claims: The verified attestation result's claims.
         runs_opened: How many runs were opened under this approval so far.
         now: The key service's time.
+        executors_joined: How many executors joined all runs under this approval so far.
 
     Raises:
         RefusedError: Something differs; the mismatches name everything that does.
@@ -245,7 +332,7 @@ def authorize_run(approval: Approval, *, ticket: RunTicket, claims: Claims, runs
     mismatches = [
         *_ticket_mismatches(approval, ticket),
         *_time_mismatches(approval, ticket, now=now),
-        *_count_mismatches(approval, runs_opened),
+        *_count_mismatches(approval, runs_opened, executors_joined),
         *appraise_result(approval, claims, role="driver"),
         *_run_mismatches(ticket, claims),
     ]
@@ -271,11 +358,47 @@ def _time_mismatches(approval: Approval, ticket: RunTicket, *, now: datetime) ->
     moment = to_rfc3339(now)
     if moment > ticket.not_after:
         yield Mismatch(name="time", expected=f"at most the ticket's {ticket.not_after}", actual=moment)
+    yield from validity_mismatches(approval, now=now)
+
+
+def validity_mismatches(approval: Approval, *, now: datetime, opened_at: datetime | None = None) -> Iterator[Mismatch]:
+    """Yield what speaks against an approval at a time.
+
+    Args:
+        approval: The approval.
+        now: The key service's time.
+        opened_at: When the run in question was opened; None for one that is to be opened.
+    """
+    moment = to_rfc3339(now)
+    if approval.not_before is not None and moment < approval.not_before:
+        yield Mismatch(name="time", expected=f"at least the approval's {approval.not_before}", actual=moment)
     if approval.not_after is not None and moment > approval.not_after:
         yield Mismatch(name="time", expected=f"at most the approval's {approval.not_after}", actual=moment)
+    if opened_at is not None and approval.max_duration_s is not None:
+        end = to_rfc3339(opened_at + timedelta(seconds=approval.max_duration_s))
+        if moment > end:
+            yield Mismatch(name="duration", expected=f"at most {approval.max_duration_s} s, until {end}", actual=moment)
 
 
-def _count_mismatches(approval: Approval, runs_opened: int) -> Iterator[Mismatch]:
+def executor_mismatches(approval: Approval, *, in_run: int, in_all: int) -> Iterator[Mismatch]:
+    """Yield what speaks against one more executor under an approval.
+
+    Args:
+        approval: The approval.
+        in_run: How many joined this run so far.
+        in_all: How many joined all runs under this approval so far.
+    """
+    if approval.max_executors is not None and in_run >= approval.max_executors:
+        yield Mismatch(
+            name="executors", expected=f"at most {approval.max_executors} in a run", actual=f"{in_run} joined"
+        )
+    if approval.max_executors_total is not None and in_all >= approval.max_executors_total:
+        expected = f"at most {approval.max_executors_total} over all runs"
+        yield Mismatch(name="executors", expected=expected, actual=f"{in_all} joined")
+
+
+def _count_mismatches(approval: Approval, runs_opened: int, executors_joined: int) -> Iterator[Mismatch]:
+    yield from executor_mismatches(approval, in_run=0, in_all=executors_joined)
     if runs_opened >= approval.max_runs:
         yield Mismatch(name="runs", expected=f"fewer than {approval.max_runs} opened", actual=f"{runs_opened} opened")
 

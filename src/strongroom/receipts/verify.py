@@ -1,7 +1,7 @@
 """Verifying a receipt, offline, from the anchors the auditor already has. Never loaded inside a TEE."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -19,12 +19,14 @@ from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.jose import unverified_header, unverified_payload, verify_jws
 from strongroom.crypto.keys import VerifyingKey
 from strongroom.crypto.x509 import LeafUsage, parse_pem_chain, spki_sha256, verify_leaf
-from strongroom.policy.approval import Approval, appraise_result
+from strongroom.policy.approval import Approval, appraise_result, executor_mismatches, validity_mismatches
+from strongroom.policy.consent import NO_PROOF, SignedApproval, demand_consent, read_approval
+from strongroom.policy.signatures import signer_of
 from strongroom.policy.tee_claims import TEE_CLAIMS, quote_hash
 from strongroom.receipts.build import evidence_of, receipt_digest
 from strongroom.receipts.vaults import VerifiedVault, verify_vaults
+from strongroom.wire.approvals import ApprovalProof
 from strongroom.wire.key_service import (
-    APPROVAL_TYP,
     CLOSING_TYP,
     VERSION_TYP,
     Closing,
@@ -52,6 +54,7 @@ class VerifiedReceipt:
         members: For each TEE: number, role, when it joined, kind of TEE, measurement.
         inputs, outputs: Version statements by dataset.
         approvals: What the owners had approved, by dataset.
+        consents: Who signed it, by dataset of a key service.
         modes: Each key service's identity and the mode it is run in, as the trust file and its closing statement say.
         master_keys: Each key service's identity and how its master key is held, as its closing statement says.
         vaults: What it proves about vaults' keys, by the digest of their statement.
@@ -65,6 +68,7 @@ class VerifiedReceipt:
     inputs: Mapping[str, DatasetVersion]
     outputs: Mapping[str, DatasetVersion]
     approvals: Mapping[str, Approval]
+    consents: Mapping[str, SignedApproval]
     modes: Mapping[str, str]
     master_keys: Mapping[str, str]
     vaults: Mapping[str, VerifiedVault]
@@ -81,7 +85,8 @@ def verify_receipt(receipt_bytes: bytes, *, trust: Trust, required_mode: Mode | 
     5. Each key service's closing statement holds, names this very body, counts every leaf, and says the mode and the
        holder of the master key that the trust file pins, and the mode that is required.
     6. Each leaf is in the service's log; their numbers have no gap; exactly the members are among them.
-    7. Each approval is signed by a trusted owner and covers ticket, members and access.
+    7. Each approval is signed by a trusted owner, or by as many people as a roster demands that leads back to one, and
+       covers ticket, members and access. The log names it in the run's first leaf.
     8. Inputs and outputs are the versions that the key services countersigned.
     9. What it says of vaults' keys holds (`verify_vaults`).
 
@@ -111,10 +116,14 @@ def verify_receipt(receipt_bytes: bytes, *, trust: Trust, required_mode: Mode | 
     if required_mode is not None:
         _demand_mode(closings, required_mode)
         _demand("keys in vaults, which have no such mode", [], sorted(body.vaults))
+    opened: dict[str, Mapping[str, Any]] = {}
     for identity, record in body.records.items():
-        _verify_leaves(record, closings[identity], statements=statements[identity], run=body.run)  # 6
+        opened[identity] = _verify_leaves(
+            record, closings[identity], statements=statements[identity], run=body.run
+        )  # 6
         _verify_executors(members[identity], driver_key=driver_key)
-    approvals = _verify_approvals(body, ticket, members=members, trust=trust)  # 7
+    consents = _verify_approvals(body, ticket, members=members, opened=opened, trust=trust)  # 7
+    approvals = {name: signed.approval for name, signed in consents.items()}
     vaults = verify_vaults(body, ticket, drivers=drivers, trust=trust)  # 9
     for vault in vaults.values():
         approvals |= vault.approvals
@@ -139,6 +148,7 @@ def verify_receipt(receipt_bytes: bytes, *, trust: Trust, required_mode: Mode | 
         inputs=inputs,
         outputs=outputs,
         approvals=approvals,
+        consents=consents,
         modes={identity: closing.mode for identity, closing in closings.items()},
         master_keys={identity: closing.master_key or "not said" for identity, closing in closings.items()},
         vaults=vaults,
@@ -287,7 +297,8 @@ def _demand_mode(closings: Mapping[str, Closing], required: Mode) -> None:
         )
 
 
-def _verify_leaves(record: RunRecord, closing: Closing, *, statements: ServiceStatements, run: str) -> None:
+def _verify_leaves(record: RunRecord, closing: Closing, *, statements: ServiceStatements, run: str) -> dict[str, Any]:
+    """Verify a run's leaves and return the first, which opened it."""
     _demand("proved leaves", [p.leaf for p in record.leaves], [p.leaf for p in closing.member_proofs])
     leaves = [_leaf(proof, statements) for proof in (*record.leaves, *closing.member_proofs, closing.proof)]
     count = len(record.leaves)
@@ -299,6 +310,21 @@ def _verify_leaves(record: RunRecord, closing: Closing, *, statements: ServiceSt
     _demand("last leaf", "run-closed", leaves[-1].get("event"))
     joined = [leaf.get("result") for leaf in leaves[:count] if leaf.get("event") in {"run-opened", "member-joined"}]
     _demand("members in the log", [sha256_hex(member.result.encode()) for member in record.members], joined)
+    return leaves[0]
+
+
+def _demand_opened_under(name: str, signed: SignedApproval, opened: Mapping[str, Any]) -> None:
+    """Compare an approval with the leaf that opened the run: it is that one, and no roster of then is left out."""
+    _demand(f"approval for {name} in the log", _named(opened, "approvals", name), signed.id)
+    roster = _named(opened, "rosters", name)
+    if roster is not None:
+        shown = [each.digest for each in signed.rosters if each.digest == roster]
+        _demand(f"roster of {name} in the log", [roster], shown)
+
+
+def _named(leaf: Mapping[str, Any], member: str, name: str) -> object:
+    named = leaf.get(member)
+    return named.get(name) if isinstance(named, dict) else None
 
 
 def _leaf(proof: LogProof, statements: ServiceStatements) -> dict[str, Any]:
@@ -311,14 +337,17 @@ def _verify_approvals(
     ticket: RunTicket,
     *,
     members: Mapping[str, tuple[AttestationResult, ...]],
+    opened: Mapping[str, Mapping[str, Any]],
     trust: Trust,
-) -> dict[str, Approval]:
-    approvals: dict[str, Approval] = {}
+) -> dict[str, SignedApproval]:
+    approvals: dict[str, SignedApproval] = {}
     bindings = parse_json_object(body.application)["datasets"]
     for identity, record in body.records.items():
         owners = (trust.party_of(identity) or trust).owners  # of that key service: nobody approves for others' datasets
         for name, token in record.approvals.items():
-            approval = _approval(token, owners=owners)
+            signed = _approval(token, record.proofs.get(name, NO_PROOF), outcome=body.outcome, owners=owners)
+            approval = signed.approval
+            _demand_opened_under(name, signed, opened[identity])
             _demand("approval's dataset", name, approval.dataset)
             _demand("approval's key service", identity, approval.key_service)
             _demand("approval's application", ticket.application, approval.application)
@@ -328,8 +357,22 @@ def _verify_approvals(
                 raise RefusedError("the approval does not name the submitter", action=_ACTION)
             for member, result in zip(record.members, members[identity], strict=True):
                 _demand_approved(approval, result, role=member.role)
-            approvals[name] = approval
+            _demand_within(approval, record, version=ticket.datasets.get(name))
+            approvals[name] = signed
     return approvals
+
+
+def _demand_within(approval: Approval, record: RunRecord, *, version: int | None) -> None:
+    """Compare a run with an approval's limits, as far as one run shows: its time, its executors, what it read."""
+    opened_at = datetime.strptime(record.members[0].joined_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    mismatches = list(validity_mismatches(approval, now=opened_at))
+    for number in range(len(record.members) - 1):
+        mismatches += executor_mismatches(approval, in_run=number, in_all=0)
+    if version is not None and approval.versions is not None and version not in approval.versions:
+        expected = f"version {approval.versions}"
+        mismatches.append(Mismatch(name=f"input {approval.dataset}", expected=expected, actual=str(version)))
+    if mismatches:
+        raise RefusedError("the run went beyond an approval", action=_ACTION, mismatches=tuple(mismatches))
 
 
 def _demand_approved(approval: Approval, result: AttestationResult, *, role: Role) -> None:
@@ -338,20 +381,19 @@ def _demand_approved(approval: Approval, result: AttestationResult, *, role: Rol
         raise RefusedError("a member of the run does not meet an approval", action=_ACTION, mismatches=mismatches)
 
 
-def _approval(token: str, *, owners: Sequence[str]) -> Approval:
-    # The owner's key is in the trust file by its thumbprint; the token carries the key.
-    match unverified_header(token):
-        case {"jwk": dict(jwk)}:
-            key = VerifyingKey.from_jwk(jwk)
-        case _:
-            raise VerificationError("the approval names no key", action=_ACTION)
-    if key.thumbprint not in owners:
+def _approval(token: str, proof: ApprovalProof, *, outcome: str, owners: Sequence[str]) -> SignedApproval:
+    """Read an approval back to its key service's owners, who are known by thumbprint: signatures carry their keys."""
+    root = signer_of(proof.rosters[0].statement if proof.rosters else token)
+    if root not in owners:
         raise RefusedError(
             "the approval is signed by nobody this trust file knows",
             action=_ACTION,
-            mismatches=(Mismatch(name="owner", expected=" or ".join(owners), actual=key.thumbprint),),
+            mismatches=(Mismatch(name="owner", expected=" or ".join(owners), actual=root),),
         )
-    return Approval.from_json(verify_jws(token, key=key, typ=APPROVAL_TYP).payload)
+    signed = read_approval(token, proof, owners=dict.fromkeys(owners))
+    # A roster may have ended the approval meanwhile: nothing was committed then, and the receipt says that it failed.
+    demand_consent(signed if outcome == "succeeded" else replace(signed, ended_by=None))
+    return signed
 
 
 def _verify_versions(

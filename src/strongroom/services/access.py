@@ -4,9 +4,10 @@ What is somebody else's is answered like what does not exist, so that asking tel
 """
 
 from strongroom.base.errors import NotFoundError
-from strongroom.keys.records import DATASET_KEY_PREFIX, ApprovalRecord, DatasetRecord, OpenedRun
+from strongroom.keys.records import DATASET_KEY_PREFIX, DatasetRecord, OpenedRun
 from strongroom.keys.release import verify_ticket
 from strongroom.keys.store import Store, Transaction
+from strongroom.services.consents import answers_for
 from strongroom.services.data_keys import dataset_of_key
 from strongroom.services.people import Person, Role
 
@@ -29,9 +30,8 @@ def own_dataset(tx: Transaction, name: str, owner: str) -> DatasetRecord:
 
 
 def may_see(tx: Transaction, dataset: DatasetRecord, person: Person) -> bool:
-    """Return whether a dataset concerns a person."""
-    del tx
-    return person.may(Role.AUDITOR) or dataset.owner == person.identity
+    """Return whether a dataset concerns a person: an auditor, its owner, or a member of its roster."""
+    return person.may(Role.AUDITOR) or answers_for(tx, person.identity, dataset.name)
 
 
 def seen_dataset(tx: Transaction, name: str, person: Person) -> DatasetRecord:
@@ -64,16 +64,6 @@ def demand_own_key(store: Store, name: str, owner: str) -> None:
     with store.reading() as tx:
         if not is_own_key(tx, name, owner):
             raise NotFoundError(f"a key {name} was not found in this key vault")
-
-
-def demand_concerned(tx: Transaction, approval: ApprovalRecord, person: Person) -> None:
-    """Refuse somebody who has no part in an approval: neither signed it nor owns its dataset.
-
-    Raises:
-        NotFoundError: As if there were no such approval.
-    """
-    if person.identity not in {approval.owner, tx.dataset(approval.dataset).owner}:
-        raise NotFoundError("there is no such approval")
 
 
 def may_see_run(tx: Transaction, run: OpenedRun, person: Person) -> bool:

@@ -5,21 +5,19 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from strongroom.base.clock import Clock, to_rfc3339
-from strongroom.base.errors import IntegrityError, Mismatch, RefusedError, VerificationError
-from strongroom.base.workflow import Step
+from strongroom.base.errors import IntegrityError, VerificationError
 from strongroom.crypto.derive import sha256_hex
-from strongroom.crypto.jose import unverified_header, verify_jws
+from strongroom.crypto.jose import verify_jws
 from strongroom.crypto.keys import VerifyingKey
-from strongroom.keys.records import ApprovalRecord, VersionRecord
+from strongroom.keys.records import VersionRecord
 from strongroom.keys.release import Hardware
 from strongroom.keys.store import Store, Transaction
-from strongroom.policy.approval import Approval
 from strongroom.services.data_keys import usable_kek
 from strongroom.services.http import Call
 from strongroom.services.identity import ServiceIdentity
 from strongroom.services.issuers import TrustedIssuers
 from strongroom.services.people import People, Person, Role
-from strongroom.wire.key_service import APPROVAL_TYP, VERSION_TYP, Commit, DatasetVersion
+from strongroom.wire.key_service import VERSION_TYP, Commit, DatasetVersion
 from strongroom.wire.model import Message
 from strongroom.wire.service import MasterKeyHolder, Mode
 
@@ -80,45 +78,6 @@ class KeyDesk:
             return verify_jws(token, key=self.identity.statement.key.verifying_key, typ=typ).payload
         except VerificationError as error:
             raise IntegrityError("a stored statement is not this service's") from error
-
-    def approval(self, token: str) -> tuple[str, Approval]:
-        """Verify an approval's signature by an owner whom the service knows (still).
-
-        Returns:
-            The owner's key thumbprint, and what the owner approved.
-
-        Raises:
-            FormatError: Not an approval.
-            VerificationError: Nobody known signed it, or it is for another key service.
-        """
-        kid = unverified_header(token).get("kid")
-        key = self.owners.get(kid) if isinstance(kid, str) else None
-        if key is None:
-            raise VerificationError("the approval is not signed by an owner this key service knows")
-        approval = Approval.from_json(verify_jws(token, key=key, typ=APPROVAL_TYP).payload)
-        if approval.key_service != self.identity.identity:
-            raise VerificationError(
-                "the approval is for another key service",
-                mismatches=(
-                    Mismatch(name="key_service", expected=self.identity.identity, actual=approval.key_service),
-                ),
-            )
-        return key.thumbprint, approval
-
-    def stored_approval(self, record: ApprovalRecord) -> Approval:
-        """Return a stored approval, verified anew.
-
-        Raises:
-            RefusedError: Its owner is not configured any more.
-        """
-        try:
-            return self.approval(record.approval)[1]
-        except VerificationError as error:
-            raise RefusedError(
-                f"the approval for dataset {record.dataset} is not an owner's any more",
-                action="Have it approved by an owner whom the key service knows.",
-                step=Step.RELEASE,
-            ) from error
 
 
 def stored_version(desk: KeyDesk, tx: Transaction, dataset: str, number: int) -> DatasetVersion:

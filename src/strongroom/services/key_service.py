@@ -19,6 +19,7 @@ from strongroom.crypto.x509 import to_pem
 from strongroom.keys.providers import MasterKey, open_master_key
 from strongroom.keys.store import LogSigner, Store, open_store
 from strongroom.log.note import verification_key
+from strongroom.services.approvals import ApprovalDesk
 from strongroom.services.custody import LockedService, certificate_of_this_start
 from strongroom.services.datasets import DatasetDesk
 from strongroom.services.errors import ErrorShape, Reply, strongroom_error
@@ -42,11 +43,13 @@ from strongroom.services.key_care import KeyCare
 from strongroom.services.key_desk import KeyDesk
 from strongroom.services.key_vault import VAULT_PATHS, KeyVault
 from strongroom.services.key_vault_desk import Recovery
+from strongroom.services.leases import LeaseDesk
 from strongroom.services.log_clock import LogClock
 from strongroom.services.master_key import demand_fitting, holder_of, pinned_parts, read_roster
 from strongroom.services.owners import OwnerDesk
 from strongroom.services.people import People, PeopleSettings, configuration_of_people, configured_people
 from strongroom.services.restores import RestoreDesk
+from strongroom.services.rosters import RosterDesk
 from strongroom.services.runs import PREFIX, RunDesk
 from strongroom.services.sign_in import TokenIssuers
 from strongroom.services.sign_in_desk import SignInDesk
@@ -370,6 +373,9 @@ def _application(desk: KeyDesk, vault: KeyVault, launched: Launched) -> Starlett
         *OwnerDesk(desk).routes(),
         *SignInDesk(desk.people).routes(),
         *RestoreDesk(desk).routes(),
+        *ApprovalDesk(desk).routes(),
+        *RosterDesk(desk).routes(),
+        *LeaseDesk(desk).routes(),
         endpoint(f"{PREFIX}/evidence", show_evidence, errors=strongroom_error),
         endpoint("/healthz", health, errors=strongroom_error),
         endpoint("/readyz", ready, errors=strongroom_error),

@@ -1,6 +1,6 @@
 """What TEEs ask of the key service: a nonce, opening and joining a run, keys, the run's record, closing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -11,38 +11,50 @@ from strongroom.application.description import ApplicationDescription, parse_des
 from strongroom.attestation.evidence.fields import read_fields
 from strongroom.base.clock import to_rfc3339
 from strongroom.base.encoding import Json, from_b64url, to_b64url
-from strongroom.base.errors import ConflictError, Mismatch, RefusedError, StrongroomError, VerificationError
+from strongroom.base.errors import ConflictError, RefusedError, StrongroomError, VerificationError
 from strongroom.base.secret import SecretBytes
 from strongroom.base.workflow import Step
 from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.jose import seal, unverified_payload, verify_jws
 from strongroom.crypto.random import random_secret
+from strongroom.keys.admission import (
+    Candidate,
+    authorize_joining,
+    authorize_opening,
+    demand_open,
+    demand_standing,
+    names_submitter,
+    refuse_unknown,
+)
 from strongroom.keys.nonce import make_nonce, verify_nonce
 from strongroom.keys.records import MemberRecord, OpenedRun, OpenedRunSecrets, RunWrite
+from strongroom.keys.refusal import ExplainedRefusalError
 from strongroom.keys.release import (
     AttestedTee,
-    Candidate,
     VerifiedTicket,
     authorize_close,
-    authorize_joining,
     authorize_keys,
-    authorize_opening,
     bindings_here,
     demand_fresh,
     demand_hardware,
-    demand_open,
-    demand_standing,
     open_member_request,
     read_attested_tee,
     verify_ticket,
 )
 from strongroom.keys.store import StoredRun, Transaction
+from strongroom.keys.store.leases import count_executor, count_run, use_of
+from strongroom.keys.store.rows import edited
 from strongroom.policy.approval import Approval
+from strongroom.policy.consent import NO_PROOF
+from strongroom.services.consents import candidates, held, proof_of, roster_now
 from strongroom.services.data_keys import make_write, unwrap_write_keys, usable_kek
 from strongroom.services.errors import Reply, strongroom_error
 from strongroom.services.http import Call, endpoint, jose_reply, json_reply
 from strongroom.services.key_desk import KeyDesk, commit_version, stored_version
+from strongroom.services.refusing import disclosed, keep_first_refusal, keep_refusal
 from strongroom.wire import key_service as wire
+from strongroom.wire.approvals import ApprovalProof
+from strongroom.wire.lease import RENEW_TYP, RENEWAL_TYP, Renewal, RenewRequest
 
 PREFIX: Final = "/strongroom/v1"
 _REPORT_DATA_BYTES: Final = 64
@@ -69,6 +81,9 @@ class _Admission:
     versions: dict[str, str]
 
 
+_Decision = Callable[[Transaction, _Applicant, datetime], _Admission]
+
+
 class RunDesk:
     """The part of the key service that TEEs talk to."""
 
@@ -82,6 +97,7 @@ class RunDesk:
             "/runs": self.open,
             "/runs/{run}/members": self.join,
             "/runs/{run}/keys": self.keys,
+            "/runs/{run}/renew": self.renew,
             "/runs/{run}/list": self.record,
             "/runs/{run}/rebase": self.rebase,
             "/runs/{run}/close": self.close,
@@ -101,17 +117,38 @@ class RunDesk:
     def open(self, call: Call) -> Reply:
         """Open a run for a driver."""
         applicant, now = self._applicant(call.text()), self._desk.clock.now()
-        return self._admit(applicant, lambda tx: self._open_run(tx, applicant, now), now=now)
+        return self._admit(applicant, self._open_run, now=now)
 
     def join(self, call: Call) -> Reply:
         """Let an executor join an open run."""
         applicant, now = self._applicant(call.text()), self._desk.clock.now()
         if applicant.ticket.run != call.path["run"]:
             raise VerificationError("the request is for another run than its address", step=Step.RELEASE)
-        return self._admit(applicant, lambda tx: self._join_run(tx, applicant, now), now=now)
+        return self._admit(applicant, self._join_run, now=now)
 
     def keys(self, call: Call) -> Reply:
         """Release write keys of bound versions to a member."""
+        return self._kept(call, self._keys, typ=wire.KEYS_TYP)
+
+    def renew(self, call: Call) -> Reply:
+        """Tell a member that its run still stands: it asks before it gives out another batch of keys."""
+        return self._kept(call, self._renew, typ=RENEW_TYP)
+
+    def _renew(self, call: Call) -> Reply:
+        now = self._desk.clock.now()
+        with self._desk.store.reading() as tx:
+            run, member, payload = self._member_request(tx, call, typ=RENEW_TYP)
+            request = RenewRequest.from_json(payload)
+            demand_fresh(request.issued_at, now=now)
+            if request.run != run.record.run:
+                raise VerificationError("the request is for another run than its address", step=Step.RELEASE)
+            self._demand_standing(tx, run.record, now=now)
+        answer = Renewal(
+            key_service=self._desk.identity.identity, run=request.run, tee_key=member.tee_key, nonce=request.nonce
+        )
+        return jose_reply(self._desk.sign(answer, typ=RENEWAL_TYP))
+
+    def _keys(self, call: Call) -> Reply:
         now = self._desk.clock.now()
         with self._desk.store.transaction() as tx:
             run, member, payload = self._member_request(tx, call, typ=wire.KEYS_TYP)
@@ -121,7 +158,8 @@ class RunDesk:
             bound = {name: run.record.bound_version(name) for name in request.datasets}
             versions = {name: stored_version(self._desk, tx, name, number) for name, number in bound.items() if number}
             authorize_keys(request, run=run.record, versions=versions)
-            keys = self._write_keys(tx, request, run=run.record, approvals=approvals, now=now)
+            stated = [each.approval for each in approvals.values()]
+            keys = self._write_keys(tx, request, run=run.record, approvals=stated, now=now)
             released: dict[str, Json] = {
                 name: {
                     "version": asked.number,
@@ -162,16 +200,20 @@ class RunDesk:
         The driver gets that version's keys as it got the first one's, and adds its files to it. An application that
         pins the version it writes on is not moved.
         """
+        return self._kept(call, self._rebase, typ=wire.REBASE_TYP)
+
+    def _rebase(self, call: Call) -> Reply:
         now = self._desk.clock.now()
         with self._desk.store.transaction() as tx:
             run, member, payload = self._member_request(tx, call, typ=wire.REBASE_TYP)
             request = wire.RebaseRequest.from_json(payload)
             demand_fresh(request.issued_at, now=now)
-            self._demand_standing(tx, run.record, now=now)
+            approvals = self._demand_standing(tx, run.record, now=now)
             write, head = run.record.writes.get(request.dataset), tx.head(request.dataset)
             if member.number != 0 or request.run != run.record.run or write is None:
                 raise RefusedError("only a run's driver moves the writes of its run", step=Step.WRITE)
-            description = self._description(tx, verify_ticket(run.record.ticket))
+            held_now = {name: [each] for name, each in approvals.items()}
+            description = self._description(tx, held_now, verify_ticket(run.record.ticket))
             if head is None or head == write.base or description.datasets[request.dataset].version is not None:
                 raise RefusedError("the write builds on the version that it has to build on", step=Step.WRITE)
             moved = {**run.record.writes, request.dataset: write.model_copy(update={"base": head})}
@@ -194,6 +236,9 @@ class RunDesk:
 
     def close(self, call: Call) -> Reply:
         """Close a run: all commits take effect together, or none."""
+        return self._kept(call, self._close, typ=wire.CLOSE_TYP)
+
+    def _close(self, call: Call) -> Reply:
         now = self._desk.clock.now()
         with self._desk.store.transaction() as tx:
             run, member, payload = self._member_request(tx, call, typ=wire.CLOSE_TYP)
@@ -257,17 +302,19 @@ class RunDesk:
         expires_at = verify_nonce(self._desk.store.nonce_key, nonce, now=self._desk.clock.now())
         return _Applicant(request=request, tee=tee, ticket=ticket, nonce=nonce, nonce_expires_at=expires_at)
 
-    def _admit(self, applicant: _Applicant, decide: Callable[[Transaction], _Admission], *, now: datetime) -> Reply:
+    def _admit(self, applicant: _Applicant, decide: _Decision, *, now: datetime) -> Reply:
         """Use the nonce up, decide, and record either way; `decide` raises before it writes."""
         refusal: StrongroomError | None = None
         admission: _Admission | None = None
         with self._desk.store.transaction() as tx:
             tx.use_nonce(applicant.nonce, expires_at=applicant.nonce_expires_at, now=now)
+            now = tx.present(now)
             try:
-                admission = decide(tx)
+                admission = decide(tx, applicant, now)
             except (RefusedError, ConflictError) as error:
-                tx.append_leaf("refused", now=now, what=_refusal_leaf(applicant, error))
-                refusal = error
+                ticket, what = applicant.ticket, _member_leaf(applicant)
+                keep_refusal(tx, error, run=ticket.run, ticket=ticket.ticket, now=now, what=what)
+                refusal = disclosed(error)
         if refusal is not None or admission is None:
             raise refusal or RefusedError("the TEE was not admitted", step=Step.RELEASE)
         return jose_reply(self._release(admission))
@@ -279,15 +326,20 @@ class RunDesk:
         seen = ticket.ticket.checkpoints.get(self._desk.identity.identity)
         if seen is not None:
             self._desk.store.demand_extends(seen)
-        description = self._description(tx, ticket)
-        bindings = bindings_here(description, key_service=self._desk.identity.identity)
+        identity = self._desk.identity.identity
+        found = self._candidates(tx, ticket)
+        if not any(names_submitter(each, ticket.ticket) for named in found.values() for each in named):
+            raise refuse_unknown(ticket=ticket, tee=tee, candidates=found, now=now)
+        description = self._description(tx, found, ticket)
+        bindings = bindings_here(description, key_service=identity)
         opening = authorize_opening(
             ticket=ticket,
             tee=tee,
             description=description,
-            key_service=self._desk.identity.identity,
-            candidates={name: self._candidates(tx, name, ticket.ticket.application) for name in bindings},
+            key_service=identity,
+            candidates=found,
             heads={name: tx.head(name) for name in bindings},
+            writers_of=lambda dataset, number: self._writers(tx, dataset, number),
             now=now,
         )
         for name in bindings:
@@ -313,6 +365,9 @@ class RunDesk:
                 },
             ),
         )
+        rosters = {name: roster_now(tx, name) for name in bindings}
+        for approval in dict.fromkeys(opening.approvals.values()):
+            count_run(tx, use_of(tx, approval))
         tx.add_run(run.record, run.secrets)
         writes: dict[str, Json] = {
             name: {"write_id": each.write.write_id, "base": each.write.base} for name, each in made.items()
@@ -325,6 +380,7 @@ class RunDesk:
             event="run-opened",
             what={
                 "approvals": dict(opening.approvals),
+                "rosters": {name: roster.digest for name, roster in rosters.items() if roster is not None},
                 "submitter": ticket.ticket.submitter,
                 "max_executors": ticket.ticket.max_executors,
                 "reads": dict(opening.reads),
@@ -343,7 +399,12 @@ class RunDesk:
             tee=applicant.tee,
             approvals=approvals,
         )
-        return self._enter(tx, applicant, run, now=now, event="member-joined", what={})
+        counts: dict[str, Json] = {}
+        for approval in dict.fromkeys(run.record.approvals.values()):
+            use = use_of(tx, approval)
+            count_executor(tx, use)
+            counts[approval] = use.executors + 1
+        return self._enter(tx, applicant, run, now=now, event="member-joined", what={"executors": counts})
 
     def _enter(
         self,
@@ -396,43 +457,56 @@ class RunDesk:
 
     # --- what decisions rest on ---------------------------------------------------------------------------------
 
-    def _description(self, tx: Transaction, ticket: VerifiedTicket) -> ApplicationDescription:
-        """Return the application's description, as an owner stored it with an approval."""
-        for dataset in ticket.ticket.datasets:
-            for record in tx.approvals_for(dataset, ticket.ticket.application):
-                description = parse_description(record.description.encode("utf-8"))
+    def _candidates(self, tx: Transaction, ticket: VerifiedTicket) -> dict[str, list[Candidate]]:
+        return {
+            name: candidates(self._desk, tx, dataset=name, application=ticket.ticket.application)
+            for name in ticket.ticket.datasets
+        }
+
+    def _description(
+        self, tx: Transaction, found: Mapping[str, Sequence[Candidate]], ticket: VerifiedTicket
+    ) -> ApplicationDescription:
+        """Return the application's description, as it was stored with an approval that names the submitter."""
+        for candidate in (each for named in found.values() for each in named):
+            if names_submitter(candidate, ticket.ticket):
+                description = parse_description(tx.approval(candidate.id).description.encode("utf-8"))
                 if description.digest == ticket.ticket.application:
                     return description
-        raise RefusedError(
-            "no approval names this application",
-            action="Ask the data owner to approve it: strongroom approve DIGEST --dataset NAME",
-            step=Step.RELEASE,
-            mismatches=(Mismatch(name="application", expected="an approved one", actual=ticket.ticket.application),),
-        )
+        raise edited("an application's description is not the one that was approved")
 
-    def _candidates(self, tx: Transaction, dataset: str, application: str) -> list[Candidate]:
-        return [
-            Candidate(
-                id=record.id,
-                approval=self._desk.stored_approval(record),
-                revoked=tx.is_revoked(record.id),
-                runs_opened=tx.runs_opened(record.id),
-            )
-            for record in tx.approvals_for(dataset, application)
-            if record.owner in self._desk.owners
-        ]
+    def _writers(self, tx: Transaction, dataset: str, number: int) -> frozenset[str]:
+        """Return everything that the writer of a version is called: `owner:…`, or `run:…` and `application:…`."""
+        writer = stored_version(self._desk, tx, dataset, number).writer
+        kind, _, name = writer.partition(":")
+        if kind != "run":
+            return frozenset({writer})
+        return frozenset({writer, f"application:{tx.run(name).record.application}"})
 
-    def _demand_standing(self, tx: Transaction, run: OpenedRun, *, now: datetime) -> list[Approval]:
+    def _demand_standing(self, tx: Transaction, run: OpenedRun, *, now: datetime) -> dict[str, Candidate]:
         """Refuse a run that may have nothing more; return the approvals it was opened under."""
-        approvals = {
-            dataset: (self._desk.stored_approval(tx.approval(approval)), tx.is_revoked(approval))
-            for dataset, approval in run.approvals.items()
-        }
-        ticket = verify_ticket(run.ticket).ticket
-        demand_standing(ticket=ticket, approvals=approvals, closed=tx.outcome(run.run) is not None, now=now)
+        approvals = {dataset: held(self._desk, tx, dataset, approval) for dataset, approval in run.approvals.items()}
+        demand_standing(
+            ticket=verify_ticket(run.ticket).ticket,
+            approvals=approvals,
+            closed=tx.outcome(run.run) is not None,
+            opened_at=datetime.fromisoformat(run.opened_at),
+            now=tx.present(now),
+        )
         for dataset in run.approvals:
             usable_kek(tx, dataset, now=now)
-        return [approval for approval, _ in approvals.values()]
+        return approvals
+
+    def _kept(self, call: Call, answer: Callable[[Call], Reply], *, typ: str) -> Reply:
+        """Answer a member; where its run has lost its lease, keep why: nothing of the refused work stays."""
+        try:
+            return answer(call)
+        except ExplainedRefusalError as error:
+            now = self._desk.clock.now()
+            with self._desk.store.transaction() as tx:
+                run, member, _ = self._member_request(tx, call, typ=typ)
+                ticket, what = verify_ticket(run.record.ticket).ticket, {"member": member.number}
+                keep_first_refusal(tx, error, run=run.record.run, ticket=ticket, now=tx.present(now), what=what)
+            raise
 
     def _write_keys(
         self,
@@ -440,7 +514,7 @@ class RunDesk:
         request: wire.KeysRequest,
         *,
         run: OpenedRun,
-        approvals: list[Approval],
+        approvals: Iterable[Approval],
         now: datetime,
     ) -> wire.WriteKeys:
         """Open the keys that were asked for; column keys only of datasets that are read, and that approvals name."""
@@ -476,8 +550,13 @@ def run_record(tx: Transaction, run: OpenedRun) -> wire.RunRecord:
         run=run.run,
         members=members,
         approvals={dataset: tx.approval(approval).approval for dataset, approval in run.approvals.items()},
+        proofs={dataset: proof for dataset, proof in _proofs(tx, run).items() if proof != NO_PROOF},
         leaves=tx.prove(tx.run_leaves(run.run)),
     )
+
+
+def _proofs(tx: Transaction, run: OpenedRun) -> dict[str, ApprovalProof]:
+    return {dataset: proof_of(tx, approval=each, dataset=dataset) for dataset, each in run.approvals.items()}
 
 
 def _demand_bound_runtime_data(evidence: wire.Evidence) -> None:
@@ -497,15 +576,6 @@ def _member_leaf(applicant: _Applicant) -> dict[str, Json]:
         "result": sha256_hex(applicant.request.result.encode("ascii")),
         "quote": sha256_hex(from_b64url(applicant.request.evidence.quote)),
         "hardware": applicant.tee.claims.get("x-ms-strongroom-hardware"),
-    }
-
-
-def _refusal_leaf(applicant: _Applicant, error: StrongroomError) -> dict[str, Json]:
-    return {
-        **_member_leaf(applicant),
-        "run": applicant.ticket.run,
-        "reason": error.message,
-        "mismatches": [mismatch.name for mismatch in error.mismatches],
     }
 
 

@@ -45,6 +45,7 @@ class SubmitRequest:
         partners: For each dataset of another owner: what the trust file calls that owner.
         attested_by: The partner whose attestation service appraises the TEEs; None: one's own.
         vaults: How to use the vault's key of each dataset that is under one, by name.
+        versions: The version to read of a dataset; of others the newest one.
     """
 
     script: Path
@@ -60,6 +61,7 @@ class SubmitRequest:
     partners: Mapping[str, str] = field(default_factory=dict)
     attested_by: str | None = None
     vaults: Mapping[str, VaultAddress] = field(default_factory=dict)
+    versions: Mapping[str, int] = field(default_factory=dict)
     executors: int = 1
     executor_memory_mb: int = 1024
     executor_cores: int = 1
@@ -266,8 +268,10 @@ def _sign_ticket(
 ) -> tuple[str, str]:
     keepers = _keepers(request, trust)
     services = {keeper.identity: connect(keeper) for keeper in keepers.values()}
-    versions: dict[str, int | None] = dict.fromkeys(request.outputs)
+    versions: dict[str, int | None] = {**dict.fromkeys(request.outputs), **request.versions}
     for name, location in request.datasets.items():
+        if name in request.versions:
+            continue
         if name in request.vaults:
             versions[name] = newest_number(name, location=location)
             continue

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from strongroom.base.errors import FormatError
 from strongroom.base.limits import LIMITS
+from strongroom.wire.approvals import ApprovalProof
 from strongroom.wire.model import (
     B64Url,
     ColumnName,
@@ -225,12 +226,18 @@ class RunMember(Message):
 
 
 class RunRecord(Message):
-    """Answer to `ListRequest`: every member and every leaf of the run so far, in order."""
+    """Answer to `ListRequest`: every member and every leaf of the run so far, in order.
+
+    Attributes:
+        approvals: For each dataset: the approval that the run was opened under, with its first signature.
+        proofs: For each dataset whose approval rests on more than one owner's signature: further signatures, rosters.
+    """
 
     run: Hex32
     members: tuple[RunMember, ...]
     approvals: dict[DatasetName, CompactJws]
     leaves: tuple[LogProof, ...]
+    proofs: dict[DatasetName, ApprovalProof] = Field(default_factory=dict, exclude_if=lambda proofs: not proofs)
 
 
 class Commit(Message):

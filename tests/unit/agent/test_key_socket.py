@@ -315,7 +315,7 @@ def test_too_long_a_line_is_refused(driver: Tee, monkeypatch: pytest.MonkeyPatch
     assert driver.refusal("list", "trips", "x" * 64).startswith("limit: ")
 
 
-def test_renews_before_the_first_key_and_only_then() -> None:
+def test_renews_before_the_first_key_of_a_batch_and_before_a_commit() -> None:
     calls: list[str] = []
     each = tee("driver", renew=lambda: calls.append("renewed"))
     each.ask("open", "trips", BASE_FILE.path)
@@ -325,6 +325,17 @@ def test_renews_before_the_first_key_and_only_then() -> None:
     each.ask("encryption", "report", path)
     each.ask("decryption", "trips", BASE_FILE.path)
     assert calls == ["renewed"]
+    each.ask("commit", "report", files=[])
+    assert calls == ["renewed", "renewed"]
+
+
+def test_commits_nothing_while_renewal_is_refused() -> None:
+    def renew() -> None:
+        raise RefusedError("the approval was revoked", action="ask the owner")
+
+    each = tee("driver", renew=renew)
+    assert each.refusal("commit", "report", files=[]) == "refused: the approval was revoked"
+    assert not each.datasets["report"].view.changed
 
 
 def test_gives_no_key_while_renewal_is_refused() -> None:

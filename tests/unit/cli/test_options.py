@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from strongroom.cli.options import (
     DatasetName,
+    Duration,
     FileList,
     Memory,
     Moment,
@@ -16,9 +17,57 @@ from strongroom.cli.options import (
     PlacedDataset,
     Setting,
     UntilDate,
+    VersionOf,
+    VersionRange,
 )
 
-TYPES = [DatasetName(), FileList(), Memory(), Moment(), PartnerName(), PlacedDataset(), Setting(), UntilDate()]
+TYPES = [
+    DatasetName(),
+    Duration(),
+    FileList(),
+    Memory(),
+    Moment(),
+    PartnerName(),
+    PlacedDataset(),
+    Setting(),
+    UntilDate(),
+    VersionOf(),
+    VersionRange(),
+]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("2h", 7200), ("1d", 86400)])
+def test_a_length_of_time_has_a_unit(text: str, seconds: int) -> None:
+    assert Duration().convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "1.5h", "-1h", "1w", "1hm", "٣h"])
+def test_refuses_other_lengths_of_time(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="no length of time"):
+        Duration().convert(text, None, None)
+
+
+@pytest.mark.parametrize(("text", "versions"), [("4", (4, 4)), ("2-4", (2, 4)), ("2-", (2, None))])
+def test_versions_are_one_or_a_range(text: str, versions: tuple[int, int | None]) -> None:
+    assert VersionRange().convert(text, None, None) == versions
+
+
+def test_a_version_of_a_dataset_is_a_number() -> None:
+    assert VersionOf().convert("trips=12", None, None) == ("trips", 12)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "trips", "trips=", "trips=0", "trips=-1", "trips=newest", "Trips=1", "=1", "trips=٣"]
+)
+def test_refuses_other_versions_of_a_dataset(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        VersionOf().convert(text, None, None)
+
+
+@pytest.mark.parametrize("text", ["", "-", "-4", "0", "4-2", "a", "2-b", "2--4", "٣"])
+def test_refuses_other_versions(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        VersionRange().convert(text, None, None)
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,18 @@ def test_a_run_is_in_enclaves_unless_something_else_is_asked_for(tmp_path: Path)
     assert "Invalid value for '--tee'" in run(tmp_path, "--tee", "sev", "count.py").output
 
 
+def test_names_the_version_to_read_of_a_dataset_that_is_read() -> None:
+    request = parse("--dataset", "trips", "--read-version", "trips=4", "report.py", "strongroom://trips")
+    assert request.versions == {"trips": 4}
+
+
+@pytest.mark.parametrize("version", [("report=4",), ("trips=4", "trips=5")])
+def test_refuses_versions_of_what_is_not_read_or_two_of_one(version: tuple[str, ...]) -> None:
+    options = [word for each in version for word in ("--read-version", each)]
+    with pytest.raises(click.UsageError):
+        parse("--dataset", "trips", "--output", "report", *options, "report.py")
+
+
 def test_sizes_have_small_defaults() -> None:
     request = parse("count.py")
 

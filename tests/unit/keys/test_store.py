@@ -159,7 +159,7 @@ def test_an_older_count_of_runs_without_the_later_links_is_noticed_by_the_audit(
 def test_a_revocation_taken_back_is_noticed(bench: KeyBench) -> None:
     read, _ = bench.prepare(max_runs=5)
     old = copy_of(bench, "chain_states", f"subject = 'approval/{read}'")
-    bench.owners.revoke(bench.person(approval=read))
+    bench.revoke(read)
     bring_back(bench, "chain_states", old)
     with pytest.raises(IntegrityError), bench.store.reading() as tx:
         tx.is_revoked(read)
@@ -233,7 +233,7 @@ def test_a_leaf_far_from_the_end_is_not_read_at_the_start_but_when_it_is_used_an
 
 def test_the_leaf_that_a_revocation_rests_on_is_compared_with_the_tree_at_every_use(bench: KeyBench) -> None:
     read, _ = bench.prepare()
-    bench.owners.revoke(bench.person(approval=read))
+    bench.revoke(read)
     with bench.store.transaction() as tx:
         for _ in range(1100):
             tx.append_leaf("tried", now=NOW, what={})

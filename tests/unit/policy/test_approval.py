@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from strongroom.base.errors import FormatError, RefusedError
 from strongroom.crypto.keys import ReceivingKey, SigningKey
-from strongroom.policy.approval import Approval, approval_release_policy, authorize_run
+from strongroom.policy.approval import (
+    Approval,
+    approval_release_policy,
+    authorize_run,
+    executor_mismatches,
+    validity_mismatches,
+)
 from strongroom.wire.model import TEE_KINDS, TeeKind
 from strongroom.wire.ticket import RunTicket
 
@@ -297,6 +303,26 @@ def test_recipients_are_public_p256_keys_and_nothing_else() -> None:
         {"max_runs": "1"},
         {"max_runs": True},
         {"not_after": "tomorrow"},
+        {"not_before": "2026-04-01T00:00:00Z"},
+        {"not_before": "now"},
+        {"max_executors": 0},
+        {"max_executors": 1.5},
+        {"max_executors_total": 0},
+        {"max_duration_s": 59},
+        {"max_duration_s": 1 << 40},
+        {"versions": {"first": 2, "last": 1}},
+        {"versions": {"first": 0, "last": 1}},
+        {"versions": {"first": 1}},
+        {"versions": {"first": 1, "last": None, "step": 2}},
+        {"access": "write", "versions": {"first": 1, "last": None}},
+        {"access": "write", "writers": ["owner:" + "a1" * 32]},
+        {"writers": []},
+        {"writers": ["a1" * 32]},
+        {"writers": ["run:" + "a1" * 32]},
+        {"purpose": "two\nlines"},
+        {"purpose": "\u001b[2J"},
+        {"purpose": "x" * 501},
+        {"roster": "x"},
         {"submitters": []},
         {"submitters": ["x"]},
     ],
@@ -361,3 +387,68 @@ def test_an_approval_says_in_words_which_machines() -> None:
     assert approval().machines == "any"
     assert approval(platform={**PLATFORM, "machines": "any"}).machines == "any"
     assert approval(platform=PLATFORM).machines == ", ".join(PLATFORM["machines"])
+
+
+LEASE: dict[str, Any] = {
+    "not_before": "2026-03-01T00:00:00Z",
+    "max_executors": 4,
+    "max_executors_total": 40,
+    "max_duration_s": 3600,
+    "versions": {"first": 2, "last": 3},
+    "writers": ["owner:" + "a1" * 32, "application:" + "b2" * 32],
+    "purpose": "monthly report, März",
+    "roster": "f6" * 32,
+}
+
+
+def test_a_lease_with_every_limit_survives_its_canonical_form() -> None:
+    assert Approval.from_json(approval(**LEASE).to_json()) == approval(**LEASE)
+
+
+def test_what_an_older_approval_does_not_say_limits_nothing_more_than_it_did() -> None:
+    old = approval()
+    assert {name: getattr(old, name) for name in LEASE} == dict.fromkeys(LEASE) | {"purpose": ""}
+    assert old.admits_version(10**6, writers=frozenset())
+    assert list(executor_mismatches(old, in_run=10**6, in_all=10**6)) == []
+    long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+    assert list(validity_mismatches(old, now=NOW, opened_at=long_ago)) == []
+
+
+def test_runs_are_opened_from_the_beginning_on() -> None:
+    assert refused_names(approval(not_before="2026-03-01T12:00:00Z")) == []
+    assert refused_names(approval(not_before="2026-03-01T12:00:01Z")) == ["time"]
+
+
+@pytest.mark.parametrize(("seconds", "names"), [(3600, []), (3601, ["duration"])])
+def test_a_run_lasts_so_long(seconds: int, names: list[str]) -> None:
+    found = validity_mismatches(approval(max_duration_s=3600), now=NOW, opened_at=NOW - timedelta(seconds=seconds))
+    assert [mismatch.name for mismatch in found] == names
+
+
+@pytest.mark.parametrize(("in_run", "in_all", "count"), [(3, 39, 0), (4, 39, 1), (3, 40, 1), (4, 40, 2)])
+def test_executors_are_counted_in_a_run_and_in_all(in_run: int, in_all: int, count: int) -> None:
+    assert len(list(executor_mismatches(approval(**LEASE), in_run=in_run, in_all=in_all))) == count
+
+
+def test_an_approval_whose_executors_are_used_up_opens_no_run() -> None:
+    with pytest.raises(RefusedError) as refusal:
+        authorize_run(
+            approval(max_executors_total=1), ticket=TICKET, claims=CLAIMS, runs_opened=0, now=NOW, executors_joined=1
+        )
+    assert [mismatch.name for mismatch in refusal.value.mismatches] == ["executors"]
+
+
+@pytest.mark.parametrize(
+    ("versions", "admitted"),
+    [({"first": 2, "last": 3}, {2, 3}), ({"first": 2, "last": 2}, {2}), ({"first": 3, "last": None}, {3, 4})],
+)
+def test_versions_are_a_range(versions: dict[str, int | None], admitted: set[int]) -> None:
+    approved = approval(versions=versions)
+    assert {number for number in range(1, 5) if approved.admits_version(number, writers=frozenset())} == admitted
+
+
+def test_a_version_is_read_only_if_one_of_the_writers_wrote_it() -> None:
+    approved = approval(writers=LEASE["writers"])
+    assert approved.admits_version(1, writers=frozenset({"run:" + "c3" * 32, "application:" + "b2" * 32}))
+    assert not approved.admits_version(1, writers=frozenset({"owner:" + "b2" * 32}))
+    assert not approved.admits_version(1, writers=frozenset())

@@ -10,10 +10,12 @@ from pydantic import ValidationError
 
 from strongroom.base.errors import FormatError
 from strongroom.wire import (
+    approvals,
     azure_guest,
     descriptor,
     events,
     key_service,
+    lease,
     model,
     receipt,
     runtime_data,
@@ -35,10 +37,12 @@ class _WithPath(model.Message):
 MESSAGES = [
     member
     for module in (
+        approvals,
         azure_guest,
         descriptor,
         events,
         key_service,
+        lease,
         receipt,
         runtime_data,
         service,

@@ -1,5 +1,7 @@
-"""`strongroom approve`, `approvals`, `revoke`: what an owner allows."""
+"""`strongroom approve`: what an owner, or a member of a roster, allows."""
 
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Literal
 
 import click
@@ -13,16 +15,25 @@ from strongroom.cli.applications import (
     find_application,
     remember_approved,
 )
-from strongroom.cli.completion import complete_applications, complete_approvals
-from strongroom.cli.options import DATASET_NAME, PARTNER_NAME, UntilDate, examples, json_option, state_option
+from strongroom.cli.approval_words import approval_words, lines_of
+from strongroom.cli.approving import changes_since, earlier_approval, read_rosters
+from strongroom.cli.completion import complete_applications
+from strongroom.cli.options import (
+    DATASET_NAME,
+    PARTNER_NAME,
+    Duration,
+    Moment,
+    UntilDate,
+    VersionRange,
+    examples,
+    state_option,
+)
 from strongroom.cli.owner_keys import public_key_of, thumbprint_of
 from strongroom.cli.policies import common_policy_hash, default_policy
-from strongroom.cli.prefixes import find_by_prefix
 from strongroom.cli.session import attestation_client, owner_client
 from strongroom.cli.state import State
-from strongroom.cli.terminal import print_records, say, short
-from strongroom.crypto.keys import VerifyingKey
-from strongroom.policy.approval import Approval, PlatformDemand
+from strongroom.cli.terminal import say
+from strongroom.policy.approval import MAX_EXECUTORS, MAX_RUNS, Approval, InputVersions, PlatformDemand
 from strongroom.submit.run import load_trust
 from strongroom.submit.services import party_named, trusted_service
 from strongroom.wire.model import TEE_KINDS, TeeKind
@@ -36,13 +47,41 @@ Access = Literal["read", "write"]
         "strongroom approve 3f9c --dataset trips --read --max-runs 10 --until 2026-12-31",
         "strongroom approve 3f9c --dataset report --write --recipient owner/recipient.jwk",
         "strongroom approve 3f9c --dataset visits --read --attested-by taxis --submitter taxis-submitter.jwk",
+        "strongroom approve 3f9c --dataset trips --read --versions 4 --max-executors 8 --max-duration 2h",
     )
 )
 @click.argument("digest", shell_complete=complete_applications)
 @click.option("--dataset", required=True, type=DATASET_NAME, help="The dataset that is opened to the application.")
 @click.option("--read", "access", flag_value="read", help="It may read the dataset.")
 @click.option("--write", "access", flag_value="write", help="It may write the dataset's next version.")
-@click.option("--max-runs", type=click.IntRange(1), default=1, show_default=True, help="How many runs may be opened.")
+@click.option(
+    "--max-runs", type=click.IntRange(1, MAX_RUNS), default=1, show_default=True, help="How many runs may be opened."
+)
+@click.option(
+    "--max-executors",
+    type=click.IntRange(1, MAX_EXECUTORS),
+    help="How many executors may join one run, replacements included.  [default: as many as its ticket says]",
+)
+@click.option(
+    "--max-executors-total",
+    type=click.IntRange(1, MAX_RUNS),
+    help="How many executors may join over all runs.  [default: no limit]",
+)
+@click.option(
+    "--max-duration",
+    "max_duration_s",
+    type=Duration(),
+    help="How long after opening a run gets keys and may commit, at least 60s.  [default: ticket and approval decide]",
+)
+@click.option("--versions", type=VersionRange(), help="The versions that it may read.  [default: every one]")
+@click.option(
+    "--writer",
+    "writers",
+    multiple=True,
+    metavar="KEYFILE|THUMBPRINT|application:DIGEST",
+    help="Whose versions it may read: a person's, or what runs of an application wrote; repeatable.  [default: all]",
+)
+@click.option("--purpose", default="", metavar="TEXT", help="What for, in a line: shown to who signs, and logged.")
 @click.option(
     "--machine",
     "machines",
@@ -64,6 +103,7 @@ Access = Literal["read", "write"]
     metavar="NUMBER",
     help="The least number of the revocation list used.  [real hardware: required]",
 )
+@click.option("--from", "not_before", type=Moment(), help="The first day (UTC) or moment at which a run may be opened.")
 @click.option("--until", type=UntilDate(), help="The last day (UTC) or moment at which a run may be opened.")
 @click.option(
     "--submitter",
@@ -108,6 +148,13 @@ def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
     dataset: str,
     access: Access | None,
     max_runs: int,
+    max_executors: int | None,
+    max_executors_total: int | None,
+    max_duration_s: int | None,
+    versions: tuple[int, int | None] | None,
+    writers: tuple[str, ...],
+    purpose: str,
+    not_before: datetime | None,
     machines: tuple[str, ...],
     any_machine: bool,
     min_tcb_evaluation: int | None,
@@ -123,16 +170,21 @@ def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
     """Approve that an application reads or writes a dataset.
 
     Shows in words what is approved, and what changed since an application of the same name was approved; signs it
-    with the owner's key and stores it at the key service. DIGEST may be shortened; `strongroom app show` shows it.
+    with your key and stores it at the key service. DIGEST may be shortened; `strongroom app show` shows it.
+
+    Where the dataset has a roster, yours is the first signature: the approval counts once enough members have signed it
+    (`strongroom approvals sign`).
     """
     if access is None:
         raise click.UsageError("say --read or --write")
     description = find_application(digest, state=state)
     demand_binding(description, dataset=dataset, access=access)
     trust = load_trust(state.trust)
+    client, key_service = owner_client(state), trusted_service(trust, "key-service").identity
+    roster = read_rosters(client, dataset, key_service=key_service, trust=trust).now
     approval = Approval(
         dataset=dataset,
-        key_service=trusted_service(trust, "key-service").identity,
+        key_service=key_service,
         application=description.digest,
         access=access,
         evidence_policy_hash=_policy_hash(state, tees, trust=trust, attested_by=attested_by),
@@ -147,48 +199,34 @@ def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
         recipients=tuple(public_key_of(file).to_jwk() for file in recipients),
         columns=tuple(dict.fromkeys(columns)),
         issued_at=to_rfc3339(SystemClock().now()),
+        not_before=to_rfc3339(not_before) if not_before else None,
+        max_executors=max_executors,
+        max_executors_total=max_executors_total,
+        max_duration_s=max_duration_s,
+        versions=InputVersions(first=versions[0], last=versions[1]) if versions else None,
+        writers=tuple(map(_writer, writers)) or None,
+        purpose=purpose,
+        roster=roster.digest if roster else None,
     )
-    _print(approval, description, state=state)
-    approval_id = owner_client(state).approve(approval, application=description.to_json().decode())
-    remember_approved(description, dataset=dataset, approval=approval_id, state=state)
-    say(f"approved and signed: {approval_id}")
+    _print(approval, description, earlier=client.approvals()["approvals"], state=state)
+    answer = client.propose(approval, application=description.to_json().decode())
+    remember_approved(description, dataset=dataset, approval=answer["approval"], state=state)
+    say(signed_line(answer))
 
 
-@click.command(epilog=examples("strongroom approvals", "strongroom approvals --json"))
-@json_option
-@state_option
-def approvals(*, as_json: bool, state: State) -> None:
-    """List approvals, and how often each was used."""
-    columns = {
-        "approval": "approval",
-        "dataset": "dataset",
-        "access": "access",
-        "application": "application",
-        "runs_opened": "runs",
-        "max_runs": "of",
-        "not_after": "until",
-        "revoked": "revoked",
-    }
-    print_records(_records(state), columns=columns, as_json=as_json)
+def signed_line(answer: Mapping[str, Any]) -> str:
+    """Return what became of an approval that was just signed."""
+    approval, signatures, needed = answer["approval"], answer["signatures"], answer["needed"]
+    if signatures >= needed:
+        return f"approved and signed: {approval}"
+    return (
+        f"signed, {signatures} of {needed}: {approval}\n"
+        f"it counts once {needed - signatures} more sign it: strongroom approvals sign {approval[:12]}"
+    )
 
 
-@click.command(epilog=examples("strongroom revoke 3f9c"))
-@click.argument("approval", shell_complete=complete_approvals)
-@state_option
-def revoke(*, approval: str, state: State) -> None:
-    """Revoke an approval.
-
-    No run is opened under APPROVAL (an id or its beginning) any more; a run that is under way gets no further key and
-    its results do not become a version.
-    """
-    found = find_by_prefix(approval, {record["approval"]: record["approval"] for record in _records(state)}, "approval")
-    owner_client(state).revoke(found)
-    say(f"approval {found} revoked")
-
-
-def _records(state: State) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = owner_client(state).approvals()["approvals"]
-    return records
+def _writer(text: str) -> str:
+    return text if text.startswith("application:") else f"owner:{thumbprint_of(text)}"
 
 
 def _platform(
@@ -221,43 +259,18 @@ def _policy_hash(state: State, tees: tuple[TeeKind, ...], *, trust: Trust, attes
     return common_policy_hash(client, tees, token=token)
 
 
-def _print(approval: Approval, description: ApplicationDescription, *, state: State) -> None:
-    simulated = " (protects nothing)" if approval.hardware == "simulated" else ""
+def _print(
+    approval: Approval, description: ApplicationDescription, *, earlier: list[dict[str, Any]], state: State
+) -> None:
     say(f"You approve: {approval.access} dataset {approval.dataset}")
-    rows = [
-        *describe(description),
-        ("hardware", f"{approval.hardware}{simulated}, a TEE ({' or '.join(approval.tees)}) for each process"),
-        ("machines", f"hardware = {approval.machines}"),
-        *_freshness(approval.platform),
-        ("evidence", f"policy {approval.evidence_policy_hash} at {approval.attestation_issuer}"),
-        ("runs", f"at most {approval.max_runs}, to be opened {_until(approval.not_after)}"),
-        ("submitted by", ", ".join(map(short, approval.submitters))),
-        ("output to", _people(approval.recipients)),
-        ("columns", f"those under the dataset's key{''.join(f', and {name}' for name in approval.columns)}"),
-    ]
-    for name, text in rows:
-        say(f"  {name:<12} {text}")
+    for line in lines_of([*describe(description), *approval_words(approval)]):
+        say(line)
     if changes := changes_since_approved(description, dataset=approval.dataset, state=state):
         say(f"Since you last approved an application called {description.name}, this changed:")
         for change in changes:
             say(f"  {change}")
-
-
-def _freshness(platform: PlatformDemand | None) -> list[tuple[str, str]]:
-    if platform is None:
-        return []
-    least = {
-        "tcbEvaluationDataNumber": platform.min_tcb_evaluation_data_number,
-        "revocation list": platform.min_crl_number,
-    }
-    said = [f"{name} at least {number}" for name, number in least.items() if number is not None]
-    return [("vendor data", ", ".join(said) or "however old")]
-
-
-def _people(recipients: tuple[dict[str, str], ...]) -> str:
-    thumbprints = [short(VerifyingKey.from_jwk(jwk).thumbprint) for jwk in recipients]
-    return ", ".join(thumbprints) or "nobody: what it prints cannot be read"
-
-
-def _until(not_after: str | None) -> str:
-    return f"until {not_after}" if not_after else "without an end date"
+    before = earlier_approval(earlier, approval, description, trust=load_trust(state.trust))
+    if before is not None and (differs := changes_since(before, approval, description)):
+        say(f"Unlike the approval {before.signed.id[:12]}… before it:")
+        for line in differs:
+            say(f"  {line}")

@@ -99,6 +99,9 @@ def _print_proof(verified: VerifiedReceipt) -> None:
             f"in at most {approval.max_runs} run(s)" if approval.back_end == "strongroom" else "in any number of runs"
         )
         _line("approved", f"{name}: {approval.access}, {runs}, hardware = {approval.machines}")
+    for name, signed in verified.consents.items():
+        people = ", ".join(map(short, signed.signers))
+        _line("signed by", f"{name}: {len(signed.signers)} of {signed.needed} needed: {people}")
     for identity, mode in verified.modes.items():
         _print_key_service(identity, mode, verified.master_keys[identity])
     for identity, vault in verified.vaults.items():

@@ -18,6 +18,7 @@ from strongroom.cli.options import (
     PlacedDataset,
     Setting,
     VaultOf,
+    VersionOf,
     examples,
     state_option,
 )
@@ -99,18 +100,22 @@ def request_of(  # noqa: PLR0913 - spark-submit has these options
     dataset: tuple[tuple[str, Placed], ...],
     output: tuple[tuple[str, Placed], ...],
     vault: tuple[tuple[str, Path], ...],
+    read_versions: tuple[tuple[str, int], ...] = (),
     **sizes: Any,  # noqa: ANN401 - the rest goes on as it is
 ) -> SubmitRequest:
     """Return what a person asked for on the command line.
 
     Raises:
-        click.UsageError: A setting or a dataset is given twice, or a vault for no dataset.
+        click.UsageError: A setting or a dataset is given twice, or a vault or a version for no dataset.
         ConfigurationError: A location is of a kind that is not supported, or a vault's file cannot be read.
     """
     reads, writes = _once(dataset, "--dataset"), _once(output, "--output")
     vaults = {name: read_vault_file(place) for name, place in _once(vault, "--vault").items()}
     if strangers := sorted(vaults.keys() - {**reads, **writes}.keys()):
         raise click.UsageError(f"--vault {strangers[0]} is for no dataset of --dataset or --output")
+    versions = _once(read_versions, "--read-version")
+    if unread := versions.keys() - reads.keys():
+        raise click.UsageError(f"--read-version {min(unread)} is of no dataset that is read")
     return SubmitRequest(
         script=script,
         arguments=arguments,
@@ -123,6 +128,7 @@ def request_of(  # noqa: PLR0913 - spark-submit has these options
         outputs=_locations(state, writes),
         partners={name: each.partner for name, each in {**reads, **writes}.items() if each.partner},
         vaults=vaults,
+        versions=versions,
         **sizes,
     )
 
@@ -190,6 +196,13 @@ _APPLICATION_OPTIONS: Final[tuple[Callable[[Callable[..., Any]], Callable[..., A
     + ".",
 )
 @application_options
+@click.option(
+    "--read-version",
+    "read_versions",
+    multiple=True,
+    type=VersionOf(),
+    help="A version to read, where a dataset's approval does not admit the newest; repeatable.  [default: the newest]",
+)
 @click.option("--num-executors", "executors", type=click.IntRange(1, 1000), default=1, show_default=True)
 @click.option("--executor-memory", "executor_memory_mb", type=Memory(), default="1g", show_default=True)
 @click.option("--executor-cores", type=click.IntRange(1, 1024), default=1, show_default=True)

@@ -51,7 +51,7 @@ class ChainState(Message):
         links: How many they are.
         runs: How many runs were opened under an approval.
         revoked: Whether an approval was revoked.
-        members: How many TEEs joined a run.
+        members: How many TEEs joined a run, or all runs under an approval.
         outcome: How a run ended.
         head: A dataset's newest version.
         rosters: How many rosters a dataset had.
@@ -131,6 +131,9 @@ def subjects_of(event: str, leaf: Mapping[str, Json]) -> list[str]:
     approvals = leaf.get("approvals")
     if event == "run-opened" and isinstance(approvals, dict):
         return [approval_subject(each) for each in sorted({str(value) for value in approvals.values()})]
+    executors = leaf.get("executors")
+    if event == "member-joined" and isinstance(executors, dict):
+        return [approval_subject(each) for each in sorted(executors)]
     return []
 
 

@@ -197,6 +197,11 @@ class Transaction:
         """Return the position of the leaf that says that a dataset's keys were destroyed; None where there is none."""
         return self._state(dataset_subject(dataset)).shredded
 
+    def executors_joined(self, approval: str) -> int:
+        """Return how many executors joined runs under an approval, as the log says."""
+        state = self._state(approval_subject(approval))
+        return state.members - state.runs  # each run's driver is a member too
+
     def rosters_logged(self, dataset: str) -> int:
         """Return how many rosters a dataset had, as the log says."""
         return self._state(dataset_subject(dataset)).rosters
