@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from tests.support.tee import PlatformDevice
 from tests.support.vault_releases import Said, TlsServer, VaultInstallation, VaultRunner, vault_installation
 
@@ -30,6 +31,7 @@ from strongroom.base.errors import (
     VerificationError,
 )
 from strongroom.base.workflow import Step
+from strongroom.cli.main import strongroom
 from strongroom.crypto.keys import SigningKey
 from strongroom.datasets.storage import Storage
 from strongroom.datasets.vault_versions import newest_version, read_version, sign_version
@@ -534,6 +536,19 @@ def test_a_receipt_needs_an_owner_whom_the_auditor_knows(finished: Finished) -> 
     stranger = finished.trust.model_copy(update={"owners": ("ab" * 32,)})
     with pytest.raises(RefusedError):
         verify_receipt(finished.receipt, trust=stranger)
+
+
+def test_the_receipt_says_what_nobody_enforced(finished: Finished, tmp_path: Path) -> None:
+    (tmp_path / "receipt.json").write_bytes(finished.receipt)
+    (tmp_path / "trust.json").write_bytes(finished.trust.to_json())
+    shown = CliRunner().invoke(strongroom, ["receipt", "show", str(tmp_path / "receipt.json")])
+    assert (shown.exit_code, "azure-managed-hsm: " in shown.output) == (0, True)
+    assert "no log, runs and TEEs not counted" in shown.output
+    arguments = ["receipt", "verify", str(tmp_path / "receipt.json"), "--trust", str(tmp_path / "trust.json")]
+    verified = CliRunner().invoke(strongroom, arguments)
+    assert verified.exit_code == 0, verified.output
+    for words in ("in any number of runs", finished.runner.key.kid, *not_enforced(KeyBackEnd.AZURE_MANAGED_HSM)):
+        assert words in verified.output
 
 
 def test_a_vault_is_no_attested_key_service(finished: Finished) -> None:

@@ -36,6 +36,7 @@ _TEXTS = {
     model.B64Url: "AAAA",
     model.Timestamp: "2026-03-01T12:00:00Z",
     model.DatasetName: "trips",
+    model.ColumnName: "tip_amount",
     model.RelativePath: "a/part-0.parquet",
     model.Url: "https://127.0.0.1:8443/a",
     model.CompactJws: "AAAA.AAAA.AAAA",
@@ -163,6 +164,8 @@ def _object(kind: type[model.Message]) -> dict[str, Any]:
         value["role"] = "executor"
     if kind.__name__ == "VcekName":
         value["fmc"] = None  # of another product than the first
+    if kind.__name__ == "Trust":
+        value["partners"] = []  # theirs would be the same services as one's own
     if kind.__name__ == "VaultKey":
         value |= {"kty": "oct", "public_jwk": None}
     if kind.__name__ == "Approval":

@@ -200,8 +200,8 @@ _NOTES: Final = f"""\
   keys of single files, as with a key service.
 - Evidence is not made for a vault's nonce, because vaults give none. An old attestation result yields a key that is
   wrapped to the TEE that the result is about, whose private key ends with it.
-- A release policy compares with `equals` alone here: lists of machines and least numbers have no words in it. Put least
-  numbers into the evidence policy, whose hash the release policy names.
+- An approval becomes a release policy of `equals` alone, which every vault knows: lists of machines and least numbers are
+  not put into words there. Put least numbers into the evidence policy, whose hash the release policy names.
 - Key Vault accepts results of Azure Attestation alone; a Managed HSM those of any issuer that publishes its keys as
   OpenID Connect does.
 - "Number of runs" in an approval for a vault is {MAX_RUNS}, the largest that an approval can name: nobody counts.
