@@ -293,6 +293,9 @@ def test_a_locked_service_says_so_to_whoever_watches_it(locked_app: Starlette) -
         ("pkcs11:token=t;object=k", "attested", False),
         ("custody:///roster.json", "owner-operated", True),
         ("vault://h/transit/k?token-source=/t&ca=/ca.pem", "attested", True),
+        ("vault://h/transit/k?token-source=/t", "attested", True),
+        ("https://h/keys/k?credential=token-file&token-source=/t", "attested", True),
+        ("pkcs11:token=t;object=k?module-path=/m.so&pin-source=/p", "attested", True),
         ("ftp://h/k", "attested", True),
     ],
 )
@@ -300,6 +303,20 @@ def test_a_mode_and_a_master_key_that_do_not_go_together_are_refused(uri: str, m
     with pytest.raises(ConfigurationError) as refused:
         demand_fitting(uri, mode=mode, has_platform=has_platform)
     assert refused.value.action
+
+
+@pytest.mark.parametrize(
+    ("uri", "mode"),
+    [
+        ("file:///mek", "owner-operated"),
+        ("pkcs11:token=t;object=k?module-path=/m.so&pin-source=/p", "owner-operated"),
+        ("custody:///roster.json", "attested"),
+        ("vault://h/transit/k?token-source=/t&ca=/ca.pem&ca-sha256=00", "attested"),
+        ("pkcs11:token=t;object=k?module-path=/m.so&module-sha256=00&pin-source=/p", "attested"),
+    ],
+)
+def test_a_mode_and_a_master_key_that_go_together_are_accepted(uri: str, mode: Any) -> None:
+    demand_fitting(uri, mode=mode, has_platform=True)
 
 
 def attested_service(**changed: Any) -> dict[str, Any]:

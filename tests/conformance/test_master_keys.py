@@ -15,10 +15,12 @@ from tests.support.softhsm import SoftHsm, softhsm
 
 from strongroom.base.errors import ConfigurationError, IntegrityError, StrongroomError, UnavailableError
 from strongroom.base.secret import SecretBytes
+from strongroom.crypto import aead
 from strongroom.crypto.random import random_bytes, random_id
 from strongroom.keys.providers import MasterKey, envelope, open_master_key
 from strongroom.keys.providers.azure_credentials import credential_of
 from strongroom.keys.providers.envelope import WrapAlgorithm
+from strongroom.keys.providers.local import LocalMasterKey
 from strongroom.keys.providers.uri import parse_service_address
 
 VAULT_HOST = "vault.localhost"
@@ -375,6 +377,25 @@ def test_refuses_a_key_that_could_leave_its_token(hsm: SoftHsm, opened: Opener, 
 
 
 @pytest.mark.needs_softhsm
+def test_a_module_that_the_address_pins_is_loaded_as_it_was_checked(
+    hsm: SoftHsm, opened: Opener, tmp_path: Path
+) -> None:
+    """An exchanged module would be code of somebody's choice in the key service's own process."""
+    module = tmp_path / "module.so"
+    module.write_bytes(hsm.module.read_bytes())
+    digest = hashlib.sha256(module.read_bytes()).hexdigest()
+    uri = hsm.uri(f"key-{random_id()}").replace(str(hsm.module), f"{module}&module-sha256={digest}")
+    wrapped = opened(uri, create=True).wrap(KEY, context=CONTEXT)
+    assert opens(opened(uri), wrapped)
+    module.write_bytes(module.read_bytes() + b"\0")
+    with pytest.raises(ConfigurationError, match="not the one that the master key's address pins"):
+        opened(uri)
+    module.unlink()
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        opened(uri)
+
+
+@pytest.mark.needs_softhsm
 def test_the_key_in_the_token_cannot_be_read(hsm: SoftHsm, opened: Opener) -> None:
     import pkcs11  # noqa: PLC0415 - an extra
 
@@ -542,3 +563,28 @@ def test_a_workload_identity_is_a_credential_of_azures_own(tmp_path: Path) -> No
     credential = credential_of(address)
     assert isinstance(credential, WorkloadIdentityCredential)
     credential.close()
+
+
+def test_a_key_that_was_wrapped_under_one_mark_does_not_open_under_another() -> None:
+    """Even where both marks belong to one key: the mark is authenticated, not only compared."""
+    raw = SecretBytes(random_bytes(32))
+    first, second = WrapAlgorithm.FILE_A256GCM, WrapAlgorithm.CUSTODY_A256GCM
+    wrapped = LocalMasterKey(raw, algorithm=first).wrap(KEY, context=CONTEXT)
+    assert not opens(LocalMasterKey(raw, algorithm=second), bytes((2, second)) + wrapped[2:])
+    assert opens(LocalMasterKey(raw, algorithm=first), wrapped)
+
+
+def test_what_a_file_wrapped_before_wrapped_keys_had_marks_still_opens(tmp_path: Path, opened: Opener) -> None:
+    opened(f"file://{tmp_path}/mek", create=True)
+    raw = SecretBytes((tmp_path / "mek").read_bytes())
+    earlier = aead.encrypt(raw, KEY.reveal(), context=CONTEXT)
+    assert opens(opened(f"file://{tmp_path}/mek"), earlier)
+    assert not opens(opened(f"file://{tmp_path}/mek"), earlier, context=b"another")
+
+
+@pytest.mark.parametrize("attribute", ["pin-value=1234", "x=1&pin-value=1234"])
+def test_a_pin_in_an_address_counts_as_published(opened: Opener, attribute: str) -> None:
+    with pytest.raises(ConfigurationError, match="holds a PIN") as refused:
+        opened(f"pkcs11:token=t;object=k?module-path=/m.so&{attribute}")
+    assert "Change the PIN" in refused.value.action
+    assert "1234" not in refused.value.message + refused.value.action

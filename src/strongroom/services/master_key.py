@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, get_args
 from urllib.parse import unquote
 
@@ -13,6 +14,9 @@ from strongroom.wire.service import HOLDERS_WHEN_ATTESTED, MasterKeyHolder, Mode
 
 _HOLDERS: Final[tuple[MasterKeyHolder, ...]] = get_args(MasterKeyHolder)
 _MAX_ROSTER_BYTES: Final = 64 << 10
+_PINS: Final[Mapping[MasterKeyHolder, str]] = MappingProxyType(
+    {"pkcs11": "module-sha256", "vault": "ca-sha256", "https": "ca-sha256"}
+)
 _WHAT_FITS: Final = (
     "Have it held in custody (strongroom custody split), or in a module or a vault (docs/how-to/master-key.md)."
 )
@@ -37,7 +41,8 @@ def demand_fitting(uri: str, *, mode: Mode, has_platform: bool) -> None:
     """Refuse a master key that does not go with the mode.
 
     1. An attested service runs in a TEE, and its operator cannot read its master key.
-    2. What vouches for a vault stands in the address itself, so that its digest covers it.
+    2. The address itself says by digest which authorities vouch for a vault, and which module's code is loaded into the
+       TEE: clients pin the address.
     3. Only an attested service can show custodians whom they give their shares to.
 
     Args:
@@ -63,10 +68,11 @@ def demand_fitting(uri: str, *, mode: Mode, has_platform: bool) -> None:
         )
     if holder not in HOLDERS_WHEN_ATTESTED:
         raise ConfigurationError("an attested key service has no master key in a file", action=_WHAT_FITS)
-    if "ca=" in uri and "ca-sha256=" not in uri:  # 2
+    pin = _PINS.get(holder)  # 2
+    if pin is not None and f"{pin}=" not in uri:
         raise ConfigurationError(
-            "the address of an attested service's master key names authorities that anybody may exchange",
-            action="Add the file's SHA-256 to the address: ca-sha256=HEX.",
+            "the address of an attested service's master key names a file that its operator may exchange, or none",
+            action=f"Add that file's SHA-256 to the address: {pin}=HEX.",
         )
 
 

@@ -6,6 +6,8 @@ one authenticated mechanism that SoftHSM and the vendors' modules share (CKM_AES
 Source: RFC 7512; PKCS #11 Specification 3.1, sections 4.9 (secret keys) and 6.13 (AES-GCM).
 """
 
+import hashlib
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 _FORM: Final = "pkcs11:token=NAME;object=NAME?module-path=FILE&pin-source=FILE"
 _PATH: Final = frozenset({"token", "serial", "object", "id", "type"})
-_QUERY: Final = frozenset({"module-path", "pin-source"})
+_QUERY: Final = frozenset({"module-path", "module-sha256", "pin-source"})
 _ALGORITHM: Final = WrapAlgorithm.PKCS11_A256GCM
 _KEY_BITS: Final = 256
 _NONCE_BYTES: Final = 12
@@ -36,6 +38,8 @@ _TAG_BITS: Final = 128
 _MIN_BODY_BYTES: Final = _NONCE_BYTES + _TAG_BITS // 8
 _GONE: Final = "Check that the module's device or daemon is there; the service need not be restarted."
 _PIN: Final = "Write the token user's PIN, one line, into the file that pin-source names."
+_COPIES: Final[dict[str, str]] = {}
+"""Copies in memory of modules that addresses pin, by digest: a process loads each once."""
 _SESSION_ENDED: Final = (
     "SessionHandleInvalid",
     "SessionClosed",
@@ -85,12 +89,14 @@ class Pkcs11Address:
 
     Attributes:
         module: The vendor's library.
+        module_sha256: The digest of that file, hexadecimal; None accepts whatever lies there.
         pin_file: Owner-only file with the token user's PIN.
         token, serial: Which token; at least one is given.
         label, key_id: Which key; the label is given, the identifier may be.
     """
 
     module: Path
+    module_sha256: str | None
     pin_file: Path
     token: str | None
     serial: bytes | None
@@ -120,6 +126,7 @@ def parse_address(uri: str) -> Pkcs11Address:
     raw = dict(part.partition("=")[::2] for part in path_text.split(";"))
     return Pkcs11Address(
         module=absolute_path(query["module-path"], name="module-path"),
+        module_sha256=query.get("module-sha256"),
         pin_file=absolute_path(query["pin-source"].removeprefix("file:"), name="pin-source"),
         token=path.get("token"),
         serial=path["serial"].encode() if "serial" in path else None,
@@ -139,6 +146,7 @@ class Pkcs11MasterKey:
     def __init__(self, address: Pkcs11Address, *, create: bool) -> None:
         self._address = address
         self._library = _library()
+        self._module = str(address.module) if address.module_sha256 is None else _pinned_module(address)
         self._lock = threading.Lock()
         self._session: pkcs11.Session | None = None
         self._key: Any = None
@@ -232,7 +240,7 @@ class Pkcs11MasterKey:
     def _open(self, *, create: bool) -> None:
         address = self._address
         pin = read_secret_text(address.pin_file, what="the PIN's file", action=_PIN)
-        loaded = self._library.lib(str(address.module))
+        loaded = self._library.lib(self._module)
         found = {"token_label": address.token, "token_serial": address.serial}
         token = loaded.get_token(**{name: value for name, value in found.items() if value is not None})
         self._session = token.open(rw=create, user_pin=pin.reveal().decode("ascii"))
@@ -326,6 +334,34 @@ def open_master_key(uri: str, *, create: bool) -> Pkcs11MasterKey:
         UnavailableError: The module does not work.
     """
     return Pkcs11MasterKey(parse_address(uri), create=create)
+
+
+def _pinned_module(address: Pkcs11Address) -> str:
+    """Return where a copy of the module lies in memory: the bytes that were checked are the bytes that are loaded.
+
+    The copy stays for the life of the process, as what was loaded from it does.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or is not the one that the address says.
+    """
+    try:
+        content = address.module.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(
+            f"the module {address.module} cannot be read: {error.strerror}", action="Check module-path, and install it."
+        ) from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != address.module_sha256:
+        raise ConfigurationError(
+            f"the module {address.module} is not the one that the master key's address pins",
+            action="Install the one that was reviewed. Another one is code in this process that nobody approved.",
+        )
+    if digest not in _COPIES:
+        descriptor = os.memfd_create("module", os.MFD_CLOEXEC)
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        _COPIES[digest] = f"/proc/self/fd/{descriptor}"
+    return _COPIES[digest]
 
 
 def _library() -> "ModuleType":
