@@ -160,7 +160,10 @@ APPROVALS: dict[str, tuple[dict[str, Any], str]] = {
     "another evidence policy": ({"evidence_policy_hash": "A" * 43}, "x-ms-policy-hash"),
     "a number of runs": ({"max_runs": 1}, "number of runs"),
     "an end": ({"not_after": "2099-01-01T00:00:00Z"}, "end of the approval"),
-    "columns": ({"columns": ("tip",)}, "everything else that an approval can state"),
+    "columns": ({"columns": ("tip",)}, "chosen columns with keys of their own"),
+    "k of n": ({"roster": "ab" * 32}, "k of n signatures"),
+    "a duration": ({"max_duration_s": 60}, "how long a run gets keys"),
+    "a number of executors": ({"max_executors": 1}, "number of executors"),
     "a key service of Strongroom's": ({"back_end": "strongroom"}, "back end"),
     "a Key Vault": ({"back_end": "azure-key-vault"}, "back end"),
 }

@@ -44,8 +44,15 @@ class KeyDemand(StrEnum):
     SUBMITTERS = "chosen submitters"
     RECIPIENTS = "chosen recipients of the output"
     MAX_RUNS = "number of runs"
+    NOT_BEFORE = "beginning of the approval"
     NOT_AFTER = "end of the approval"
-    ONE_DRIVER = "one driver a ticket, number of executors"
+    DURATION = "how long a run gets keys"
+    EXECUTORS = "number of executors"
+    ONE_DRIVER = "one driver a ticket"
+    SEVERAL = "k of n signatures"
+    VERSIONS = "chosen versions"
+    WRITERS = "versions of chosen writers"
+    COLUMNS = "chosen columns with keys of their own"
     REVOCATION = "revocation before a run"
     REVOCATION_DURING = "revocation during a run"
     NEWEST_VERSION = "reading the newest version"
@@ -105,9 +112,21 @@ _COVERED: Final = frozenset(
         "recipients",
         "back_end",
         "issued_at",
+        "purpose",
     }
 )
 """Fields of an approval that `_demands` looks at, or that release policy and agent enforce."""
+_LIMITS: Final[Mapping[str, KeyDemand]] = {
+    "not_before": KeyDemand.NOT_BEFORE,
+    "max_duration_s": KeyDemand.DURATION,
+    "max_executors": KeyDemand.EXECUTORS,
+    "max_executors_total": KeyDemand.EXECUTORS,
+    "roster": KeyDemand.SEVERAL,
+    "versions": KeyDemand.VERSIONS,
+    "writers": KeyDemand.WRITERS,
+    "columns": KeyDemand.COLUMNS,
+}
+"""Fields that are limits where they are stated at all; so is every other one that is not covered."""
 _AZURE_ATTESTATION: Final = (".attest.azure.net", ".attest.azure.us", ".attest.azure.cn")
 
 
@@ -174,7 +193,7 @@ def _demands(approval: Approval) -> Iterator[tuple[KeyDemand, str]]:
     for name, field in type(approval).model_fields.items():
         value = getattr(approval, name)
         if name not in _COVERED and value != field.get_default(call_default_factory=True):
-            yield KeyDemand.OTHER, f"{name} = {value}"
+            yield _LIMITS.get(name, KeyDemand.OTHER), f"{name} = {value}"
 
 
 def key_back_ends_section() -> str:
@@ -200,8 +219,8 @@ _NOTES: Final = f"""\
   keys of single files, as with a key service.
 - Evidence is not made for a vault's nonce, because vaults give none. An old attestation result yields a key that is
   wrapped to the TEE that the result is about, whose private key ends with it.
-- An approval becomes a release policy of `equals` alone, which every vault knows: lists of machines and least numbers are
-  not put into words there. Put least numbers into the evidence policy, whose hash the release policy names.
+- An approval becomes a release policy of `equals` alone, which every vault knows: lists of machines and least numbers
+  are not put into words there. Put least numbers into the evidence policy, whose hash the release policy names.
 - Key Vault accepts results of Azure Attestation alone; a Managed HSM those of any issuer that publishes its keys as
   OpenID Connect does.
 - "Number of runs" in an approval for a vault is {MAX_RUNS}, the largest that an approval can name: nobody counts.

@@ -45,6 +45,11 @@ def test_an_approval_that_states_no_more_than_the_back_end_enforces_passes(back_
     demand_key_back_end(approval(back_end), back_end)
 
 
+@pytest.mark.parametrize("back_end", VAULTS)
+def test_a_purpose_is_no_limit(back_end: KeyBackEnd) -> None:
+    demand_key_back_end(approval(back_end, purpose="a yearly report"), back_end)
+
+
 @pytest.mark.parametrize("named", KeyBackEnd)
 @pytest.mark.parametrize("back_end", KeyBackEnd)
 def test_an_approval_is_for_the_back_end_that_it_names(named: KeyBackEnd, back_end: KeyBackEnd) -> None:
@@ -70,7 +75,14 @@ LIMITS: list[tuple[KeyDemand, dict[str, Any]]] = [
         KeyDemand.LEAST_NUMBERS,
         {"platform": {"machines": "any", "min_tcb_evaluation_data_number": 0, "min_crl_number": None}},
     ),
-    (KeyDemand.OTHER, {"columns": ["tip"]}),
+    (KeyDemand.COLUMNS, {"columns": ["tip"]}),
+    (KeyDemand.NOT_BEFORE, {"not_before": "2026-03-01T00:00:00Z"}),
+    (KeyDemand.DURATION, {"max_duration_s": 3600}),
+    (KeyDemand.EXECUTORS, {"max_executors": 2}),
+    (KeyDemand.EXECUTORS, {"max_executors_total": 20}),
+    (KeyDemand.SEVERAL, {"roster": "ab" * 32}),
+    (KeyDemand.VERSIONS, {"versions": {"first": 1, "last": 3}}),
+    (KeyDemand.WRITERS, {"writers": ["owner:" + "ab" * 32]}),
 ]
 
 

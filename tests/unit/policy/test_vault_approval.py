@@ -77,7 +77,8 @@ def test_refuses_an_approval_of_something_else(stated: dict[str, Any], name: str
     [
         ({"max_runs": 3}, KeyDemand.MAX_RUNS),
         ({"not_after": "2027-01-01T00:00:00Z"}, KeyDemand.NOT_AFTER),
-        ({"columns": ["tip"]}, KeyDemand.OTHER),
+        ({"columns": ["tip"]}, KeyDemand.COLUMNS),
+        ({"roster": "ab" * 32}, KeyDemand.SEVERAL),
         ({"back_end": "strongroom"}, "back end"),
         ({"back_end": "azure-key-vault"}, "back end"),
     ],
