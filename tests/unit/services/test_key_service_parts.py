@@ -57,7 +57,7 @@ def test_the_configuration_digest_follows_what_decides_and_nothing_else() -> Non
 @pytest.mark.parametrize(
     "changed",
     [
-        {"mode": "attested"},
+        {"mode": "trusted"},
         {"owners": []},
         {"attestation_services": []},
         {"url": "http://127.0.0.1"},
