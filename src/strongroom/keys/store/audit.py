@@ -15,11 +15,10 @@ from typing import Any, Final
 
 from strongroom.base.encoding import Json, parse_json_object
 from strongroom.base.errors import FormatError
-from strongroom.base.secret import SecretBytes
 from strongroom.keys.store.chains import EMPTY, Chains, ChainState, numbers_of, subjects_of
 from strongroom.keys.store.databases import Database
 from strongroom.keys.store.ledger import NEVER, Head, LogView, index_columns, tile_loader
-from strongroom.keys.store.rows import Connection, Rows, edited
+from strongroom.keys.store.rows import Connection, RowOpener, Rows, edited
 from strongroom.log.merkle import EdgeNodes, MerkleTree, leaf_hash
 from strongroom.log.tiles import TiledNodes
 
@@ -42,17 +41,17 @@ class Audit:
     Args:
         database: Where everything is.
         head: Verifies the checkpoint.
-        row_key: Opens rows.
+        opener: Opens rows.
         stop: The audit ends early when it is set.
         pause_s: How long it rests after each piece, in seconds, so that requests come first.
     """
 
     def __init__(
-        self, database: Database, *, head: Head, row_key: SecretBytes, stop: threading.Event, pause_s: float = 0.0
+        self, database: Database, *, head: Head, opener: RowOpener, stop: threading.Event, pause_s: float = 0.0
     ) -> None:
         self._database = database
         self._head = head
-        self._row_key = row_key
+        self._opener = opener
         self._stop = stop
         self._pause_s = pause_s
 
@@ -87,7 +86,7 @@ class Audit:
             raise edited("the log's leaves are not those of its checkpoint")
 
     def _leaf_piece(self, connection: Connection, tree: MerkleTree, *, end: int, time: str) -> str:
-        chains, nodes = Chains(Rows(connection, row_key=self._row_key)), TiledNodes(tile_loader(connection))
+        chains, nodes = Chains(Rows(connection, opener=self._opener)), TiledNodes(tile_loader(connection))
         found = connection.execute(
             "SELECT position, data, event, run, number FROM leaves WHERE position >= ? AND position < ?"
             " ORDER BY position",
@@ -138,7 +137,7 @@ class Audit:
                     values,
                 )
                 found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-                rows = Rows(connection, row_key=self._row_key)
+                rows = Rows(connection, opener=self._opener)
                 for row in found:
                     rows.open(table, row)
             yield found
@@ -157,7 +156,7 @@ class Audit:
             yield seen
 
     def _subject(self, connection: Connection, subject: str) -> None:
-        rows = Rows(connection, row_key=self._row_key)
+        rows = Rows(connection, opener=self._opener)
         note, checkpoint = self._head.read(connection)
         view = LogView(connection, note=note, checkpoint=checkpoint)
         chains, state = Chains(rows), EMPTY

@@ -21,6 +21,7 @@ from typing import Final, Literal, TypeAlias
 from pydantic import Field
 
 from strongroom.base.encoding import Json
+from strongroom.base.errors import IntegrityError
 from strongroom.keys.store.rows import Rows, edited
 from strongroom.wire.model import Hex16, Message
 
@@ -162,8 +163,22 @@ class Chains:
         found = self._rows.find("chain_states", {"subject": subject}, ChainState)
         state = EMPTY if found is None else found[0]
         if self.link(subject, state.links) is not None:
-            raise edited(f"the log has more entries about {subject} than its state counts")
+            raise miscounted(subject)
         return state
+
+    def end(self, subject: str) -> tuple[ChainState, int | None]:
+        """Return a subject's state as it is stored, and the position of its newest leaf.
+
+        The caller MUST check that this leaf has the number that the state counts up to.
+
+        Raises:
+            IntegrityError: One of them is there without the other.
+        """
+        found = self._rows.find("chain_states", {"subject": subject}, ChainState)
+        newest = self._rows.first("chain_links", {"subject": subject}, ChainLink, ("number DESC",))
+        if (found is None) != (newest is None):
+            raise miscounted(subject)
+        return EMPTY if found is None else found[0], None if newest is None else newest[0].position
 
     def link(self, subject: str, number: int) -> int | None:
         """Return the position of a subject's leaf with a number."""
@@ -179,7 +194,7 @@ class Chains:
         found = self._rows.select("chain_links", {"subject": subject}, ChainLink, ("number",))
         positions = tuple(link.position for link, _ in found)
         if len(positions) != self.state(subject).links or list(positions) != sorted(set(positions)):
-            raise edited(f"the log has other entries about {subject} than its state counts")
+            raise miscounted(subject)
         return positions
 
     def extend(
@@ -197,3 +212,8 @@ class Chains:
         else:
             self._rows.insert("chain_states", {"subject": subject}, after)
         return after
+
+
+def miscounted(subject: str) -> IntegrityError:
+    """Return the error of a state that is not what the log's links lead to."""
+    return edited(f"the log has more or other entries about {subject} than its state counts")

@@ -6,8 +6,9 @@ public text, so that an edited row, or one that was moved to another key or tabl
 `entry` counts the order in which rows came and is not bound.
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
@@ -22,7 +23,12 @@ _NO_SECRET: Final = SecretBytes(b"")
 _KEPT: Final = ("public", "sealed")
 _UNBOUND: Final = frozenset({*_KEPT, "entry"})
 
+_WITHOUT_SECRET: Final = len(aead.encrypt(SecretBytes(bytes(32)), b"", context=b""))
+"""The length of an encryption of nothing."""
+_REMEMBERED: Final = 4096
+
 _M = TypeVar("_M", bound=Message)
+_Key: TypeAlias = tuple[tuple[str, Any], ...]
 
 
 class Cursor(Protocol):
@@ -50,12 +56,39 @@ class Connection(Protocol):
         """Run one statement."""
 
 
+class RowOpener:
+    """Opens rows. What a row without a secret says is remembered for these very bytes, so that it is computed once.
+
+    Args:
+        row_key: Authenticates and encrypts rows.
+    """
+
+    def __init__(self, row_key: SecretBytes) -> None:
+        self.row_key = row_key
+        self.remembered = functools.lru_cache(maxsize=_REMEMBERED)(self._opened)
+
+    def open(self, table: str, key: _Key, public: str, sealed: bytes) -> SecretBytes:
+        """Return a row's secret.
+
+        Raises:
+            IntegrityError: The row is not what was stored.
+        """
+        try:
+            return aead.decrypt(self.row_key, sealed, context=_context(table, dict(key), public))
+        except (IntegrityError, FormatError) as error:
+            raise edited(f"an entry in {table} is not what was stored") from error
+
+    def _opened(self, table: str, key: _Key, public: str, sealed: bytes, kind: type[Message]) -> Message:
+        self.open(table, key, public, sealed)
+        return _read(table, public, kind)
+
+
 class Rows:
     """Authenticated rows of one transaction. Names of tables and columns are the program's own, never a caller's."""
 
-    def __init__(self, connection: Connection, *, row_key: SecretBytes) -> None:
+    def __init__(self, connection: Connection, *, opener: RowOpener) -> None:
         self._connection = connection
-        self._row_key = row_key
+        self._opener = opener
         self._found: dict[tuple[object, ...], tuple[Message, SecretBytes]] = {}
 
     def insert(self, table: str, key: Mapping[str, Json], record: Message, secret: SecretBytes | None = None) -> None:
@@ -166,19 +199,10 @@ class Rows:
         Raises:
             IntegrityError: A row is not what was stored.
         """
-        conditions = [f"{column} = ?" for column in where]
-        values = list(where.values())
-        if after is not None:
-            conditions.append(f"{after[0]} > ?")
-            values.append(after[1])
-        statement = f"SELECT * FROM {table}"  # noqa: S608 - names of our own
-        if conditions:
-            statement += " WHERE " + " AND ".join(conditions)
-        if order_by:
-            statement += " ORDER BY " + ", ".join(order_by)
-        if limit is not None:
-            statement += " LIMIT ?"
-            values.append(limit)
+        statement = _select(
+            table, tuple(where), tuple(order_by), None if after is None else after[0], limit is not None
+        )
+        values = [*where.values(), *(() if after is None else after[1:]), *(() if limit is None else (limit,))]
         cursor = self._connection.execute(statement, tuple(values))
         columns = [column[0] for column in cursor.description]
         for row in cursor.fetchall():
@@ -189,7 +213,7 @@ class Rows:
     ) -> tuple[str, bytes]:
         public = record.to_json().decode("utf-8")
         opened = (secret or _NO_SECRET).reveal()
-        return public, aead.encrypt(self._row_key, opened, context=_context(table, key, public))
+        return public, aead.encrypt(self._opener.row_key, opened, context=_context(table, key, public))
 
     def open(self, table: str, row: Mapping[str, Any]) -> SecretBytes:
         """Return a row's secret: it is what was stored, in its place.
@@ -201,18 +225,45 @@ class Rows:
         Raises:
             IntegrityError: It is not.
         """
-        key = {column: value for column, value in row.items() if column not in _UNBOUND}
-        try:
-            return aead.decrypt(self._row_key, row["sealed"], context=_context(table, key, row["public"]))
-        except (IntegrityError, FormatError) as error:
-            raise edited(f"an entry in {table} is not what was stored") from error
+        return self._opener.open(table, _key_of(row), row["public"], row["sealed"])
 
     def _open(self, table: str, row: Mapping[str, Any], kind: type[_M]) -> tuple[_M, SecretBytes]:
-        secret = self.open(table, row)
-        try:
-            return kind.model_validate_json(row["public"]), secret  # it is what `to_json` wrote: it was authenticated
-        except ValidationError as error:
-            raise edited(f"an entry in {table} is not what was stored") from error
+        key, public, sealed = _key_of(row), row["public"], bytes(row["sealed"])
+        if len(sealed) == _WITHOUT_SECRET:
+            record = self._opener.remembered(table, key, public, sealed, kind)
+            assert isinstance(record, kind)
+            return record, _NO_SECRET
+        return _read(table, public, kind), self._opener.open(table, key, public, sealed)
+
+
+@functools.cache
+def _select(
+    table: str,
+    where: tuple[str, ...],
+    order_by: tuple[str, ...],
+    after: str | None,
+    limited: bool,  # noqa: FBT001
+) -> str:
+    """Return the text of a query; there are as many as there are places in the program that ask."""
+    conditions = [*(f"{column} = ?" for column in where), *(() if after is None else (f"{after} > ?",))]
+    statement = f"SELECT * FROM {table}"  # noqa: S608 - names of our own
+    if conditions:
+        statement += " WHERE " + " AND ".join(conditions)
+    if order_by:
+        statement += " ORDER BY " + ", ".join(order_by)
+    return statement + (" LIMIT ?" if limited else "")
+
+
+def _key_of(row: Mapping[str, Any]) -> _Key:
+    return tuple((column, value) for column, value in row.items() if column not in _UNBOUND)
+
+
+def _read(table: str, public: str, kind: type[_M]) -> _M:
+    """Read a record; what is authenticated is what `to_json` wrote."""
+    try:
+        return kind.model_validate_json(public)
+    except ValidationError as error:
+        raise edited(f"an entry in {table} is not what was stored") from error
 
 
 def _equal(key: Mapping[str, Json]) -> str:

@@ -14,6 +14,7 @@ from strongroom.keys.store.audit import Audit, Audited
 from strongroom.keys.store.databases import Database
 from strongroom.keys.store.group import GroupCommit
 from strongroom.keys.store.ledger import Head, LogEnd, LogSigner, LogView, demand_sound_end, newest_time
+from strongroom.keys.store.rows import RowOpener
 from strongroom.keys.store.transaction import Transaction
 from strongroom.wire.key_service import LogProof
 
@@ -47,7 +48,7 @@ class Store:
     ) -> None:
         self.database = database
         self.master_key: Final = master_key
-        self._row_key = hkdf_sha256(store_key, salt=b"", info=_ROWS_INFO)
+        self._opener = RowOpener(hkdf_sha256(store_key, salt=b"", info=_ROWS_INFO))
         self.nonce_key: Final = hkdf_sha256(store_key, salt=b"", info=_NONCES_INFO)
         self._signer = signer
         self._head = Head(signer)
@@ -70,7 +71,7 @@ class Store:
             UnavailableError: Its server does not answer.
         """
         with self._commits.block():
-            yield Transaction(self.database.writer, row_key=self._row_key, end=self._end)
+            yield Transaction(self.database.writer, opener=self._opener, end=self._end)
 
     @contextlib.contextmanager
     def reading(self) -> Generator[Transaction, None, None]:
@@ -84,7 +85,7 @@ class Store:
         with self.database.translated(), self.database.snapshot() as connection:
             note, checkpoint = self._head.read(connection)
             view = LogView(connection, note=note, checkpoint=checkpoint)
-            yield Transaction(connection, row_key=self._row_key, view=view)
+            yield Transaction(connection, opener=self._opener, view=view)
 
     @contextlib.contextmanager
     def log(self) -> Generator[LogView, None, None]:
@@ -159,7 +160,7 @@ class Store:
             ConfigurationError: The database cannot be read.
             UnavailableError: Its server does not answer.
         """
-        return Audit(self.database, head=self._head, row_key=self._row_key, stop=self._closed, pause_s=pause_s).run()
+        return Audit(self.database, head=self._head, opener=self._opener, stop=self._closed, pause_s=pause_s).run()
 
     def stop_releasing(self, error: StrongroomError) -> None:
         """Release nothing any more in this process: the audit found something."""

@@ -30,13 +30,14 @@ from strongroom.keys.store.chains import (
     approval_subject,
     dataset_subject,
     kek_subject,
+    miscounted,
     numbers_of,
     run_subject,
     subjects_of,
 )
 from strongroom.keys.store.ledger import NEVER, LogEnd, LogView
 from strongroom.keys.store.master_key import drop_other_master_key
-from strongroom.keys.store.rows import Connection, Rows, edited
+from strongroom.keys.store.rows import Connection, RowOpener, Rows, edited
 from strongroom.log.checkpoint import Checkpoint
 from strongroom.wire.key_service import LogProof
 
@@ -89,7 +90,7 @@ class Transaction:
 
     Args:
         connection: The database.
-        row_key: Authenticates and encrypts rows.
+        opener: Authenticates and encrypts rows.
         end: The log's end, where this transaction may write.
         view: The log, where this transaction only reads.
 
@@ -98,10 +99,10 @@ class Transaction:
     """
 
     def __init__(
-        self, connection: Connection, *, row_key: SecretBytes, end: LogEnd | None = None, view: LogView | None = None
+        self, connection: Connection, *, opener: RowOpener, end: LogEnd | None = None, view: LogView | None = None
     ) -> None:
         self._connection = connection
-        self.rows = Rows(connection, row_key=row_key)
+        self.rows = Rows(connection, opener=opener)
         self._chains = Chains(self.rows)
         self._states: dict[str, ChainState] = {}
         self._end = end
@@ -231,11 +232,11 @@ class Transaction:
         """Return what the log says of a subject, checked with the newest leaf about it."""
         state = self._states.get(subject)
         if state is None:
-            state = self._chains.state(subject)
-            if state.links:
-                leaf = (self._view or self._writing()).demand_logged(self._chains.link(subject, state.links - 1))
+            state, newest = self._chains.end(subject)
+            if newest is not None:
+                leaf = (self._view or self._writing()).demand_logged(newest)
                 if numbers_of(leaf).get(subject) != state.links - 1:
-                    raise edited(f"the newest log entry about {subject} is another one")
+                    raise miscounted(subject)
             self._states[subject] = state
         return state
 
