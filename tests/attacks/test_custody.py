@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from starlette.applications import Starlette
 from tests.support.asgi import send
 from tests.support.custody import (
@@ -40,6 +41,7 @@ from strongroom.base.errors import (
 )
 from strongroom.base.secret import SecretBytes
 from strongroom.cli.custody import custody_client
+from strongroom.cli.main import strongroom
 from strongroom.clients.custody import CustodyClient
 from strongroom.crypto.jose import seal
 from strongroom.crypto.keys import ReceivingKey, SigningKey
@@ -385,6 +387,14 @@ def test_a_run_of_an_attested_service_proves_its_mode_offline(running: AttestedI
         verify_receipt(receipt, trust=attested, required_mode="owner-operated")
     with pytest.raises(VerificationError, match="mode of the key service"):
         verify_receipt(receipt, trust=trust)
+    (tmp_path / "trust.json").write_bytes(attested.to_json())
+    file, anchors = str(tmp_path / "out" / kept.receipt), ("--trust", str(tmp_path / "trust.json"))
+    shown = CliRunner().invoke(strongroom, ["receipt", "show", file])
+    checked = CliRunner().invoke(strongroom, ["receipt", "verify", file, *anchors, "--require-mode", "attested"])
+    other = CliRunner().invoke(strongroom, ["receipt", "verify", file, *anchors, "--require-mode", "owner-operated"])
+    assert [result.exit_code for result in (shown, checked, other)] == [0, 0, 1], checked.output + other.output
+    assert all("(attested: measured; master key: custody)" in result.output for result in (shown, checked))
+    assert "expected owner-operated, found attested" in other.output
     in_an_hsm = pinned.model_copy(update={"master_key": "pkcs11"})
     with pytest.raises(VerificationError, match="holder of the master key"):
         verify_receipt(receipt, trust=attested.model_copy(update={"services": (trust.services[0], in_an_hsm)}))

@@ -355,6 +355,20 @@ def test_a_token_that_was_taken_away_is_said_and_used_again_when_it_is_back(
 
 
 @pytest.mark.needs_softhsm
+def test_two_keys_of_one_token_are_used_side_by_side(hsm: SoftHsm) -> None:
+    """As when one replaces the other; closing one logs the process out, and the other logs in again."""
+    first, second = (open_master_key(hsm.uri(f"key-{random_id()}"), create=True) for _ in range(2))
+    by_first, by_second = (key.wrap(KEY, context=CONTEXT) for key in (first, second))
+    assert opens(first, by_first)
+    assert not opens(first, by_second)
+    first.close()
+    try:
+        assert opens(second, by_second)
+    finally:
+        second.close()
+
+
+@pytest.mark.needs_softhsm
 @pytest.mark.parametrize("wrong", ["EXTRACTABLE", "SENSITIVE", "length"])
 def test_refuses_a_key_that_could_leave_its_token(hsm: SoftHsm, opened: Opener, wrong: str) -> None:
     import pkcs11  # noqa: PLC0415 - an extra

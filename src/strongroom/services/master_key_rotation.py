@@ -38,7 +38,7 @@ def rotate_master_key(config: Path, *, to: str, clock: Clock) -> None:
     if settings.mode == "attested":
         raise RefusedError(
             "a service in mode attested keeps its master key: its identity is sealed with it",
-            action="Start a new service with the new master key, and restore a backup for a recipient there.",
+            action="Set up a new service with the new master key, and move the datasets (docs/how-to/master-key.md).",
         )
     demand_fitting(to, mode=settings.mode, has_platform=settings.platform is not None)
     if to != settings.master_key:  # else it stopped after 2

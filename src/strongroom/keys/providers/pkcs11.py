@@ -59,7 +59,6 @@ _MEANINGS: Final = (
         "has a PIN that is locked, expired or not set",
         "Have the token's security officer set it anew.",
     ),
-    (("UserAlreadyLoggedIn",), "is in use by this process already", "Give each use its own token."),
     (
         ("NoSuchToken", "MultipleTokensReturned"),
         "is not there, or not the only one of its name",
@@ -243,7 +242,11 @@ class Pkcs11MasterKey:
         loaded = self._library.lib(self._module)
         found = {"token_label": address.token, "token_serial": address.serial}
         token = loaded.get_token(**{name: value for name, value in found.items() if value is not None})
-        self._session = token.open(rw=create, user_pin=pin.reveal().decode("ascii"))
+        try:
+            self._session = token.open(rw=create, user_pin=pin.reveal().decode("ascii"))
+        except self._library.exceptions.UserAlreadyLoggedIn:
+            # A login is the whole process's: another master key of this token is open, whose PIN the token accepted.
+            self._session = token.open(rw=create)
         try:
             self._key = self._find(create=create)
             self._demand_guarded()
