@@ -89,7 +89,7 @@ def commit(door: Door, name: str) -> Reply:
 
 
 def revoke(door: Door, name: str) -> Reply:
-    return door.bench.owners.revoke(door.call(name, {}, approval=door.approval))
+    return door.bench.approvals.revoke(door.call(name, {}, approval=door.approval))
 
 
 def run(door: Door, name: str) -> Reply:
@@ -120,7 +120,7 @@ def test_lists_hold_what_is_ones_own(door: Door) -> None:
     def listed(name: str) -> list[int]:
         replies = (
             (door.bench.datasets.datasets(door.call(name)), "datasets"),
-            (door.bench.owners.approvals(door.call(name)), "approvals"),
+            (door.bench.approvals.approvals(door.call(name)), "approvals"),
             (door.bench.owners.runs(door.call(name)), "runs"),
         )
         return [len(parse_json_object(reply.body)[what]) for reply, what in replies]
@@ -137,7 +137,7 @@ def test_another_owners_approval_frees_nothing(door: Door) -> None:
     token = sign_jws(approval.to_json(), key=key, header=header)
     upload = wire.ApprovalUpload(approval=token, application=door.bench.description().to_json().decode())
     with pytest.raises(NotFoundError):
-        door.bench.owners.approve(door.call("other", upload))
+        door.bench.approvals.approve(door.call("other", upload))
 
 
 @pytest.mark.parametrize(
