@@ -181,7 +181,11 @@ def test_only_an_owners_own_fresh_word_about_this_service_counts(tmp_path: Path)
         bench.restores.accept(bench.person(word(bench.owner)))
     with pytest.raises(AuthenticationError):
         bench.restores.accept(bench.tee_call(word(bench.owner, issued_at=now).to_json().decode()))
+    with pytest.raises(ConflictError, match="no restore of that name"):
+        bench.restores.accept(bench.person(word(bench.owner, issued_at=now, restore="b" * 32)))
     bench.restores.accept(bench.person(word(bench.owner, issued_at=now)))
+    with pytest.raises(ConflictError, match="no restore of that name"):
+        bench.restores.accept(bench.person(word(bench.owner, issued_at=now)))
     with bench.store.reading() as tx:
         assert tx.log_state().restore is None
     assert bench.events()[-1] == "restore-accepted"
