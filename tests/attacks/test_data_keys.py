@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from tests.support.key_service import KeyBench, Tee, run_of, written
 from tests.support.platform import NOW
 
+from strongroom.base.clock import to_rfc3339
 from strongroom.base.encoding import from_b64url, parse_json_object, to_b64url
 from strongroom.base.errors import (
     ConflictError,
@@ -26,6 +28,7 @@ from strongroom.base.errors import (
 )
 from strongroom.crypto.keys import SigningKey
 from strongroom.keys.hierarchy import kek_version_of
+from strongroom.policy.roster import Roster
 from strongroom.receipts.shredding import verify_shredding
 from strongroom.services import key_care
 from strongroom.services.access import is_own_key
@@ -477,6 +480,92 @@ def test_shredding_is_confirmed_by_the_datasets_name(bench: KeyBench) -> None:
     assert bench.owner_unwrap("trips", written(1, bench.trips)).keys
 
 
+@dataclass(kw_only=True)
+class Rostered:
+    """A dataset whose roster demands two of three members, and what each can sign."""
+
+    bench: KeyBench
+    roster: Roster
+    members: tuple[SigningKey, ...]
+
+    def consent(self, key: SigningKey, *, typ: str = data_keys.SHREDDING_CONSENT_TYP, **changed: Any) -> str:
+        fields: dict[str, Any] = {
+            "key_service": self.bench.identity.identity,
+            "dataset": "trips",
+            "roster": self.roster.digest,
+            "issued_at": to_rfc3339(self.bench.clock.now()),
+            **changed,
+        }
+        return self.bench.signed(data_keys.ShreddingConsent(**fields), key=key, typ=typ)
+
+    def shred(self, *consents: str) -> data_keys.ShreddingProof:
+        call = self.bench.person(data_keys.ShredRequest(confirm="trips", consents=consents), name="trips")
+        return data_keys.ShreddingProof.from_json(self.bench.care.shred(call).body)
+
+
+@pytest.fixture
+def rostered(bench: KeyBench) -> Rostered:
+    bench.prepare()
+    members = tuple(SigningKey.generate("ES256") for _ in range(3))
+    roster = bench.roster(*members, threshold=2)
+    assert bench.propose_roster(roster)["holds"]
+    return Rostered(bench=bench, roster=roster, members=members)
+
+
+def test_where_a_roster_demands_two_of_three_no_fewer_destroy_a_datasets_keys(rostered: Rostered) -> None:
+    one, two, _ = rostered.members
+    for consents in ((), (rostered.consent(one),), (rostered.consent(one), rostered.consent(one))):
+        with pytest.raises(RefusedError, match="too few members"):
+            rostered.shred(*consents)
+    assert rostered.bench.owner_unwrap("trips", written(1, rostered.bench.trips)).keys
+    proof = rostered.shred(rostered.consent(one), rostered.consent(two))
+    verified = verify_shredding(proof.to_json(), trust=trust_of(rostered.bench))
+    assert verified.dataset == "trips"
+    consenting = parse_json_object(proof.proof.leaf)["consenting"]
+    assert consenting == sorted(key.verifying_key.thumbprint for key in (one, two))
+
+
+def test_a_consent_is_a_members_for_this_roster_and_dataset_and_fresh(rostered: Rostered) -> None:
+    one, two, _ = rostered.members
+    bench, good = rostered.bench, rostered.consent(one)
+    stale = rostered.consent(two)
+    bench.clock.advance(days=8)
+    for bad in (
+        rostered.consent(bench.owner),
+        rostered.consent(SigningKey.generate("ES256")),
+        rostered.consent(two, typ=wire.APPROVAL_TYP),
+        rostered.consent(two, dataset="report"),
+        rostered.consent(two, roster="00" * 32),
+        rostered.consent(two, key_service="00" * 32),
+        rostered.consent(two, issued_at="2030-01-01T00:00:00Z"),
+        stale,
+        "a.b.c",
+    ):
+        with pytest.raises((RefusedError, VerificationError, FormatError)):
+            rostered.shred(rostered.consent(one), bad)
+    with pytest.raises(RefusedError, match="too old"):
+        rostered.shred(good, rostered.consent(two))
+    assert rostered.shred(rostered.consent(one), rostered.consent(two))
+
+
+def test_consents_of_a_roster_that_was_replaced_do_not_count(rostered: Rostered) -> None:
+    one, two, three = rostered.members
+    consents = [rostered.consent(key) for key in (one, two)]
+    later = rostered.bench.roster(one, two, three, threshold=3, before=rostered.roster)
+    rostered.bench.propose_roster(later, key=one)
+    assert rostered.bench.sign_roster(later, key=two)["holds"]
+    with pytest.raises(RefusedError, match="for something else"):
+        rostered.shred(*consents)
+
+
+def test_consents_for_a_dataset_without_a_roster_are_refused(bench: KeyBench) -> None:
+    bench.prepare()
+    key = SigningKey.generate("ES256")
+    unneeded = Rostered(bench=bench, roster=bench.roster(key, threshold=1), members=(key,))
+    with pytest.raises(RefusedError, match="has no roster"):
+        unneeded.shred(unneeded.consent(key))
+
+
 def trust_of(bench: KeyBench, **changed: Any) -> Trust:
     fields: dict[str, Any] = {
         "service": "key-service",
@@ -626,8 +715,8 @@ def test_a_write_is_moved_only_by_its_driver_and_only_when_it_must_be(bench: Key
 def test_a_write_is_not_moved_after_its_approval_was_revoked(bench: KeyBench) -> None:
     (one, first, write), (other, second, _) = two_runs(bench)
     bench.close(one, first, commits=(bench.commit(write.write_id),))
-    for record in parse_json_object(bench.owners.approvals(bench.person()).body)["approvals"]:
-        bench.owners.revoke(bench.person(approval=record["approval"]))
+    for record in parse_json_object(bench.approvals.approvals(bench.person()).body)["approvals"]:
+        bench.revoke(record["approval"])
     with pytest.raises(RefusedError, match="nothing more is released"):
         bench.rebase(other, second)
 

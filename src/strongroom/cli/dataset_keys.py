@@ -160,7 +160,7 @@ def demand_free(path: Path) -> None:
         ConflictError: There is one.
     """
     if path.exists():
-        raise ConflictError(f"{path} exists already", action="name a file that does not exist yet: --proof FILE")
+        raise ConflictError(f"{path} exists already", action="name a file that does not exist yet")
 
 
 def _rewrap(client: OwnerClient, dataset: str, column: str | None) -> int:

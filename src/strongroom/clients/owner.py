@@ -221,13 +221,29 @@ class OwnerClient:
         """
         self._post(f"/datasets/{name}/key-state", data_keys.KeyStateRequest(column=column, enabled=enabled))
 
-    def shred(self, name: str) -> data_keys.ShreddingProof:
+    def consent_to_shredding(self, roster: Roster) -> str:
+        """Sign, as a member of a dataset's roster, that its keys may be destroyed within a week."""
+        consent = data_keys.ShreddingConsent(
+            key_service=roster.key_service,
+            dataset=roster.dataset,
+            roster=roster.digest,
+            issued_at=to_rfc3339(self._clock.now()),
+        )
+        return self._signed(consent.to_json(), typ=data_keys.SHREDDING_CONSENT_TYP)
+
+    def shred(self, name: str, *, consents: tuple[str, ...] = ()) -> data_keys.ShreddingProof:
         """Destroy every key of a dataset. It cannot be undone.
 
+        Args:
+            name: The dataset.
+            consents: Where it has a roster: what members of it signed (`consent_to_shredding`).
+
         Raises:
-            RefusedError: The dataset is another owner's, or its keys were destroyed before.
+            NotFoundError: There is no such dataset, or it is another owner's.
+            RefusedError: Too few members agree, or its keys were destroyed before.
         """
-        answer = self._post(f"/datasets/{name}/shred", data_keys.ShredRequest(confirm=name))
+        asked = {"confirm": name, "consents": list(consents)}
+        answer = self._post(f"/datasets/{name}/shred", data_keys.ShredRequest.from_object(asked))
         return data_keys.ShreddingProof.from_object(answer)
 
     def shredding(self, name: str) -> data_keys.ShreddingProof:

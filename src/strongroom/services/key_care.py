@@ -33,6 +33,7 @@ from strongroom.services.http import Call, endpoint, json_reply
 from strongroom.services.key_desk import KeyDesk
 from strongroom.services.people import Role
 from strongroom.services.runs import PREFIX
+from strongroom.services.shredding_consents import demand_consents
 from strongroom.wire import data_keys as wire
 
 _REWRAPPED_AT_ONCE: Final = 500
@@ -140,22 +141,25 @@ class KeyCare:
     def shred(self, call: Call) -> Reply:
         """Destroy every version of every KEK of a dataset; the log says so for good, with their ids."""
         owner, now = self._desk.person(call), self._desk.clock.now()
-        name, confirmed = call.path["name"], wire.ShredRequest.from_json(call.body).confirm
-        if confirmed != name:
+        name, request = call.path["name"], wire.ShredRequest.from_json(call.body)
+        if request.confirm != name:
             raise RefusedError(
                 "what was confirmed is another dataset",
-                mismatches=(Mismatch(name="dataset", expected=name, actual=confirmed),),
+                mismatches=(Mismatch(name="dataset", expected=name, actual=request.confirm),),
             )
         with self._desk.store.transaction() as tx:
             dataset = self._own(tx, call, owner=owner, column=None)
             demand_not_shredded(tx, name)
+            consenting = demand_consents(self._desk, tx, name, request.consents, now=now)
             gone: list[Json] = []
             for column in (None, *dataset.columns):
                 for stored in tx.key_versions(kek_name(name, column)):
                     tx.destroy_key(stored.record)
                     gone.append({"key": stored.record.name, "column": column, "version": stored.record.version})
             forget_write_keys(tx, name)
-            tx.append_leaf("key-shredded", now=now, what={"dataset": name, "owner": owner, "keys": gone})
+            tx.append_leaf(
+                "key-shredded", now=now, what={"dataset": name, "owner": owner, "keys": gone, "consenting": consenting}
+            )
         self._desk.store.scrub()
         return json_reply(self._proof(name), status=201)
 

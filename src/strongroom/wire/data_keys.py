@@ -4,10 +4,12 @@ from typing import Final, Literal
 
 from pydantic import Field
 
+from strongroom.wire.approvals import MAX_SIGNERS
 from strongroom.wire.key_service import LogProof
 from strongroom.wire.model import ColumnName, CompactJws, DatasetName, Hex16, Hex32, Message, Timestamp
 
 SHREDDING_TYP: Final = "strongroom-shredding+jws"
+SHREDDING_CONSENT_TYP: Final = "strongroom-shredding-consent+jws"
 
 
 class KeyChoice(Message):
@@ -29,9 +31,29 @@ class KeyStateRequest(KeyChoice):
 
 
 class ShredRequest(Message):
-    """Destroy every KEK of a dataset. `confirm` repeats the dataset's name."""
+    """Destroy every KEK of a dataset.
+
+    Attributes:
+        confirm: The dataset's name once more.
+        consents: Where the dataset has a roster: JWS of `ShreddingConsent`, of as many members as it demands.
+    """
 
     confirm: DatasetName
+    consents: tuple[CompactJws, ...] = Field(default=(), max_length=MAX_SIGNERS)
+
+
+class ShreddingConsent(Message):
+    """A member of a dataset's roster agrees that its keys are destroyed. Signed with the member's key.
+
+    Attributes:
+        roster: Digest of the roster that holds.
+    """
+
+    version: Literal[1] = 1
+    key_service: Hex32
+    dataset: DatasetName
+    roster: Hex32
+    issued_at: Timestamp
 
 
 class DatasetKey(Message):

@@ -7,11 +7,13 @@ import click
 from strongroom.base.encoding import Json
 from strongroom.base.errors import RefusedError
 from strongroom.cli import dataset_keys, owned_datasets
+from strongroom.cli.approving import read_rosters
 from strongroom.cli.commands.keys import COLUMN, FINISH, print_rotated
 from strongroom.cli.options import DATASET_NAME, NameList, examples, json_option, state_option
 from strongroom.cli.session import owner_client
 from strongroom.cli.state import State, location_of, read_file
 from strongroom.cli.terminal import counting, print_json, print_records, say, short
+from strongroom.datasets.storage import write_file
 from strongroom.receipts.shredding import verify_shredding
 from strongroom.submit.run import load_trust
 from strongroom.submit.services import trusted_service
@@ -205,8 +207,16 @@ def retire(*, name: str, version: str | None, unused: bool, state: State) -> Non
     metavar="FILE",
     help="Where the proof goes.  [default: NAME.shredding.json in this folder]",
 )
+@click.option(
+    "--consent",
+    "consents",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="What a member of the dataset's roster signed, with `consent-shredding`; repeatable.",
+)
 @state_option
-def shred(*, name: str, confirm: str | None, proof: Path | None, state: State) -> None:
+def shred(*, name: str, confirm: str | None, proof: Path | None, consents: tuple[Path, ...], state: State) -> None:
     """Destroy every key of the dataset NAME, for good: nobody reads any version of it any more, its owner neither.
 
     The ciphertext stays where it is, and opens no more. Writes a proof that can be verified offline and filed. Copies
@@ -222,10 +232,37 @@ def shred(*, name: str, confirm: str | None, proof: Path | None, state: State) -
         confirm = click.prompt(f"Type the dataset's name to go on ({name})", prompt_suffix=": ")
     if confirm != name:
         raise RefusedError(f"{confirm!r} is not {name!r}: nothing was destroyed", action="type the name as it is")
-    shredded = client.shred(name)
+    signed = tuple(read_file(file, what="the consent").decode("utf-8", errors="replace").strip() for file in consents)
+    shredded = client.shred(name, consents=signed)
     say(f"dataset {name}: every key is destroyed")
     dataset_keys.save_proof(shredded, path)
     say(f"proof: {path}; verify it with: strongroom dataset verify-shredding {path}")
+
+
+@dataset.command("consent-shredding", epilog=examples("strongroom dataset consent-shredding trips --to alice.consent"))
+@click.argument("name", type=DATASET_NAME)
+@click.option(
+    "--to",
+    "output",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="A file that does not exist yet, for the dataset's owner.",
+)
+@state_option
+def consent_shredding(*, name: str, output: Path, state: State) -> None:
+    """Agree, as a member of the roster of the dataset NAME, that every key of it is destroyed within a week.
+
+    The owner gives what is signed to `strongroom dataset shred --consent`, of as many members as the roster demands.
+    """
+    client, trust = owner_client(state), load_trust(state.trust)
+    identity = trusted_service(trust, "key-service").identity
+    roster = read_rosters(client, name, key_service=identity, trust=trust).now
+    if roster is None:
+        raise RefusedError(f"dataset {name} has no roster", action="its owner alone destroys its keys")
+    dataset_keys.demand_free(output)
+    write_file(output, client.consent_to_shredding(roster).encode("ascii"))
+    say(f"signed: dataset {name} may be destroyed within a week, if {roster.threshold} of its roster agree: {output}")
 
 
 @dataset.command(epilog=examples("strongroom dataset shredding trips --proof trips.shredding.json"))
