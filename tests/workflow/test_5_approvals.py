@@ -72,7 +72,9 @@ def test_two_of_three_people_approve_sign_and_revoke_at_the_command_line(
     assert "2 of 3 people's" in alice.done("roster", "show", "quorum")
 
     # one proposes; nothing is opened yet
+    submitter = str(installation.state.submitter_key.with_suffix(".jwk"))
     limits = ("--max-executors", "2", "--max-duration", "2h", "--purpose", "the count of all trips")
+    limits = ("--submitter", submitter, *limits)
     proposed = alice.done("approve", digest, "--dataset", "quorum", "--write", *limits)
     assert "signed, 1 of 2" in proposed
     ended = installation.submit(submission)
@@ -102,7 +104,7 @@ def test_two_of_three_people_approve_sign_and_revoke_at_the_command_line(
     assert explained["run_id"] in carol.done("why", explained["run_id"])
 
     # one of them takes back what two gave
-    alice.done("approve", digest, "--dataset", "quorum", "--write", "--max-runs", "5")
+    alice.done("approve", digest, "--dataset", "quorum", "--write", "--submitter", submitter, "--max-runs", "5")
     (second,) = json.loads(alice.done("approvals", "list", "--waiting", "--json"))
     compared = bob.done("approvals", "sign", second["approval"], "--yes")
     assert "runs: at most 1" in compared, "what differs from the approval before it is shown"

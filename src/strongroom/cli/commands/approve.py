@@ -8,6 +8,7 @@ import click
 
 from strongroom.application.description import ApplicationDescription
 from strongroom.base.clock import SystemClock, to_rfc3339
+from strongroom.base.errors import AuthenticationError, RoleError
 from strongroom.cli.applications import (
     changes_since_approved,
     demand_binding,
@@ -141,6 +142,12 @@ Access = Literal["read", "write"]
     help="The partner whose attestation service appraises it, by the policy that accepts exactly that partner's "
     "agents.  [default: your own, by its registered policy]",
 )
+@click.option(
+    "--policy-hash",
+    metavar="HASH",
+    help="The evidence policy.  [default: the registered one; for who may not ask for it, the one that accepts exactly "
+    "the trust file's agents]",
+)
 @state_option
 def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
     *,
@@ -165,6 +172,7 @@ def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
     columns: tuple[str, ...],
     tees: tuple[TeeKind, ...],
     attested_by: str | None,
+    policy_hash: str | None,
     state: State,
 ) -> None:
     """Approve that an application reads or writes a dataset.
@@ -187,7 +195,7 @@ def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
         key_service=key_service,
         application=description.digest,
         access=access,
-        evidence_policy_hash=_policy_hash(state, tees, trust=trust, attested_by=attested_by),
+        evidence_policy_hash=policy_hash or _policy_hash(state, tees, trust=trust, attested_by=attested_by),
         attestation_issuer=trusted_service(party_named(trust, attested_by), "attestation-service").url,
         hardware=trust.hardware,
         platform=_platform(trust.hardware, machines, any_machine=any_machine, least=(min_tcb_evaluation, min_crl)),
@@ -256,7 +264,10 @@ def _policy_hash(state: State, tees: tuple[TeeKind, ...], *, trust: Trust, attes
     if attested_by is not None:  # not what that service says: what follows from the anchors that were looked at
         return default_policy(party_named(trust, attested_by)).hash
     client, token = attestation_client(state)
-    return common_policy_hash(client, tees, token=token)
+    try:
+        return common_policy_hash(client, tees, token=token)
+    except (AuthenticationError, RoleError):  # a member of a roster whom that service does not know: the same anchors
+        return default_policy(party_named(trust, None)).hash
 
 
 def _print(
