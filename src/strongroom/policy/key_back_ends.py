@@ -223,6 +223,7 @@ _NOTES: Final = f"""\
   are not put into words there. Put least numbers into the evidence policy, whose hash the release policy names.
 - Key Vault accepts results of Azure Attestation alone; a Managed HSM those of any issuer that publishes its keys as
   OpenID Connect does.
+- Agents ask Strongroom's attestation service: runs over a Key Vault wait until they can ask Azure Attestation.
 - "Number of runs" in an approval for a vault is {MAX_RUNS}, the largest that an approval can name: nobody counts.
 - Versions of several datasets take effect one after the other, after those at a key service: a run that is cut off in
   between leaves some of them.
