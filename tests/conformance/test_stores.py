@@ -353,6 +353,26 @@ def test_an_edited_row_is_noticed(bench: KeyBench) -> None:
         bench.store.audit()
 
 
+def test_an_edited_row_is_noticed_though_it_was_read_before(bench: KeyBench) -> None:
+    bench.prepare()
+    with bench.store.reading() as tx:
+        assert tx.dataset("trips").name == "trips"
+    writer = bench.store.database.writer
+    writer.begin()
+    writer.execute("""UPDATE datasets SET public = replace(public, '"name":"trips"', '"name":"other"')""")
+    writer.commit()
+    with pytest.raises(IntegrityError, match="changed"), bench.store.reading() as tx:
+        tx.dataset("trips")
+
+
+def test_what_a_transaction_writes_it_reads(bench: KeyBench) -> None:
+    bench.create_dataset("trips")
+    with bench.store.transaction() as tx:
+        stored = tx.key("dataset-trips")
+        tx.update_key(stored.record.model_copy(update={"enabled": False}), stored.material)
+        assert not tx.key("dataset-trips").record.enabled
+
+
 @pytest.mark.needs_postgres
 def test_two_replicas_on_one_database_write_one_log(tmp_path: Path, postgres: PostgresServer) -> None:
     one = KeyBench(tmp_path, place=postgres.new_database())

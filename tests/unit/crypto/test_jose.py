@@ -162,3 +162,20 @@ def test_weak_and_foreign_keys_are_format_errors() -> None:
             VerifyingKey.from_jwk(jwk)
     with pytest.raises(FormatError):
         VerifyingKey.from_jwk({"kty": "EC", "crv": "P-256", "x": to_b64url(bytes(32)), "y": to_b64url(bytes(32))})
+
+
+def test_a_token_that_was_verified_before_still_needs_its_own_key_type_and_bytes() -> None:
+    key, other = SigningKey.generate("ES256"), SigningKey.generate("ES256")
+    token = jose.sign_jws(b"{}", key=key, header={"typ": "a"})
+    first = jose.verify_jws(token, key=key.verifying_key, typ="a")
+    assert isinstance(first.header, dict)
+    first.header["typ"] = "b"  # what a caller does to its answer reaches nobody else
+    assert jose.verify_jws(token, key=key.verifying_key, typ="a").header["typ"] == "a"
+    with pytest.raises(VerificationError):
+        jose.verify_jws(token, key=other.verifying_key, typ="a")
+    with pytest.raises(VerificationError):
+        jose.verify_jws(token, key=key.verifying_key, typ="b")
+    with pytest.raises((VerificationError, FormatError)):
+        jose.verify_jws(token[:-4] + ("AAAA" if token[-4:] != "AAAA" else "BBBB"), key=key.verifying_key, typ="a")
+    with pytest.raises(FormatError):
+        jose.verify_jws(token, key=key.verifying_key, typ="a", max_bytes=10)

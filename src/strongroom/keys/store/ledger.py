@@ -312,7 +312,7 @@ def newest_time(connection: Connection, size: int) -> str:
 def demand_sound_end(connection: Connection, view: LogView, *, checkpoint: Checkpoint, tail: int) -> None:
     """Compare a checkpoint with the tree's nodes, and the newest leaves with both; a start does this.
 
-    1. There are exactly as many leaves as the checkpoint says.
+    1. There are exactly as many leaves as the checkpoint says; so 3 reads no more than it should.
     2. The nodes lead to the checkpoint's root.
     3. The newest leaves are those of their nodes, without a gap.
 
