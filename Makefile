@@ -15,7 +15,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 JAVA_SOURCES := $(shell find jvm -name '*.java' 2>/dev/null)
 SYSTEM_PACKAGES := postgresql softhsm2 swtpm
-CODE := src tests examples $(wildcard benchmarks)
+CODE := src tests examples verifier $(wildcard benchmarks)
 
 # A virtual environment, our own Java and our own Spark: what is set on this machine does not reach them.
 unexport JAVA_HOME JAVA_TOOL_OPTIONS JDK_JAVA_OPTIONS _JAVA_OPTIONS

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.receipts import verify_by_both
 from tests.support.service_processes import CLOCK, Installation, installation
 from tests.support.tee import PlatformDevice, Runner
 
@@ -19,7 +20,6 @@ from strongroom.attestation.evidence.snp_report import GuestPolicy
 from strongroom.attestation.evidence.td_report import TdAttributes
 from strongroom.base.encoding import canonical_json, from_b64url, to_b64url
 from strongroom.base.errors import ConfigurationError, NotFoundError, RefusedError, StrongroomError, VerificationError
-from strongroom.receipts.verify import verify_receipt
 from strongroom.simulation.amd import SimulatedAmd
 from strongroom.wire.model import TEE_KINDS, TeeKind
 
@@ -82,7 +82,7 @@ def names(refusal: pytest.ExceptionInfo[StrongroomError]) -> set[str]:
 
 @pytest.mark.parametrize("kind", TEE_KINDS)
 def test_a_run_has_a_receipt_that_verifies_offline(every: Bench, receipts: dict[TeeKind, bytes], kind: TeeKind) -> None:
-    verified = verify_receipt(receipts[kind], trust=every.runner.trust())
+    verified = verify_by_both(receipts[kind], trust=every.runner.trust())
     assert [(member["role"], member["tee"]) for member in verified.members] == [("driver", kind), ("executor", kind)]
     assert (verified.body.hardware, set(verified.outputs)) == ("simulated", {"report"})
     assert [name.partition(".")[0] for name in verified.body.endorsements] == [kind]
@@ -90,7 +90,7 @@ def test_a_run_has_a_receipt_that_verifies_offline(every: Bench, receipts: dict[
 
 @pytest.mark.parametrize("kind", TEE_KINDS)
 def test_driver_and_executor_may_be_of_two_kinds(every: Bench, kind: TeeKind) -> None:
-    verified = verify_receipt(every.run(kind, OTHER_KIND[kind]), trust=every.runner.trust())
+    verified = verify_by_both(every.run(kind, OTHER_KIND[kind]), trust=every.runner.trust())
     assert [member["tee"] for member in verified.members] == [kind, OTHER_KIND[kind]]
     assert len(verified.body.endorsements) == 2
 
@@ -220,7 +220,7 @@ def test_an_edit_of_a_receipts_evidence_shows(
     receipt = json.loads(receipts[kind])
     edit(receipt)
     with pytest.raises(StrongroomError):
-        verify_receipt(canonical_json(receipt), trust=every.runner.trust())
+        verify_by_both(canonical_json(receipt), trust=every.runner.trust())
 
 
 @pytest.mark.parametrize("kind", TEE_KINDS)
@@ -232,7 +232,7 @@ def test_a_quote_that_is_not_the_results_shows(every: Bench, receipts: dict[TeeK
     again = device.quote(read_fields(kind, from_b64url(evidence["quote"])).report_data)  # the same, signed anew
     evidence["quote"] = to_b64url(again.data)
     with pytest.raises(VerificationError, match="does not hold: quote"):
-        verify_receipt(canonical_json(receipt), trust=every.runner.trust())
+        verify_by_both(canonical_json(receipt), trust=every.runner.trust())
 
 
 @pytest.mark.parametrize("kind", VIRTUAL)
@@ -242,7 +242,7 @@ def test_refuses_a_receipt_of_agents_that_the_auditor_does_not_trust(
     for trusted in ((), ("0" * 96,)):
         trust = every.runner.trust(agent_mrtds=trusted, agent_launch_digests=trusted)
         with pytest.raises(RefusedError, match="agent that is not trusted here"):
-            verify_receipt(receipts[kind], trust=trust)
+            verify_by_both(receipts[kind], trust=trust)
 
 
 @pytest.mark.parametrize("kind", VIRTUAL)
@@ -252,4 +252,4 @@ def test_refuses_a_receipt_under_roots_that_the_auditor_does_not_trust(
     trust = every.runner.trust()
     other = trust.roots[1 if kind == "tdx" else 0]
     with pytest.raises(VerificationError):
-        verify_receipt(receipts[kind], trust=trust.model_copy(update={"roots": (other,)}))
+        verify_by_both(receipts[kind], trust=trust.model_copy(update={"roots": (other,)}))

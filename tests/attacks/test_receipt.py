@@ -1,4 +1,7 @@
-"""Promise 7: every run leaves a trace that is checked offline, and every edit of it shows."""
+"""Promise 7: every run leaves a trace that is checked offline, and every edit of it shows.
+
+To the product's verifier and to the auditor's single file alike: both are asked each time.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -7,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.support.platform import Bench
+from tests.support.receipts import verify_by_both
 from tests.support.service_processes import CLOCK, installation
 from tests.support.tee import Runner
 
@@ -28,7 +32,6 @@ from strongroom.crypto.x509 import to_pem
 from strongroom.policy.roster import Roster
 from strongroom.policy.signatures import attach, detach
 from strongroom.receipts.build import sign_receipt
-from strongroom.receipts.verify import verify_receipt
 from strongroom.wire.approvals import ApprovalProof
 from strongroom.wire.key_service import APPROVAL_TYP, RunRecord
 from strongroom.wire.receipt import ReceiptBody
@@ -102,7 +105,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 def test_holds_with_everything_stopped_and_names_what_ran(finished: Finished) -> None:
-    verified = verify_receipt(finished.receipt, trust=finished.trust)
+    verified = verify_by_both(finished.receipt, trust=finished.trust)
     assert [member["role"] for member in verified.members] == ["driver", "executor"]
     assert verified.body.outcome == "succeeded"
     assert verified.body.hardware == "simulated"
@@ -119,14 +122,14 @@ def test_any_one_byte_edit_shows(finished: Finished) -> None:
             changed = bytearray(finished.receipt)
             changed[position] ^= flip
             with pytest.raises(StrongroomError):
-                verify_receipt(bytes(changed), trust=finished.trust)
+                verify_by_both(bytes(changed), trust=finished.trust)
 
 
 @pytest.mark.parametrize("add", [b"\n", b" ", b"{}"])
 def test_bytes_around_it_show(finished: Finished, add: bytes) -> None:
     for changed in (finished.receipt + add, add + finished.receipt):
         with pytest.raises(FormatError):
-            verify_receipt(changed, trust=finished.trust)
+            verify_by_both(changed, trust=finished.trust)
 
 
 def _drop_executor(receipt: dict[str, Any]) -> None:
@@ -150,7 +153,7 @@ def _drop_closing(receipt: dict[str, Any]) -> None:
 @pytest.mark.parametrize("edit", [_drop_executor, _drop_leaf, _fail, _drop_closing])
 def test_nothing_can_be_left_out(finished: Finished, edit: Callable[[dict[str, Any]], None]) -> None:
     with pytest.raises(StrongroomError):
-        verify_receipt(finished.edited(edit), trust=finished.trust)
+        verify_by_both(finished.edited(edit), trust=finished.trust)
 
 
 def test_parts_of_two_runs_do_not_mix(finished: Finished) -> None:
@@ -168,7 +171,7 @@ def test_parts_of_two_runs_do_not_mix(finished: Finished) -> None:
 
     for edit in (swap_closing, swap_members, swap_signature):
         with pytest.raises(VerificationError):
-            verify_receipt(finished.edited(edit), trust=finished.trust)
+            verify_by_both(finished.edited(edit), trust=finished.trust)
 
 
 def _tell_another_status(receipt: dict[str, Any]) -> None:
@@ -188,9 +191,9 @@ def test_a_driver_that_signs_another_story_later_is_caught_by_the_log(
     finished: Finished, tell: Callable[[dict[str, Any]], None]
 ) -> None:
     """With a body that the driver's own signature covers: the key service logged the digest of another one."""
-    assert verify_receipt(finished.signed_again(lambda _: None), trust=finished.trust)
+    assert verify_by_both(finished.signed_again(lambda _: None), trust=finished.trust)
     with pytest.raises(VerificationError, match="receipt digest"):
-        verify_receipt(finished.signed_again(tell), trust=finished.trust)
+        verify_by_both(finished.signed_again(tell), trust=finished.trust)
 
 
 def _forge_proof(closing: dict[str, Any]) -> None:
@@ -209,9 +212,9 @@ def _leave_a_proof_out(closing: dict[str, Any]) -> None:
 def test_a_key_service_that_signs_what_its_log_does_not_hold_is_caught(
     finished: Finished, edit: Callable[[dict[str, Any]], None]
 ) -> None:
-    assert verify_receipt(finished.closed_again(lambda _: None), trust=finished.trust)
+    assert verify_by_both(finished.closed_again(lambda _: None), trust=finished.trust)
     with pytest.raises(VerificationError):
-        verify_receipt(finished.closed_again(edit), trust=finished.trust)
+        verify_by_both(finished.closed_again(edit), trust=finished.trust)
 
 
 def _other_root(trust: Trust) -> Trust:
@@ -248,7 +251,7 @@ def test_anchors_come_from_the_auditor_never_from_the_receipt(
     finished: Finished, change: Callable[[Trust], Trust]
 ) -> None:
     with pytest.raises(StrongroomError) as refused:
-        verify_receipt(finished.receipt, trust=change(finished.trust))
+        verify_by_both(finished.receipt, trust=change(finished.trust))
     assert isinstance(refused.value, VerificationError | RefusedError | ConfigurationError)
 
 
@@ -290,7 +293,7 @@ def test_a_driver_that_lies_before_it_closes_is_caught_by_the_log(
         kept = runner.finish(driver, descriptor)
         receipt = (tmp_path / "out" / kept.receipt).read_bytes()
         with pytest.raises(VerificationError, match=says):
-            verify_receipt(receipt, trust=runner.trust())
+            verify_by_both(receipt, trust=runner.trust())
 
 
 def test_a_late_executor_cannot_hide_from_the_receipt(tmp_path: Path) -> None:
@@ -311,7 +314,7 @@ def test_a_late_executor_cannot_hide_from_the_receipt(tmp_path: Path) -> None:
         service.close = close_late  # type: ignore[method-assign]
         kept = runner.finish(driver, descriptor)
         receipt = (tmp_path / "out" / kept.receipt).read_bytes()
-        assert len(verify_receipt(receipt, trust=runner.trust()).members) == 2
+        assert len(verify_by_both(receipt, trust=runner.trust()).members) == 2
         with pytest.raises((RefusedError, ConflictError)):
             runner.join(runner.descriptor(descriptor.ticket, driver=driver))
 
@@ -361,12 +364,12 @@ def rostered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rostered]:
 
 
 def test_it_proves_who_signed_the_approval_back_to_a_trusted_owner(rostered: Rostered) -> None:
-    verified = verify_receipt(rostered.receipt(), trust=rostered.runner.trust())
+    verified = verify_by_both(rostered.receipt(), trust=rostered.runner.trust())
     people = sorted(key.verifying_key.thumbprint for key in (rostered.alice, rostered.bob))
     assert list(verified.consents["trips"].signers) == people
     assert (verified.consents["trips"].needed, verified.consents["report"].needed) == (2, 1)
     with pytest.raises(RefusedError, match="nobody this trust file knows"):
-        verify_receipt(rostered.receipt(), trust=_other_owner(rostered.runner.trust()))
+        verify_by_both(rostered.receipt(), trust=_other_owner(rostered.runner.trust()))
 
 
 def _proof(record: RunRecord, **changed: Any) -> RunRecord:
@@ -406,7 +409,7 @@ def test_an_approval_that_too_few_signed_does_not_verify(
 ) -> None:
     receipt = rostered.receipt(edit)
     with pytest.raises((VerificationError, RefusedError)):
-        verify_receipt(receipt, trust=rostered.runner.trust())
+        verify_by_both(receipt, trust=rostered.runner.trust())
 
 
 def test_an_owners_own_approval_does_not_stand_in_for_the_one_that_the_run_was_opened_under(rostered: Rostered) -> None:
@@ -423,4 +426,4 @@ def test_an_owners_own_approval_does_not_stand_in_for_the_one_that_the_run_was_o
         )
 
     with pytest.raises(VerificationError, match="approval for trips in the log"):
-        verify_receipt(rostered.receipt(replace_approval), trust=rostered.runner.trust())
+        verify_by_both(rostered.receipt(replace_approval), trust=rostered.runner.trust())

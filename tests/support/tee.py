@@ -17,6 +17,7 @@ from strongroom.attestation.attester import Quote
 from strongroom.attestation.evidence.fields import launch_value
 from strongroom.base.clock import to_rfc3339
 from strongroom.clients.owner import OwnerClient, dataset_head
+from strongroom.clients.statements import ServiceStatements
 from strongroom.crypto.jose import sign_jws
 from strongroom.crypto.keys import ReceivingKey, SigningKey, VerifyingKey
 from strongroom.crypto.random import random_id
@@ -70,6 +71,7 @@ class Runner:
 
     def __init__(self, services: Installation, folder: Path) -> None:
         self.services, self.folder = services, folder
+        self.predecessors: tuple[str, ...] = ()
         self.recipient = ReceivingKey.generate_p256()
         self.storage = {name: (folder / "storage" / name).as_uri() for name in ("trips", "report")}
         self.owner = services.owner_client()
@@ -132,7 +134,8 @@ class Runner:
     def ticket(self, *, submitter: SigningKey | None = None, **changed: Any) -> str:
         key = submitter or self.services.submitter
         identity = self.services.keys.identity
-        head = dataset_head(self.services.keys.http(), identity=identity, name="trips", clock=CLOCK)[1]
+        statements = ServiceStatements(identity=identity, now=CLOCK.now, predecessors=self.predecessors)
+        head = dataset_head(self.services.keys.http(), statements=statements, name="trips")[1]
         fields: dict[str, Any] = {
             "run_id": random_id(),
             "application": self.description.digest,

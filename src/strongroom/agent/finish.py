@@ -1,6 +1,7 @@
 """The end of a run in the driver's TEE: manifests, receipt, closing, sealed output (step 8)."""
 
 import hashlib
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,18 +12,20 @@ from strongroom.agent.member import Membership, open_bases
 from strongroom.attestation.endorsements.platforms import platform_of
 from strongroom.base.clock import Clock, to_rfc3339
 from strongroom.base.encoding import to_b64url
-from strongroom.base.errors import ConflictError, RefusedError, StrongroomError
+from strongroom.base.errors import ConflictError, RefusedError, StrongroomError, UnavailableError
 from strongroom.base.limits import LIMITS
+from strongroom.clients.key_service import TeeKeyServiceClient
 from strongroom.crypto.jose import seal_to_recipients, unverified_payload
 from strongroom.datasets.manifest import build_manifest
 from strongroom.datasets.storage import Storage, write_file
 from strongroom.policy.approval import Approval
 from strongroom.receipts.build import evidence_of, receipt_digest, sign_receipt
 from strongroom.wire.descriptor import Descriptor
-from strongroom.wire.key_service import CloseRequest, Commit, RunRecord
+from strongroom.wire.key_service import CloseRequest, Commit, LogProof, RunRecord
 from strongroom.wire.receipt import Output, ReceiptBody, VaultRecord
 
 _CLOSE_ATTEMPTS: Final = 5
+_ASK_ATTEMPTS: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,9 @@ def finish_run(member: Membership, *, descriptor: Descriptor, ended: Ended, cloc
     outcome: Literal["succeeded", "failed"] = "succeeded" if ended.exit_status == 0 else "failed"
     commits, outputs = _write_manifests(member, descriptor) if outcome == "succeeded" else ({}, {})  # 1
     inputs = dict(member.inputs)
+    input_proofs = {
+        name: proof for release in member.releases.values() for name, proof in release.version_proofs.items()
+    }
     log = ended.log.read_bytes() if ended.log.exists() else b""
     certificates = tuple(map(to_b64url, member.attestation.certificates()))
     for attempt in range(_CLOSE_ATTEMPTS):
@@ -83,6 +89,7 @@ def finish_run(member: Membership, *, descriptor: Descriptor, ended: Ended, cloc
             records=records,
             vaults=vaults,
             inputs=inputs,
+            input_proofs=input_proofs,
             outputs=outputs,
             log_digest=hashlib.sha256(log).hexdigest(),
         )
@@ -94,7 +101,8 @@ def finish_run(member: Membership, *, descriptor: Descriptor, ended: Ended, cloc
                 raise
             rebased = _rebase(member, descriptor, commits, clock=clock)
             if rebased:
-                inputs |= rebased
+                inputs |= {name: statement for name, (statement, _) in rebased.items()}
+                input_proofs |= {name: proof for name, (_, proof) in rebased.items()}
                 commits, outputs = _write_manifests(member, descriptor)
             elif not _has_grown(member, records, clock=clock):
                 raise
@@ -163,29 +171,29 @@ def _write_manifests(member: Membership, descriptor: Descriptor) -> tuple[dict[s
 
 def _rebase(
     member: Membership, descriptor: Descriptor, commits: Mapping[str, list[Commit]], *, clock: Clock
-) -> dict[str, str]:
+) -> dict[str, tuple[str, LogProof]]:
     """Put what this run added on top of versions that came in between.
 
     Returns:
-        The statements of these versions, by dataset; none where nothing came in between.
+        The statements of these versions with their log proofs, by dataset; none where nothing came in between.
 
     Raises:
         ConflictError: This run did more than add.
     """
-    rebased: dict[str, str] = {}
+    rebased: dict[str, tuple[str, LogProof]] = {}
     for identity, committed in commits.items():
         service = member.services.get(identity)
         if service is None:
             continue  # a vault's key: whoever takes the version's number first keeps it
         for name in (commit.dataset for commit in committed):
             try:
-                statement = service.rebase(name, now=clock.now())
+                statement, proof = service.rebase(name, now=clock.now())
             except RefusedError:
                 continue  # nothing came in between, or the application pins its version: the conflict stands
             versions = {name: service.version(statement, dataset=name)}
             base = open_bases(service, versions, storage=descriptor.storage, clock=clock)[name]
             member.datasets[name].view.rebase(base.manifest)
-            rebased[name] = statement
+            rebased[name] = (statement, proof)
     return rebased
 
 
@@ -204,8 +212,18 @@ def _close(
             receipt=receipt_digest(body),
             commits=tuple(commits.get(identity, [])),
         )
-        closings[identity], _ = service.close(request)
+        closings[identity] = _close_at(service, request)
     return closings
+
+
+def _close_at(service: TeeKeyServiceClient, request: CloseRequest) -> str:
+    """Close at one key service; ask again where the answer was lost, or its witnesses did not answer in time."""
+    for attempt in range(1, _ASK_ATTEMPTS):
+        try:
+            return service.close(request)[0]
+        except UnavailableError:
+            time.sleep(attempt)
+    return service.close(request)[0]
 
 
 def _has_grown(member: Membership, records: Mapping[str, RunRecord], *, clock: Clock) -> bool:

@@ -119,7 +119,9 @@ def become_member(
         result = attestation.attest(evidence)
     with report.step(Step.RELEASE, "keys released"):
         joined_at, driver_key = clock.now(), _driver_key(descriptor, keys)
-        releases, shares, writes = _join(descriptor, application, services, evidence=evidence, result=result)  # 5
+        releases, shares, writes = _join(  # 5
+            descriptor, ticket, application, services, evidence=evidence, result=result
+        )
         joined: dict[str, JoinedVault] = {}
         for identity, vault in vaults.items():
             admission = vault.join(result, role=descriptor.role, driver_key=driver_key)
@@ -201,7 +203,7 @@ def _connect(
             )
         services[binding.key_service] = TeeKeyServiceClient(
             PinnedHttp(address.url, address.certificate_pem, binding.key_service, service="the key service"),
-            statements=ServiceStatements(identity=binding.key_service, now=clock.now),
+            statements=ServiceStatements(identity=binding.key_service, now=clock.now, knows_predecessors=False),
             signing_key=keys.signing,
             receiving_key=keys.receiving,
             run=run,
@@ -268,6 +270,7 @@ def _evidence(
 
 def _join(
     descriptor: Descriptor,
+    ticket: RunTicket,
     application: MeasuredApplication,
     services: Mapping[str, TeeKeyServiceClient],
     *,
@@ -279,7 +282,7 @@ def _join(
     shares: dict[str, SecretBytes] = {}
     writes: dict[str, NewWrite] = {}
     for identity, service in services.items():
-        release, secrets = service.join(request, role=descriptor.role)
+        release, secrets = service.join(request, role=descriptor.role, seen=ticket.checkpoints.get(identity))
         releases[identity] = release
         shares[identity] = SecretBytes(from_b64url(secrets.share))
         _demand_own_writes(application, secrets.writes, identity=identity)

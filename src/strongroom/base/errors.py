@@ -4,7 +4,8 @@
     ├── FormatError            bytes or text that are not what they claim to be
     ├── VerificationError      a signature, chain, digest or proof does not hold
     │   ├── UntrustedRootError the chain is sound but ends at a root nobody configured
-    │   └── DisagreementError  two verifiers of the same evidence disagree: one of them is wrong
+    │   ├── DisagreementError  two verifiers of the same evidence disagree: one of them is wrong
+    │   └── InconsistentLogError  a log contradicts what it said before: it was forked, rewritten or rolled back
     ├── RefusedError           well formed and verified, but a policy says no (carries the mismatches)
     │   └── RoleError          a known person, who has none of the roles that this needs
     ├── AuthenticationError    the caller did not prove who they are
@@ -116,6 +117,12 @@ class DisagreementError(VerificationError):
     """Two verifiers disagree about the same evidence: one of them is wrong. Whoever runs them must look into it."""
 
     code = "verifiers-disagree"
+
+
+class InconsistentLogError(VerificationError):
+    """A log contradicts what it said before: it was forked, rewritten or rolled back."""
+
+    code = "log-inconsistent"
 
 
 class RefusedError(StrongroomError):

@@ -22,7 +22,9 @@ from strongroom.cli.owner_keys import load_signing_key, make_owner_keys
 from strongroom.cli.people import owner_thumbprints, read_people
 from strongroom.cli.policies import default_policy, register_policy, registered_policy
 from strongroom.cli.processes import ProcessRecord, Program, read_table, start, stop, write_table
+from strongroom.cli.rotations import former_owners
 from strongroom.cli.state import State, read_file
+from strongroom.cli.witnesses import read_choice
 from strongroom.clients.attestation import AttestationClient
 from strongroom.clients.owner import person_token
 from strongroom.crypto.x509 import parse_pem_chain, to_pem
@@ -189,7 +191,7 @@ def _configure_and_start(state: State, run: _Running, *, before: Trust | None, c
         hardware="simulated",
         roots=_roots(state),
         services=(attestation, keys),
-        owners=owner_thumbprints(people),
+        owners=(*owner_thumbprints(people), *former_owners(state)),
         agent_measurements=(_agent_measurement(state, "sgx"),),
         agent_mrtds=(_agent_measurement(state, "tdx"),),
         agent_launch_digests=(_agent_measurement(state, "snp"),),
@@ -243,7 +245,7 @@ def _attestation_service(
 def _key_service(
     state: State, *, people: PeopleSettings, issuers: Sequence[TrustedService], clock: Clock
 ) -> tuple[TrustedService, KeyServiceSettings]:
-    folder = state.key_service
+    folder, choice = state.key_service, read_choice(state)
     identity = open_identity(folder, common_name=key_service.COMMON_NAME, sans=[_HOST], now=clock.now())
     port = _port_of(folder / _CONFIG)
     config = KeyServiceSettings(
@@ -263,6 +265,8 @@ def _key_service(
         mode="owner-operated",
         hardware="simulated",
         platform=_platform_settings(state),
+        witnesses=choice.witnesses,
+        witnesses_required=choice.required,
     )
     service = TrustedService(
         service="key-service",
@@ -274,6 +278,9 @@ def _key_service(
         configuration=key_service.configuration_of(config),
         log_key=key_service.log_key(identity),
         master_key=holder_of(config.master_key),
+        witnesses=tuple(each.key for each in choice.witnesses),
+        witnesses_required=choice.required,
+        predecessors=identity.predecessors,
     )
     return service, config
 

@@ -47,6 +47,36 @@ def make_owner_keys(state: State) -> dict[str, str]:
     return thumbprints
 
 
+def prepare_owner_key(state: State) -> SigningKey:
+    """Return the key that is to take the owner's place; made at the first time, and used by nothing yet.
+
+    Raises:
+        ConfigurationError: The folder cannot be used.
+    """
+    path = _next_owner_key(state)
+    if not path.exists():
+        _write_private(path, SigningKey.generate("ES256").to_pem())
+    return load_signing_key(path)
+
+
+def install_owner_key(state: State) -> None:
+    """Put the prepared key in the place of the owner's, which is gone then. The caller MUST have had that logged.
+
+    Raises:
+        ConfigurationError: The folder cannot be used.
+    """
+    key = prepare_owner_key(state)
+    try:
+        _next_owner_key(state).replace(state.owner_key)
+    except OSError as error:
+        raise ConfigurationError(f"{state.owner_key} cannot be written: {error.strerror}") from error
+    _write_public(state.owner_key, key.verifying_key.to_jwk())
+
+
+def _next_owner_key(state: State) -> Path:
+    return state.owner_key.with_name(f"{state.owner_key.stem}-next{state.owner_key.suffix}")
+
+
 def load_signing_key(path: Path) -> SigningKey:
     """Read a private signing key.
 

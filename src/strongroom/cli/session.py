@@ -9,19 +9,31 @@ from strongroom.clients.attestation import AttestationClient
 from strongroom.clients.owner import OwnerClient, person_token
 from strongroom.crypto.keys import SigningKey
 from strongroom.submit.run import load_trust
+from strongroom.submit.seen_logs import fetch_checkpoint
 from strongroom.submit.services import connect, trusted_service
 
 
 def owner_client(state: State) -> OwnerClient:
-    """Return this person's connection to the key service: signed in where he did, otherwise with his key.
+    """Return this person's connection to the key service, whose log extends everything that was seen of it.
+
+    The person is signed in where he did that, otherwise known by his key.
 
     Raises:
         ConfigurationError: There is no trust file, or this person has neither signed in nor a key.
+        InconsistentLogError: The key service's log was forked, rewritten or rolled back.
     """
     service = trusted_service(load_trust(state.trust), "key-service")
-    bearer = signed_in(state, service, clock=SystemClock())
+    bearer, http = signed_in(state, service, clock=SystemClock()), connect(service)
     key = owner_key(state) if bearer is None or state.owner_key.exists() else None
-    return OwnerClient(connect(service), identity=service.identity, key=key, clock=SystemClock(), bearer=bearer)
+    fetch_checkpoint(service, http, file=state.seen_logs)
+    return OwnerClient(
+        http,
+        identity=service.identity,
+        key=key,
+        clock=SystemClock(),
+        bearer=bearer,
+        predecessors=service.predecessors,
+    )
 
 
 def attestation_client(state: State) -> tuple[AttestationClient, str]:

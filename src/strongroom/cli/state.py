@@ -31,6 +31,16 @@ class State:
         return self.root / "trust.json"
 
     @property
+    def seen_logs(self) -> Path:
+        """The newest checkpoint that was seen of each key service's log."""
+        return self.root / "seen-logs.json"
+
+    @property
+    def rotations(self) -> Path:
+        """The identities that were replaced, for everybody who pinned one of them (`wire.rotation.Rotations`)."""
+        return self.root / "rotations.json"
+
+    @property
     def owner(self) -> Path:
         """What only the data owner may read: mode 700."""
         return self.root / "owner"
@@ -74,6 +84,11 @@ class State:
     def approvals(self) -> Path:
         """The descriptions that were approved, one file for each application and dataset."""
         return self.owner / "approvals"
+
+    @property
+    def witnesses(self) -> Path:
+        """Which witnesses the key service has its log witnessed by."""
+        return self.owner / "witnesses.json"
 
     @property
     def operator(self) -> Path:

@@ -1,17 +1,18 @@
 """Client of a key service, from inside a TEE: every request signed by the TEE, every answer by the service."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from strongroom.base.clock import to_rfc3339
 from strongroom.base.encoding import from_b64url, parse_json_object
 from strongroom.base.errors import VerificationError
 from strongroom.base.secret import SecretBytes
 from strongroom.clients.pinned import PinnedHttp
+from strongroom.clients.seen_log import SeenLog
 from strongroom.clients.statements import ServiceStatements
+from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.jose import sign_jws, unseal
 from strongroom.crypto.keys import ReceivingKey, SigningKey
 from strongroom.crypto.random import random_bytes
@@ -81,6 +82,7 @@ class TeeKeyServiceClient:
         self._receiving_key = receiving_key
         self._tee_key = str(receiving_key.public_jwk["kid"])
         self._run = run
+        self._log = SeenLog(http)
 
     @property
     def identity(self) -> str:
@@ -93,16 +95,24 @@ class TeeKeyServiceClient:
             self._http.request("POST", "/strongroom/v1/nonce", body=b"").require_success()
         ).nonce
 
-    def join(self, request: wire.JoinRequest, *, role: Role) -> tuple[wire.Release, wire.RunSecrets]:
+    def join(
+        self, request: wire.JoinRequest, *, role: Role, seen: str | None = None
+    ) -> tuple[wire.Release, wire.RunSecrets]:
         """Open the run (driver) or join it (executor).
 
+        Args:
+            request: The ticket, the result and the evidence.
+            role: Which.
+            seen: A checkpoint of the service's log that the run ticket names: the log must extend it.
+
         Returns:
-            The service's statement, checked (signature, run, role, this TEE's key, log proof), and its secrets.
+            The service's statement, checked (signature, run, role, this TEE's key, log proofs), and its secrets.
 
         Raises:
             RefusedError: No approval covers this; the mismatches say why.
             ConflictError: The ticket was used before.
             VerificationError: The answer is not this service's answer to this TEE.
+            InconsistentLogError: The log does not extend the one that the ticket names.
         """
         path = "/strongroom/v1/runs" if role == "driver" else f"/strongroom/v1/runs/{self._run}/members"
         token = self._post(path, request, typ=wire.JOIN_TYP)
@@ -110,7 +120,11 @@ class TeeKeyServiceClient:
         self._check_answer(release.run, release.tee_key, release.key_service)
         if release.role != role:
             raise VerificationError("the key service released for another role")
+        if seen is not None:
+            self._log.observe(self._statements.checkpoint(seen))
         self._check_leaf(release.proof, event="run-opened" if role == "driver" else "member-joined")
+        for name, statement in release.versions.items():
+            self._check_version_leaf(release.version_proofs.get(name), statement, dataset=name)
         secrets = unseal(release.sealed, key=self._receiving_key, context=self._context("run-secrets"))
         return release, wire.RunSecrets.from_json(secrets.reveal())
 
@@ -150,7 +164,7 @@ class TeeKeyServiceClient:
             VerificationError: Not this service's statement about this dataset.
         """
         version = wire.DatasetVersion.from_json(self._statements.verify(statement, typ=wire.VERSION_TYP))
-        if version.dataset != dataset or version.key_service != self.identity:
+        if version.dataset != dataset:
             raise VerificationError(f"the version statement is not about dataset {dataset}")
         return version
 
@@ -163,14 +177,14 @@ class TeeKeyServiceClient:
             self._http.request("POST", path, body=token.encode(), content_type=_JOSE).require_success()
         )
         for proof in record.leaves:
-            self._statements.check_proof(proof)
+            self._check_proof(proof)
         return record
 
-    def rebase(self, dataset: str, *, now: datetime) -> str:
+    def rebase(self, dataset: str, *, now: datetime) -> tuple[str, wire.LogProof]:
         """Have the run's write build on the newest version of a dataset (driver only).
 
         Returns:
-            That version's statement, as it was signed.
+            That version's statement, as it was signed, and the proof that it is logged.
 
         Raises:
             RefusedError: It does already, or the application pins the version it writes on.
@@ -182,7 +196,7 @@ class TeeKeyServiceClient:
         self._check_answer(rebased.run, self._tee_key, rebased.key_service)
         self._check_leaf(rebased.proof, event="write-rebased")
         self.version(rebased.statement, dataset=dataset)
-        return rebased.statement
+        return rebased.statement, self._check_version_leaf(rebased.version_proof, rebased.statement, dataset=dataset)
 
     def close(self, request: wire.CloseRequest) -> tuple[str, wire.Closing]:
         """Close the run (driver only): all commits take effect, or none.
@@ -203,9 +217,13 @@ class TeeKeyServiceClient:
             self.identity,
         ):
             raise VerificationError("the key service closed another run")
-        self._check_leaf(closing.proof, event="run-closed")
+        versions = self._check_leaf(closing.proof, event="run-closed").get("versions")
+        if versions != {name: sha256_hex(text.encode()) for name, text in closing.versions.items()}:
+            raise VerificationError("the key service logged other versions than it countersigned")
         for commit in request.commits:
             version = self.version(closing.versions.get(commit.dataset, ""), dataset=commit.dataset)
+            if version.key_service != self.identity:
+                raise VerificationError("the key service countersigned a version in another's name")
             if version.manifest_digest != commit.manifest_digest:
                 raise VerificationError(f"the key service countersigned another manifest of {commit.dataset}")
         return token, closing
@@ -222,13 +240,27 @@ class TeeKeyServiceClient:
         if (run, tee_key, key_service) != (self._run, self._tee_key, self.identity):
             raise VerificationError("the key service's answer is for another run, TEE or service")
 
-    def _check_leaf(self, proof: wire.LogProof, *, event: str) -> None:
-        self._statements.check_proof(proof)
-        leaf = parse_json_object(proof.leaf)
+    def _check_leaf(self, proof: wire.LogProof, *, event: str) -> dict[str, Any]:
+        leaf = self._check_proof(proof)
         if leaf.get("event") != event or leaf.get("run") != self._run:
             raise VerificationError("the key service proved another entry of its log")
+        return leaf
+
+    def _check_version_leaf(self, proof: wire.LogProof | None, statement: str, *, dataset: str) -> wire.LogProof:
+        if proof is None:
+            raise VerificationError(f"the key service did not prove that the version of dataset {dataset} is logged")
+        leaf = self._check_proof(proof)
+        expected = ("dataset-version", dataset, sha256_hex(statement.encode()))
+        if (leaf.get("event"), leaf.get("dataset"), leaf.get("statement")) != expected:
+            raise VerificationError(f"the key service proved another entry than the version of dataset {dataset}")
+        return proof
+
+    def _check_proof(self, proof: wire.LogProof) -> dict[str, Any]:
+        """Check a leaf's inclusion, and that its checkpoint and all earlier ones of this conversation are one log's."""
+        self._log.observe(self._statements.check_proof(proof))
+        return parse_json_object(proof.leaf)
 
 
 def run_digest(ticket_payload: bytes) -> str:
     """Return `run`: the SHA-256 of a run ticket's exact bytes."""
-    return hashlib.sha256(ticket_payload).hexdigest()
+    return sha256_hex(ticket_payload)

@@ -1,12 +1,12 @@
 """Client of a key service for people: an owner's own use of their keys, approvals, runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from strongroom.base.clock import Clock, to_rfc3339
 from strongroom.base.encoding import canonical_json, parse_json_object
-from strongroom.base.errors import ConfigurationError, FormatError, VerificationError
+from strongroom.base.errors import ConfigurationError, FormatError, InconsistentLogError, VerificationError
 from strongroom.clients.key_service import ReleasedWriteKeys, released_write_keys
 from strongroom.clients.pinned import PinnedHttp
 from strongroom.clients.statements import ServiceStatements
@@ -25,6 +25,7 @@ from strongroom.wire.restore import (
     RestoreAcceptance,
     RestoreAcceptanceUpload,
 )
+from strongroom.wire.rotation import LoggedRotation, RotationRequest
 from strongroom.wire.sign_in import WhoYouAre
 
 _PREFIX: Final = "/strongroom/v1"
@@ -46,8 +47,13 @@ def person_token(key: SigningKey, *, audience: str, clock: Clock) -> str:
     return sign_jws(token.to_json(), key=key, header={"typ": wire.PERSON_TOKEN_TYP, "kid": subject})
 
 
-def dataset_head(http: PinnedHttp, *, identity: str, name: str, clock: Clock) -> tuple[str, wire.DatasetVersion]:
+def dataset_head(http: PinnedHttp, *, statements: ServiceStatements, name: str) -> tuple[str, wire.DatasetVersion]:
     """Return a dataset's newest version statement, as signed and checked. Needs no token.
+
+    Args:
+        http: A connection to the key service.
+        statements: Checks what it signs.
+        name: The dataset.
 
     Raises:
         NotFoundError: No such dataset, or it has no version yet.
@@ -55,7 +61,6 @@ def dataset_head(http: PinnedHttp, *, identity: str, name: str, clock: Clock) ->
     """
     reply = http.request("GET", f"{_PREFIX}/datasets/{name}/head")
     token = reply.require_success().decode("ascii", errors="replace").strip()
-    statements = ServiceStatements(identity=identity, now=clock.now)
     version = wire.DatasetVersion.from_json(statements.verify(token, typ=wire.VERSION_TYP))
     if version.dataset != name:
         raise VerificationError(f"the version statement is not about dataset {name}")
@@ -71,6 +76,7 @@ class OwnerClient:
         key: The owner's signing key; None: the owner signs in, and can sign nothing.
         clock: For the tokens' times.
         bearer: Returns the token of a sign-in, which then stands in the place of tokens signed with the key.
+        predecessors: The identities that the service is known to have had before, oldest first.
 
     Raises:
         ConfigurationError: Neither a key nor a sign-in.
@@ -84,6 +90,7 @@ class OwnerClient:
         key: SigningKey | None,
         clock: Clock,
         bearer: Callable[[], str] | None = None,
+        predecessors: Sequence[str] = (),
     ) -> None:
         if key is None and bearer is None:
             raise ConfigurationError("who calls has neither a key nor a sign-in", action="sign in: strongroom login")
@@ -92,7 +99,7 @@ class OwnerClient:
         self._key = key
         self._bearer = bearer
         self._clock = clock
-        self._statements = ServiceStatements(identity=identity, now=clock.now)
+        self._statements = ServiceStatements(identity=identity, now=clock.now, predecessors=predecessors)
 
     def create_dataset(self, name: str, *, columns: tuple[str, ...] = ()) -> dict[str, Any]:
         """Make a dataset: its KEK, and one for each column that shall have a key of its own.
@@ -110,7 +117,7 @@ class OwnerClient:
 
     def head(self, name: str) -> wire.DatasetVersion:
         """Return a dataset's newest version."""
-        return dataset_head(self._http, identity=self._identity, name=name, clock=self._clock)[1]
+        return dataset_head(self._http, statements=self._statements, name=name)[1]
 
     def versions(self, name: str) -> tuple[wire.DatasetVersion, ...]:
         """Return a dataset's versions, oldest first, each statement checked.
@@ -328,6 +335,33 @@ class OwnerClient:
     def refusals(self) -> dict[str, Any]:
         """Return why things were refused, newest first, of the datasets that this person answers for."""
         return self._get("/refusals")
+
+    def rotate(self, statement: str) -> LoggedRotation:
+        """Have the rotation of an identity logged.
+
+        Raises:
+            RefusedError: It is not of the key service's identity, or not of this person's key.
+            ConflictError: One of its identities was replaced before.
+        """
+        answer = LoggedRotation.from_object(self._post("/rotations", RotationRequest(statement=statement)))
+        if answer.statement != statement:
+            raise VerificationError("the key service logged another rotation")
+        return answer
+
+    def log_leaves(self, start: int, end: int) -> Iterator[str]:
+        """Return the log's leaves from position `start` up to before `end`, as text; they are asked for in pages.
+
+        Raises:
+            InconsistentLogError: The service has fewer.
+        """
+        position = start
+        while position < end:
+            match self._get(f"/log/leaves?start={position}&end={end}"):
+                case {"leaves": [_, *_] as page} if all(isinstance(leaf, str) for leaf in page):
+                    yield from page[: end - position]
+                    position += len(page)
+                case _:
+                    raise InconsistentLogError(f"the key service shows no log entry at position {position}")
 
     def runs(self) -> dict[str, Any]:
         """Return the runs, newest last."""

@@ -58,6 +58,7 @@ class ServiceHttp:
         url: The service's address; requests name paths below it.
         authorities_pem: The only issuers of its certificate that are accepted; None for those this machine trusts.
         service: What to call the service in errors.
+        read_s: How long each wait for further bytes may take, in seconds.
 
     Raises:
         ConfigurationError: The authorities are not certificates.
@@ -67,12 +68,14 @@ class ServiceHttp:
     _if_not_meant = "Check the service's address and the certificate authorities that are configured."
     _if_silent = "Start it with: strongroom up"
 
-    def __init__(self, url: str, *, authorities_pem: str | None, service: str = "the service") -> None:
+    def __init__(
+        self, url: str, *, authorities_pem: str | None, service: str = "the service", read_s: float = _READ_S
+    ) -> None:
         self._url = url.rstrip("/")
         self._service = service
         self._pool = urllib3.PoolManager(
             ssl_context=self._tls_context(authorities_pem),
-            timeout=urllib3.Timeout(connect=_CONNECT_S, read=_READ_S),
+            timeout=urllib3.Timeout(connect=min(_CONNECT_S, read_s), read=read_s),
             retries=False,
         )
 

@@ -6,7 +6,7 @@ Signatures in the same spirit (`r || s`) are what `VerifyingKey.verify` and `Sig
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from strongroom.base.errors import FormatError
 from strongroom.crypto.keys import VerifyingKey
@@ -45,6 +45,15 @@ def point_of_key(key: VerifyingKey) -> bytes:
         raise FormatError("only P-256 keys have a point")
     numbers = public.public_numbers()
     return b"".join(value.to_bytes(_COORDINATE_BYTES, "big") for value in (numbers.x, numbers.y))
+
+
+def signature_to_der(signature: bytes) -> bytes:
+    """Return an ECDSA signature `r || s` in DER, as X.509 and DSSE's tools have it.
+
+    Source: RFC 3279, section 2.2.3.
+    """
+    half = len(signature) // 2
+    return encode_dss_signature(int.from_bytes(signature[:half], "big"), int.from_bytes(signature[half:], "big"))
 
 
 def signature_of_any_form(signature: bytes, *, key: VerifyingKey) -> bytes:

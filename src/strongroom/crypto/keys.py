@@ -130,6 +130,11 @@ class VerifyingKey:
         """The DER SubjectPublicKeyInfo."""
         return self._key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
+    def to_pem(self) -> str:
+        """Return the SubjectPublicKeyInfo as PEM text."""
+        form = serialization.PublicFormat.SubjectPublicKeyInfo
+        return self._key.public_bytes(serialization.Encoding.PEM, form).decode("ascii")
+
     @property
     def raw(self) -> bytes:
         """The 32 bytes of an Ed25519 key.

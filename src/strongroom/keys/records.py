@@ -63,11 +63,12 @@ class DatasetRecord(Message):
 
 
 class VersionRecord(Message):
-    """One version of a dataset: the countersigned statement."""
+    """One version of a dataset: the countersigned statement, and the position of the leaf that records it."""
 
     dataset: DatasetName
     number: int = Field(ge=1)
     statement: CompactJws
+    leaf: int | None = Field(default=None, ge=0)
 
 
 class ApprovalRecord(Message):

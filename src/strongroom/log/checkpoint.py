@@ -26,16 +26,19 @@ class Checkpoint:
         origin: Which log; also the name of its signing key.
         size: The number of entries.
         root: The Merkle tree's root at that size, 32 bytes.
+        extensions: Further lines, which our own logs never have: no monitor can audit them.
     """
 
     origin: str
     size: int
     root: bytes
+    extensions: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
         """The note's text."""
-        return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode('ascii')}\n"
+        lines = (self.origin, str(self.size), base64.b64encode(self.root).decode("ascii"), *self.extensions)
+        return "".join(f"{line}\n" for line in lines)
 
 
 def sign_checkpoint(checkpoint: Checkpoint, *, key: SigningKey) -> str:
@@ -46,7 +49,7 @@ def sign_checkpoint(checkpoint: Checkpoint, *, key: SigningKey) -> str:
     Raises:
         FormatError: The origin is no key name, size or root are impossible, or the key is of another kind.
     """
-    if _parse(checkpoint.text) != checkpoint:
+    if checkpoint.extensions or parse_checkpoint_text(checkpoint.text) != checkpoint:
         raise FormatError("the checkpoint has no text form")
     return sign_note(checkpoint.text, name=checkpoint.origin, key=key)
 
@@ -72,15 +75,24 @@ def parse_and_verify_checkpoint(note: str, *, origin: str, key: VerifyingKey) ->
 
     Source: C2SP tlog-checkpoint, "Note text".
     """
-    checkpoint = _parse(verify_note(note, name=origin, key=key))
+    checkpoint = parse_checkpoint_text(verify_note(note, name=origin, key=key))
+    if checkpoint.extensions:
+        raise FormatError("a checkpoint is an origin, a size and a root hash")
     if checkpoint.origin != origin:
         raise VerificationError("the checkpoint is another log's")
     return checkpoint
 
 
-def _parse(text: str) -> Checkpoint:
-    lines = text.split("\n")
-    if len(lines) != _LINES + 1 or not lines[0] or not _SIZE.fullmatch(lines[1]):
+def parse_checkpoint_text(text: str) -> Checkpoint:
+    """Read a checkpoint's text, whoever signed it; the caller MUST have verified a signature over it.
+
+    Raises:
+        FormatError: Not a checkpoint's text.
+
+    Source: C2SP tlog-checkpoint, "Note text".
+    """
+    *lines, end = text.split("\n")
+    if end or len(lines) < _LINES or not all(lines) or not _SIZE.fullmatch(lines[1]):
         raise FormatError("a checkpoint is an origin, a size and a root hash")
     try:
         root = base64.b64decode(lines[2].encode("ascii"), validate=True)
@@ -88,4 +100,4 @@ def _parse(text: str) -> Checkpoint:
         raise FormatError("a checkpoint's root is not base64 text") from error
     if len(root) != HASH_BYTES or base64.b64encode(root).decode("ascii") != lines[2]:
         raise FormatError("a checkpoint's root is 32 bytes as base64 text")
-    return Checkpoint(origin=lines[0], size=int(lines[1]), root=root)
+    return Checkpoint(origin=lines[0], size=int(lines[1]), root=root, extensions=tuple(lines[_LINES:]))

@@ -1,6 +1,6 @@
 """Signed notes: text that ends with one line for each signature.
 
-Source: C2SP signed-note (https://c2sp.org/signed-note), signature type 0x01 (Ed25519).
+Source: C2SP signed-note (https://c2sp.org/signed-note), signature types 0x01 (Ed25519) and 0x04 (cosignature).
 """
 
 import base64
@@ -14,7 +14,9 @@ from strongroom.crypto.keys import SigningKey, VerifyingKey
 
 MAX_SIGNATURES: Final = 100
 MAX_NOTE_CHARACTERS: Final = 1 << 20
-_ED25519: Final = b"\x01"
+ED25519: Final = 0x01
+COSIGNATURE: Final = 0x04
+"""Signature types: a note's own signature, and a witness's timestamped one (`log.cosignature`)."""
 _KEY_ID_BYTES: Final = 4
 _SIGNATURE_PARTS: Final = 3
 _DASH: Final = "\N{EM DASH}"
@@ -37,26 +39,69 @@ class UnverifiedNote:
     signatures: tuple[NoteSignature, ...]
 
 
-def key_id(name: str, key: VerifyingKey) -> bytes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoteKey:
+    """A key as a verification key line names it.
+
+    Attributes:
+        name: The key's name.
+        kind: The signature type, `ED25519` or `COSIGNATURE`.
+        key: An Ed25519 key.
+    """
+
+    name: str
+    kind: int
+    key: VerifyingKey
+
+    @property
+    def line(self) -> str:
+        """The verification key line."""
+        return verification_key(self.name, self.key, kind=self.kind)
+
+
+def key_id(name: str, key: VerifyingKey, *, kind: int = ED25519) -> bytes:
     """Return the four bytes that, together with the name, say which key signed.
 
     Raises:
         FormatError: Not an Ed25519 key.
 
-    Source: C2SP signed-note, "Ed25519 signatures".
+    Source: C2SP signed-note, "Ed25519 signatures"; C2SP tlog-cosignature, "Format".
     """
-    return hashlib.sha256(name.encode() + b"\n" + _ED25519 + key.raw).digest()[:_KEY_ID_BYTES]
+    return hashlib.sha256(name.encode() + b"\n" + bytes([kind]) + key.raw).digest()[:_KEY_ID_BYTES]
 
 
-def verification_key(name: str, key: VerifyingKey) -> str:
-    """Return a log's verification key as one line, for other people's tools and trust files.
+def verification_key(name: str, key: VerifyingKey, *, kind: int = ED25519) -> str:
+    """Return a log's or a witness's verification key as one line, for other people's tools and trust files.
 
     Raises:
         FormatError: Not an Ed25519 key.
 
     Source: C2SP signed-note, "Verification keys".
     """
-    return f"{name}+{key_id(name, key).hex()}+{base64.b64encode(_ED25519 + key.raw).decode('ascii')}"
+    material = base64.b64encode(bytes([kind]) + key.raw).decode("ascii")
+    return f"{_checked_name(name)}+{key_id(name, key, kind=kind).hex()}+{material}"
+
+
+def parse_verification_key(line: str) -> NoteKey:
+    """Read a verification key line.
+
+    Raises:
+        FormatError: Not such a line, of an unknown signature type, or its key id is another key's.
+
+    Source: C2SP signed-note, "Verification keys".
+    """
+    name, _, rest = line.partition("+")
+    identifier, _, material = rest.partition("+")
+    try:
+        decoded = base64.b64decode(material.encode("ascii"), validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise FormatError("a verification key is a name, a key id and a key as base64 text") from error
+    if not decoded or decoded[0] not in {ED25519, COSIGNATURE}:
+        raise FormatError("the verification key is of an unknown type")
+    found = NoteKey(name=name, kind=decoded[0], key=VerifyingKey.from_raw_ed25519(decoded[1:]))
+    if found.line != line or not identifier:
+        raise FormatError("the verification key's id is not its key's")
+    return found
 
 
 def sign_note(text: str, *, name: str, key: SigningKey) -> str:
@@ -71,7 +116,12 @@ def sign_note(text: str, *, name: str, key: SigningKey) -> str:
         FormatError: Text, name or key are not of that form.
     """
     signed = key_id(_checked_name(name), key.verifying_key) + key.sign(_checked_text(text))
-    return f"{text}\n{_DASH} {name} {base64.b64encode(signed).decode('ascii')}\n"
+    return f"{text}\n{signature_line(name, signed)}"
+
+
+def signature_line(name: str, signed: bytes) -> str:
+    """Return a signature as its line of a note: `signed` is the key's id and what the key made."""
+    return f"{_DASH} {name} {base64.b64encode(signed).decode('ascii')}\n"
 
 
 def parse_note(note: str) -> UnverifiedNote:
@@ -96,7 +146,7 @@ def parse_note(note: str) -> UnverifiedNote:
         raise FormatError("a note is text, an empty line and signature lines")
     text = body + "\n"
     _checked_text(text)
-    return UnverifiedNote(text=text, signatures=tuple(_signature(line) for line in lines))
+    return UnverifiedNote(text=text, signatures=tuple(parse_signature(line) for line in lines))
 
 
 def verify_note(note: str, *, name: str, key: VerifyingKey) -> str:
@@ -130,7 +180,12 @@ def verify_note(note: str, *, name: str, key: VerifyingKey) -> str:
     return unverified.text
 
 
-def _signature(line: str) -> NoteSignature:
+def parse_signature(line: str) -> NoteSignature:
+    """Read one signature line, without its newline.
+
+    Raises:
+        FormatError: Not a signature line.
+    """
     parts = line.split(" ")
     if len(parts) != _SIGNATURE_PARTS or parts[0] != _DASH:
         raise FormatError("a signature line is a dash, a name and a signature")

@@ -1,10 +1,12 @@
 """Building a receipt, inside the driver's TEE, and what its reader needs as well."""
 
 import hashlib
+from typing import Any
 
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
-from strongroom.base.encoding import from_b64url, to_b64url
+from strongroom.base.encoding import canonical_json, from_b64url, to_b64url
 from strongroom.crypto.keys import SigningKey
+from strongroom.receipts.statement import sign_statement, statement_of
 from strongroom.wire.key_service import Evidence
 from strongroom.wire.receipt import RECEIPT_CONTEXT, Receipt, ReceiptBody
 
@@ -29,6 +31,18 @@ def receipt_digest(body: ReceiptBody) -> str:
     return hashlib.sha256(body.to_json()).hexdigest()
 
 
+def body_bytes(receipt: dict[str, Any]) -> bytes:
+    """Return the bytes that a receipt's signature and digest are over.
+
+    Args:
+        receipt: The receipt as parsed JSON. The body's own members count, whatever later versions of it have.
+
+    Raises:
+        FormatError: It has no body.
+    """
+    return canonical_json(receipt.get("body"))
+
+
 def sign_receipt(body: ReceiptBody, *, key: SigningKey, closings: dict[str, str]) -> bytes:
     """Return the receipt file: canonical JSON, so that any edit shows.
 
@@ -38,4 +52,5 @@ def sign_receipt(body: ReceiptBody, *, key: SigningKey, closings: dict[str, str]
         closings: Each key service's closing statement, by identity.
     """
     signature = to_b64url(key.sign(RECEIPT_CONTEXT + body.to_json()))
-    return Receipt(body=body, signature=signature, closings=closings).to_json()
+    attestation = sign_statement(statement_of(body, digest=receipt_digest(body)), key=key)
+    return Receipt(body=body, signature=signature, closings=closings, attestation=attestation).to_json()

@@ -19,12 +19,16 @@ from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.jose import unverified_header, unverified_payload, verify_jws
 from strongroom.crypto.keys import VerifyingKey
 from strongroom.crypto.x509 import LeafUsage, parse_pem_chain, spki_sha256, verify_leaf
+from strongroom.log.cosignature import Cosignature
 from strongroom.policy.approval import Approval, appraise_result, executor_mismatches, validity_mismatches
 from strongroom.policy.consent import NO_PROOF, SignedApproval, demand_consent, read_approval
 from strongroom.policy.signatures import signer_of
 from strongroom.policy.tee_claims import TEE_CLAIMS, quote_hash
-from strongroom.receipts.build import evidence_of, receipt_digest
+from strongroom.receipts.build import body_bytes, evidence_of
+from strongroom.receipts.keys import ReleasedKeyIds, released_key_ids
+from strongroom.receipts.statement import statement_of, verify_statement
 from strongroom.receipts.vaults import VerifiedVault, verify_vaults
+from strongroom.receipts.witnesses import demand_witnesses
 from strongroom.wire.approvals import ApprovalProof
 from strongroom.wire.key_service import (
     CLOSING_TYP,
@@ -58,6 +62,11 @@ class VerifiedReceipt:
         modes: Each key service's identity and the mode it is run in, as the trust file and its closing statement say.
         master_keys: Each key service's identity and how its master key is held, as its closing statement says.
         vaults: What it proves about vaults' keys, by the digest of their statement.
+        witnesses: For each key service: which witnesses of its log, of those in the trust file, cosigned the run's end.
+        known_witnesses: How many the trust file names, for each key service.
+        keys: For each dataset: the write keys that were made or released, and the KEK versions they are under.
+        statement: The run as an in-toto statement, where the receipt has one; its signature holds.
+        driver_key: The key of the driver's TEE, which signed body and statement.
     """
 
     body: ReceiptBody
@@ -72,28 +81,39 @@ class VerifiedReceipt:
     modes: Mapping[str, str]
     master_keys: Mapping[str, str]
     vaults: Mapping[str, VerifiedVault]
+    witnesses: Mapping[str, tuple[Cosignature, ...]]
+    known_witnesses: Mapping[str, int]
+    keys: Mapping[str, ReleasedKeyIds]
+    statement: Mapping[str, Any] | None
+    driver_key: VerifyingKey
 
 
-def verify_receipt(receipt_bytes: bytes, *, trust: Trust, required_mode: Mode | None = None) -> VerifiedReceipt:
+def verify_receipt(
+    receipt_bytes: bytes, *, trust: Trust, required_mode: Mode | None = None, min_witnesses: int = 0
+) -> VerifiedReceipt:
     """Verify a receipt with nothing but the trust file.
 
     1. The file is canonical JSON and a receipt; its hardware is the trust file's.
     2. The ticket is signed by its submitter, names the application whose description is shown, and is this run.
     3. Each member's attestation result is signed by the pinned attestation service, and its evidence verifies under
        the trusted roots; both say the same code, application, run and role; the code is a trusted agent's.
-    4. The body is signed with the key that the driver's evidence names.
+    4. The body is signed with the key that the driver's evidence names, and so is the statement for other tools, which
+       says the same.
     5. Each key service's closing statement holds, names this very body, counts every leaf, and says the mode and the
        holder of the master key that the trust file pins, and the mode that is required.
-    6. Each leaf is in the service's log; their numbers have no gap; exactly the members are among them.
+    6. Each leaf is in the service's log; their numbers have no gap; exactly the members are among them; as many
+       witnesses as are demanded cosigned the log with all of them.
     7. Each approval is signed by a trusted owner, or by as many people as a roster demands that leads back to one, and
        covers ticket, members and access. The log names it in the run's first leaf.
-    8. Inputs and outputs are the versions that the key services countersigned.
+    8. Inputs and outputs are the versions that the key services countersigned and logged.
     9. What it says of vaults' keys holds (`verify_vaults`).
 
     Args:
         receipt_bytes: The file.
         trust: The auditor's own anchors; none is ever taken from the receipt.
         required_mode: The mode in which every key service of the run must have been run; None accepts both.
+        min_witnesses: How many witnesses of each key service's log must have cosigned, where the trust file demands
+            fewer.
 
     Returns:
         What the receipt proves.
@@ -103,25 +123,35 @@ def verify_receipt(receipt_bytes: bytes, *, trust: Trust, required_mode: Mode | 
         VerificationError: A signature, proof or digest does not hold.
         RefusedError: It holds, but for other anchors or other code than trusted; all mismatches are named.
     """
-    parse_canonical_json(receipt_bytes)  # 1
+    parsed = parse_canonical_json(receipt_bytes)  # 1
     receipt = Receipt.from_json(receipt_bytes)
-    body = receipt.body
+    body, content = receipt.body, body_bytes(parsed)
+    _demand("versions of receipt and body", receipt.version, body.version)
     _demand("hardware", trust.hardware, body.hardware)
+    if not body.records and not body.vaults:
+        raise VerificationError("the receipt names nothing that kept the keys", action=_ACTION)
     ticket = _verify_ticket(body)  # 2
     members = {identity: _verify_members(body, record, trust=trust) for identity, record in body.records.items()}  # 3
     drivers = {identity: _verify_member(body, each.member, trust=trust) for identity, each in body.vaults.items()}
     first_members = [*members.values(), *((driver,) for driver in drivers.values())]
-    driver_key = _verify_signature(receipt, first_members)  # 4
-    closings, statements = _verify_closings(receipt, trust=trust)  # 5
+    driver_key = _verify_signature(receipt, content, first_members)  # 4
+    statement = _verify_statement(receipt, content, driver_key)
+    closings, statements = _verify_closings(receipt, content, trust=trust)  # 5
     if required_mode is not None:
         _demand_mode(closings, required_mode)
         _demand("keys in vaults, which have no such mode", [], sorted(body.vaults))
+    if min_witnesses:
+        _demand("keys in vaults, which have no log", [], sorted(body.vaults))
     opened: dict[str, Mapping[str, Any]] = {}
+    witnesses: dict[str, tuple[Cosignature, ...]] = {}
+    leaves: list[Mapping[str, Any]] = []
     for identity, record in body.records.items():
-        opened[identity] = _verify_leaves(
-            record, closings[identity], statements=statements[identity], run=body.run
-        )  # 6
+        own = _verify_leaves(record, closings[identity], statements=statements[identity], run=body.run)  # 6
+        opened[identity] = own[0]
+        leaves += own
         _verify_executors(members[identity], driver_key=driver_key)
+        service = _key_service(trust, identity)
+        witnesses[identity] = demand_witnesses(closings[identity].proof.checkpoint, service, minimum=min_witnesses)
     consents = _verify_approvals(body, ticket, members=members, opened=opened, trust=trust)  # 7
     approvals = {name: signed.approval for name, signed in consents.items()}
     vaults = verify_vaults(body, ticket, drivers=drivers, trust=trust)  # 9
@@ -152,6 +182,11 @@ def verify_receipt(receipt_bytes: bytes, *, trust: Trust, required_mode: Mode | 
         modes={identity: closing.mode for identity, closing in closings.items()},
         master_keys={identity: closing.master_key or "not said" for identity, closing in closings.items()},
         vaults=vaults,
+        witnesses=witnesses,
+        known_witnesses={identity: len(_key_service(trust, identity).witnesses) for identity in body.records},
+        keys=released_key_ids(leaves),
+        statement=statement,
+        driver_key=driver_key,
     )
 
 
@@ -183,8 +218,13 @@ def _verify_members(body: ReceiptBody, record: RunRecord, *, trust: Trust) -> tu
 def _verify_member(body: ReceiptBody, member: RunMember, *, trust: Trust) -> AttestationResult:
     joined_at = datetime.strptime(member.joined_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     service, party = _attestation_service(trust, body.attestation_service)
+    chain = _signing_chain(body, member.result)
+    identity = spki_sha256(chain[-1])
     leaf = verify_leaf(
-        _signing_chain(body, member.result), identity=service.identity, usage=LeafUsage.SIGNING, now=joined_at
+        chain,
+        identity=identity if service.identities_until(identity) is not None else service.identity,
+        usage=LeafUsage.SIGNING,
+        now=joined_at,
     )
     result = verify_result(member.result, issuer=service.url, verifying_key=leaf.public_key, now=joined_at)
     evidence, runtime_data = evidence_of(member.evidence), from_b64url(member.evidence.runtime_data)
@@ -240,13 +280,23 @@ def _signing_chain(body: ReceiptBody, result: str) -> list[bytes]:
     return [leaf, identity]
 
 
-def _verify_signature(receipt: Receipt, members: Sequence[Sequence[AttestationResult]]) -> VerifyingKey:
+def _verify_signature(receipt: Receipt, content: bytes, members: Sequence[Sequence[AttestationResult]]) -> VerifyingKey:
     keys = {_signing_key(results[0]).thumbprint: _signing_key(results[0]) for results in members}
     if len(keys) != 1:
         raise VerificationError("the key services saw different drivers", action=_ACTION)
     (driver_key,) = keys.values()
-    driver_key.verify(RECEIPT_CONTEXT + receipt.body.to_json(), from_b64url(receipt.signature))
+    driver_key.verify(RECEIPT_CONTEXT + content, from_b64url(receipt.signature))
     return driver_key
+
+
+def _verify_statement(receipt: Receipt, content: bytes, driver_key: VerifyingKey) -> dict[str, Any] | None:
+    if receipt.attestation is None:
+        _demand("version of a receipt without a statement", 1, receipt.version)
+        return None
+    statement = verify_statement(receipt.attestation, key=driver_key)
+    expected = statement_of(receipt.body, digest=sha256_hex(content))
+    _demand("statement", parse_json_object(expected), statement)
+    return statement
 
 
 def _signing_key(result: AttestationResult) -> VerifyingKey:
@@ -262,7 +312,9 @@ def _verify_executors(members: Sequence[AttestationResult], *, driver_key: Verif
         _demand("driver of an executor", driver_key.thumbprint, result.runtime.get("driver_key"))
 
 
-def _verify_closings(receipt: Receipt, *, trust: Trust) -> tuple[dict[str, Closing], dict[str, ServiceStatements]]:
+def _verify_closings(
+    receipt: Receipt, content: bytes, *, trust: Trust
+) -> tuple[dict[str, Closing], dict[str, ServiceStatements]]:
     body = receipt.body
     _demand("closing statements", sorted(body.records), sorted(receipt.closings))
     finished_at = datetime.strptime(body.finished_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
@@ -270,7 +322,9 @@ def _verify_closings(receipt: Receipt, *, trust: Trust) -> tuple[dict[str, Closi
     checked: dict[str, ServiceStatements] = {}
     for identity, token in receipt.closings.items():
         pinned = _key_service(trust, identity)
-        statements = ServiceStatements(identity=identity, now=lambda: finished_at)
+        statements = ServiceStatements(
+            identity=identity, now=lambda: finished_at, predecessors=pinned.identities_until(identity) or ()
+        )
         closing = Closing.from_json(statements.verify(token, typ=CLOSING_TYP))
         _demand("log key", pinned.log_key, statements.log_key)
         _demand("mode of the key service", pinned.mode, closing.mode)
@@ -279,7 +333,7 @@ def _verify_closings(receipt: Receipt, *, trust: Trust) -> tuple[dict[str, Closi
         _demand("key service", identity, closing.key_service)
         _demand("run closed", body.run, closing.run)
         _demand("outcome", body.outcome, closing.outcome)
-        _demand("receipt digest", receipt_digest(body), closing.receipt)
+        _demand("receipt digest", sha256_hex(content), closing.receipt)
         _demand("leaves", len(body.records[identity].leaves), closing.leaves)
         closings[identity], checked[identity] = closing, statements
     return closings, checked
@@ -297,8 +351,12 @@ def _demand_mode(closings: Mapping[str, Closing], required: Mode) -> None:
         )
 
 
-def _verify_leaves(record: RunRecord, closing: Closing, *, statements: ServiceStatements, run: str) -> dict[str, Any]:
-    """Verify a run's leaves and return the first, which opened it."""
+def _verify_leaves(
+    record: RunRecord, closing: Closing, *, statements: ServiceStatements, run: str
+) -> list[dict[str, Any]]:
+    """Verify a run's leaves at one key service and return them; the first one opened it."""
+    proofs = (*closing.member_proofs, closing.proof)
+    _demand("checkpoints of the closing", 1, len({proof.checkpoint for proof in proofs}))
     _demand("proved leaves", [p.leaf for p in record.leaves], [p.leaf for p in closing.member_proofs])
     leaves = [_leaf(proof, statements) for proof in (*record.leaves, *closing.member_proofs, closing.proof)]
     count = len(record.leaves)
@@ -308,9 +366,13 @@ def _verify_leaves(record: RunRecord, closing: Closing, *, statements: ServiceSt
     events = [leaf.get("event") for leaf in leaves[:count]]
     _demand("first leaf", "run-opened", events[0] if events else None)
     _demand("last leaf", "run-closed", leaves[-1].get("event"))
+    _demand("receipt in the log", closing.receipt, leaves[-1].get("receipt"))
+    _demand("outcome in the log", closing.outcome, leaves[-1].get("outcome"))
     joined = [leaf.get("result") for leaf in leaves[:count] if leaf.get("event") in {"run-opened", "member-joined"}]
     _demand("members in the log", [sha256_hex(member.result.encode()) for member in record.members], joined)
-    return leaves[0]
+    versions = {name: sha256_hex(token.encode()) for name, token in closing.versions.items()}
+    _demand("versions in the log", versions, leaves[-1].get("versions"))
+    return [*leaves[:count], leaves[-1]]
 
 
 def _demand_opened_under(name: str, signed: SignedApproval, opened: Mapping[str, Any]) -> None:
@@ -341,7 +403,7 @@ def _verify_approvals(
     trust: Trust,
 ) -> dict[str, SignedApproval]:
     approvals: dict[str, SignedApproval] = {}
-    bindings = parse_json_object(body.application)["datasets"]
+    bindings = _bindings(body)
     for identity, record in body.records.items():
         owners = (trust.party_of(identity) or trust).owners  # of that key service: nobody approves for others' datasets
         for name, token in record.approvals.items():
@@ -351,8 +413,9 @@ def _verify_approvals(
             _demand("approval's dataset", name, approval.dataset)
             _demand("approval's key service", identity, approval.key_service)
             _demand("approval's application", ticket.application, approval.application)
-            _demand("approval's access", bindings[name]["access"], approval.access)
-            _demand("key service of the binding", identity, bindings[name]["key_service"])
+            binding = _binding(bindings, name)
+            _demand("approval's access", binding.get("access"), approval.access)
+            _demand("key service of the binding", identity, binding.get("key_service"))
             if ticket.submitter not in approval.submitters:
                 raise RefusedError("the approval does not name the submitter", action=_ACTION)
             for member, result in zip(record.members, members[identity], strict=True):
@@ -404,15 +467,20 @@ def _verify_versions(
     statements: Mapping[str, ServiceStatements],
     vaults: Mapping[str, VerifiedVault],
 ) -> tuple[dict[str, DatasetVersion], dict[str, DatasetVersion]]:
-    bindings = parse_json_object(body.application)["datasets"]
+    bindings = _bindings(body)
     inputs: dict[str, DatasetVersion] = {name: each for vault in vaults.values() for name, each in vault.inputs.items()}
     for name, token in body.inputs.items():
         if name in inputs:
             continue
-        version = _version(token, statements[bindings[name]["key_service"]], name)
+        service = statements.get(str(_binding(bindings, name).get("key_service")))
+        if service is None:
+            raise VerificationError(f"the key service of dataset {name} has no part in the receipt", action=_ACTION)
+        version = _version(token, service, name)
         if ticket.datasets.get(name) is not None:
             _demand("version of an input", ticket.datasets[name], version.number)
         inputs[name] = version
+        if body.version > 1:
+            _verify_version_leaf(body.input_proofs.get(name), token, name, service)
     outputs: dict[str, DatasetVersion] = {
         name: each for vault in vaults.values() for name, each in vault.outputs.items()
     }
@@ -423,7 +491,8 @@ def _verify_versions(
         for name, token in closing.versions.items():
             _demand("key service of an output", bindings[name]["key_service"] if name in bindings else None, identity)
             version = _version(token, statements[identity], name)
-            _demand("output manifest", body.outputs[name].manifest_digest, version.manifest_digest)
+            output = body.outputs.get(name)
+            _demand("output manifest", output and output.manifest_digest, version.manifest_digest)
             outputs[name] = version
     _demand("outputs", sorted(body.outputs), sorted(outputs))
     unread = [name for name, number in ticket.datasets.items() if number is not None and name not in inputs]
@@ -431,10 +500,34 @@ def _verify_versions(
     return inputs, outputs
 
 
+def _bindings(body: ReceiptBody) -> dict[str, Any]:
+    bindings = parse_json_object(body.application).get("datasets")
+    if not isinstance(bindings, dict):
+        raise VerificationError("the application's description binds no datasets", action=_ACTION)
+    return bindings
+
+
+def _binding(bindings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    match bindings.get(name):
+        case dict(binding):
+            return binding
+        case _:
+            raise VerificationError(f"the application does not bind dataset {name}", action=_ACTION)
+
+
 def _version(token: str, statements: ServiceStatements, name: str) -> DatasetVersion:
     version = DatasetVersion.from_json(statements.verify(token, typ=VERSION_TYP))
     _demand("dataset of a version", name, version.dataset)
     return version
+
+
+def _verify_version_leaf(proof: LogProof | None, token: str, name: str, statements: ServiceStatements) -> None:
+    if proof is None:
+        raise VerificationError(f"the receipt does not prove that the version of {name} is logged", action=_ACTION)
+    leaf = _leaf(proof, statements)
+    found = {key: leaf.get(key) for key in ("event", "dataset", "statement")}
+    expected = {"event": "dataset-version", "dataset": name, "statement": sha256_hex(token.encode())}
+    _demand("log entry of an input", expected, found)
 
 
 def _roots(trust: Anchors) -> TrustedRoots:
@@ -462,7 +555,7 @@ def _attestation_service(trust: Trust, url: str) -> tuple[TrustedService, Anchor
 def _key_service(trust: Trust, identity: str) -> TrustedService:
     for party in trust.parties():
         for service in party.services:
-            if service.service == "key-service" and service.identity == identity:
+            if service.service == "key-service" and service.identities_until(identity) is not None:
                 return service
     raise RefusedError(
         "a key service of the run is not in the trust file",

@@ -4,7 +4,7 @@ A KEK never leaves the service. What the log says of one is the last word: a ver
 version of a dataset that it says was shredded, opens nothing, whatever a row of the database holds.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -228,6 +228,16 @@ def _unwrapped(
         key = unwrap_write_key(kek, wrapped, dataset=dataset, write_id=write_id, column=column)
         opened[write_id] = to_b64url(key.reveal())
     return opened
+
+
+def keks_of(tx: Transaction, dataset: str, write_ids: Iterable[str]) -> list[Json]:
+    """Return the ids of the KEK versions that write keys are wrapped under now, for the log.
+
+    Raises:
+        NotFoundError: The dataset has no such write.
+    """
+    found = {find_write_key(tx, dataset=dataset, write_id=each, column=None).kek for each in write_ids}
+    return [*sorted(found)]
 
 
 def _belongs_elsewhere(dataset: str, column: str | None) -> VerificationError:

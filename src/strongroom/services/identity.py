@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
+from strongroom.base.encoding import canonical_json, parse_json
 from strongroom.base.errors import ConfigurationError, FormatError
 from strongroom.base.secret import SecretBytes
 from strongroom.crypto import x509
@@ -22,7 +23,7 @@ from strongroom.crypto.keys import Algorithm, SigningKey
 from strongroom.crypto.random import random_secret
 from strongroom.keys.providers.envelope import WrapAlgorithm
 from strongroom.keys.providers.local import LocalMasterKey
-from strongroom.services.files import replace_file
+from strongroom.services.files import read_file, replace_file
 
 _MAX_KEY_FILE_BYTES: Final = 16 << 10
 _IDENTITY_LIFETIME: Final = timedelta(days=20 * 365)
@@ -34,6 +35,11 @@ _SIGNING_KEY: Final = "signing.key"
 _STATE_KEY: Final = "state.key.sealed"
 _STATE_KEY_FOR: Final = b"strongroom service state key 1"
 _SEALED_FOR: Final = b"strongroom service key 1\0"
+_IDENTITY_KEY: Final = "identity.key"
+_IDENTITY_CERTIFICATE: Final = "identity.pem"
+_NEXT_KEY: Final = "identity-next.key"
+_NEXT_CERTIFICATE: Final = "identity-next.pem"
+_PREDECESSORS: Final = "predecessors.json"
 
 
 class KeySealing(Protocol):
@@ -114,12 +120,14 @@ class ServiceIdentity:
         tls: The key of this process's TLS connections.
         signing: The RS256 key for attestation results or key releases.
         statement: The Ed25519 key for statements and log checkpoints.
+        predecessors: The identities that the service had before, oldest first.
     """
 
     authority: Authority
     tls: CertifiedKey
     signing: CertifiedKey
     statement: CertifiedKey
+    predecessors: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -165,17 +173,66 @@ def open_identity(
     """
     prepare_folder(folder)
     state_key = None if sealing is None else _load_or_make_state_key(folder, sealing)
-    key = _load_or_make(folder / "identity.key", "ES256", state_key)
-    certificate = _load_or_issue_certificate(folder / "identity.pem", key, common_name=common_name, now=now)
+    key = load_or_make_key(folder / _IDENTITY_KEY, "ES256", sealing=state_key)
+    certificate = _load_or_issue_certificate(folder / _IDENTITY_CERTIFICATE, key, common_name=common_name, now=now)
     authority = Authority(key=key, certificate_der=certificate, common_name=common_name, sans=tuple(sans))
-    signing = _load_or_make(folder / _SIGNING_KEY, "RS256", state_key)
-    statement = _load_or_make(folder / "statement.key", "Ed25519", state_key)
+    signing = load_or_make_key(folder / _SIGNING_KEY, "RS256", sealing=state_key)
+    statement = load_or_make_key(folder / "statement.key", "Ed25519", sealing=state_key)
     return ServiceIdentity(
         authority=authority,
         tls=authority.certify(SigningKey.generate("ES256"), usage=x509.LeafUsage.TLS, now=now),
         signing=authority.certify(signing, usage=x509.LeafUsage.SIGNING, now=now),
         statement=authority.certify(statement, usage=x509.LeafUsage.SIGNING, now=now),
+        predecessors=_read_predecessors(folder),
     )
+
+
+def prepare_successor(folder: Path, *, common_name: str, now: datetime) -> tuple[SigningKey, str]:
+    """Return the key that is to take the identity's place, and its certificate (PEM); make them at the first time.
+
+    Nothing else uses them until `install_successor`.
+
+    Raises:
+        ConfigurationError: The folder cannot be used, or holds something else under their names.
+    """
+    prepare_folder(folder)
+    key = load_or_make_key(folder / _NEXT_KEY, "ES256")
+    certificate = _load_or_issue_certificate(folder / _NEXT_CERTIFICATE, key, common_name=common_name, now=now)
+    return key, x509.to_pem(certificate)
+
+
+def install_successor(folder: Path, *, old: str) -> None:
+    """Put the prepared key in the place of the identity key, which is gone then; the next start works with it.
+
+    May be called again after a crash at any point. The caller MUST have had the rotation logged.
+
+    Args:
+        folder: The service's state folder.
+        old: The identity that is replaced.
+
+    Raises:
+        UnavailableError: The disk does not take it.
+    """
+    predecessors = _read_predecessors(folder)
+    if old not in predecessors:
+        replace_file(folder / _PREDECESSORS, canonical_json([*predecessors, old]))
+    for successor, name in ((_NEXT_KEY, _IDENTITY_KEY), (_NEXT_CERTIFICATE, _IDENTITY_CERTIFICATE)):
+        content = read_file(folder / successor)
+        if content is not None:
+            replace_file(folder / name, content)
+    for successor in (_NEXT_KEY, _NEXT_CERTIFICATE):
+        (folder / successor).unlink(missing_ok=True)
+
+
+def _read_predecessors(folder: Path) -> tuple[str, ...]:
+    content = read_file(folder / _PREDECESSORS)
+    try:
+        found = [] if content is None else parse_json(content)
+    except FormatError as error:
+        raise ConfigurationError(f"{folder / _PREDECESSORS} is damaged", action="Restore it.") from error
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise ConfigurationError(f"{folder / _PREDECESSORS} is damaged", action="Restore it.")
+    return tuple(found)
 
 
 def replace_signing_key(folder: Path, identity: ServiceIdentity, key: SigningKey, *, now: datetime) -> ServiceIdentity:
@@ -245,7 +302,18 @@ def _load_or_make_state_key(folder: Path, master_key: KeySealing) -> LocalMaster
     return LocalMasterKey(key, algorithm=WrapAlgorithm.STATE_A256GCM)
 
 
-def _load_or_make(path: Path, algorithm: Algorithm, sealing: LocalMasterKey | None) -> SigningKey:
+def load_or_make_key(path: Path, algorithm: Algorithm, *, sealing: LocalMasterKey | None = None) -> SigningKey:
+    """Read a private key from its file, or make it there; mode 600.
+
+    Args:
+        path: The file.
+        algorithm: What the key is for.
+        sealing: What the file is encrypted with, under another name; None for a PEM file.
+
+    Raises:
+        ConfigurationError: The file holds something else, or others may read it.
+        IntegrityError: A sealed key was changed, or belongs to another master key.
+    """
     if sealing is not None:
         path = path.with_name(f"{path.name}.sealed")
     context = _SEALED_FOR + path.name.encode("ascii")

@@ -1,6 +1,6 @@
 """What every part of the key service works with: its keys, its store, whom it knows, and datasets' keys."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,12 +12,15 @@ from strongroom.crypto.keys import VerifyingKey
 from strongroom.keys.records import VersionRecord
 from strongroom.keys.release import Hardware
 from strongroom.keys.store import Store, Transaction
+from strongroom.log.checkpoint import parse_checkpoint_text
+from strongroom.log.note import parse_note
 from strongroom.services.data_keys import usable_kek
 from strongroom.services.http import Call
 from strongroom.services.identity import ServiceIdentity
 from strongroom.services.issuers import TrustedIssuers
 from strongroom.services.people import People, Person, Role
-from strongroom.wire.key_service import VERSION_TYP, Commit, DatasetVersion
+from strongroom.services.witnessing import Witnesses
+from strongroom.wire.key_service import VERSION_TYP, Commit, DatasetVersion, LogProof
 from strongroom.wire.model import Message
 from strongroom.wire.service import MasterKeyHolder, Mode
 
@@ -33,6 +36,7 @@ class KeyDesk:
         url: The service's address, for key identifiers.
         mode: Who is trusted with this service.
         master_key: How its master key is held.
+        witnesses: Who cosigns the log's checkpoints; None for nobody.
     """
 
     store: Store
@@ -44,6 +48,7 @@ class KeyDesk:
     url: str
     mode: Mode = "owner-operated"
     master_key: MasterKeyHolder = "file"
+    witnesses: Witnesses | None = None
 
     @property
     def owners(self) -> Mapping[str, VerifyingKey]:
@@ -67,6 +72,35 @@ class KeyDesk:
     def sign(self, statement: Message, *, typ: str) -> str:
         """Sign a statement with the statement key."""
         return self.identity.statement.sign(statement.to_json(), header={"typ": typ})
+
+    def demand_witnesses(self) -> None:
+        """Refuse what witnesses must have seen, where too few of them answer; before anything is recorded.
+
+        Raises:
+            UnavailableError: Fewer witnesses than required answer.
+        """
+        if self.witnesses is not None:
+            self.witnesses.demand_working()
+
+    def prove_witnessed(self, positions: Sequence[int]) -> tuple[LogProof, ...]:
+        """Return leaves with their proofs under one checkpoint that the witnesses cosigned; wait for them if need be.
+
+        Where no witness is required and none cosigns, the proofs are under the newest checkpoint as it is.
+
+        Raises:
+            UnavailableError: Fewer witnesses than required cosigned in time.
+        """
+        note = self.witnesses.cosigned(max(positions) + 1) if self.witnesses is not None else None
+        if note is None:
+            return self.store.prove(positions)
+        size = parse_checkpoint_text(parse_note(note).text).size
+        with self.store.reading() as tx:
+            leaves = [tx.leaves(position, position + 1)[0] for position in positions]
+        paths = [tuple(node.hex() for node in self.store.inclusion(position, size)) for position in positions]
+        return tuple(
+            LogProof(leaf=leaf, index=position, checkpoint=note, path=path)
+            for leaf, position, path in zip(leaves, positions, paths, strict=True)
+        )
 
     def verify_own(self, token: str, *, typ: str) -> bytes:
         """Return the payload of a statement that this service signed.
@@ -120,7 +154,8 @@ def commit_version(desk: KeyDesk, tx: Transaction, commit: Commit, *, writer: st
         created_at=to_rfc3339(now),
     )
     statement = desk.sign(version, typ=VERSION_TYP)
-    record = VersionRecord(dataset=commit.dataset, number=version.number, statement=statement)
+    position = tx.next_position
+    record = VersionRecord(dataset=commit.dataset, number=version.number, statement=statement, leaf=position)
     tx.add_version(record, base=commit.base)
     tx.append_leaf(
         "dataset-version",

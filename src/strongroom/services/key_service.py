@@ -45,15 +45,18 @@ from strongroom.services.key_vault import VAULT_PATHS, KeyVault
 from strongroom.services.key_vault_desk import Recovery
 from strongroom.services.leases import LeaseDesk
 from strongroom.services.log_clock import LogClock
+from strongroom.services.log_desk import LogDesk
 from strongroom.services.master_key import demand_fitting, holder_of, pinned_parts, read_roster
 from strongroom.services.owners import OwnerDesk
 from strongroom.services.people import People, PeopleSettings, configuration_of_people, configured_people
 from strongroom.services.restores import RestoreDesk
 from strongroom.services.rosters import RosterDesk
+from strongroom.services.rotations import RotationDesk
 from strongroom.services.runs import PREFIX, RunDesk
 from strongroom.services.sign_in import TokenIssuers
 from strongroom.services.sign_in_desk import SignInDesk
 from strongroom.services.soundness import SoundnessGate, start_audit
+from strongroom.services.witnessing import Witnesses, WitnessSettings, open_witnesses, pinned_witnesses
 from strongroom.wire.custody import CustodyRoster
 from strongroom.wire.model import Url
 from strongroom.wire.service import Mode
@@ -82,6 +85,9 @@ class KeyServiceSettings(PeopleSettings):
         platform: The (simulated) platform this service itself runs on, or null.
         recoverable_days: How long a deleted key of Key Vault's contract can be recovered.
         purge_protection: Whether nobody destroys such a key before.
+        witnesses: Who cosigns the log's checkpoints.
+        witnesses_required: How many of them must have cosigned before a run is opened or closed.
+        witness_patience_s: How long an opening or a closing waits for them, in seconds.
     """
 
     version: Literal[1] = 1
@@ -98,6 +104,9 @@ class KeyServiceSettings(PeopleSettings):
     platform: PlatformSettings | None
     recoverable_days: int = Field(default=90, ge=7, le=90)
     purge_protection: bool = False
+    witnesses: tuple[WitnessSettings, ...] = Field(default=(), max_length=32)
+    witnesses_required: int = Field(default=0, ge=0, le=32)
+    witness_patience_s: int = Field(default=5, ge=1, le=60)
 
 
 def read_settings(path: Path) -> KeyServiceSettings:
@@ -132,8 +141,8 @@ def configuration_of(settings: KeyServiceSettings, *, roster: CustodyRoster | No
 
 
 def log_origin(identity: ServiceIdentity) -> str:
-    """Return the name of a key service's log."""
-    return f"strongroom-key-service/{identity.identity}"
+    """Return the name of a key service's log: after its first identity, so that rotations leave the log what it is."""
+    return f"strongroom-key-service/{(*identity.predecessors, identity.identity)[0]}"
 
 
 def log_key(identity: ServiceIdentity) -> str:
@@ -151,6 +160,13 @@ class KeyService:
     store: Store
     vault: KeyVault
     app: Starlette
+    witnesses: Witnesses | None
+
+    def close(self) -> None:
+        """Stop what works in the background, and close the state."""
+        if self.witnesses is not None:
+            self.witnesses.stop()
+        self.store.close()
 
 
 def database_of(settings: KeyServiceSettings) -> Path | str:
@@ -266,6 +282,15 @@ def build(launched: Launched, *, clock: Clock, unlocked: MasterKey | None) -> Ke
     store.end_master_key_rotation(now=clock.now())
     with store.transaction() as tx:
         tx.append_leaf("started", now=clock.now(), what={"configuration": launched.configuration})
+    witnesses = open_witnesses(
+        settings.witnesses,
+        store,
+        origin=log_origin(identity),
+        key=identity.statement.key.verifying_key,
+        required=settings.witnesses_required,
+        patience_s=settings.witness_patience_s,
+        kept=Path(settings.state) / "cosigned-checkpoint",
+    )
     desk = KeyDesk(
         store=store,
         identity=identity,
@@ -281,6 +306,7 @@ def build(launched: Launched, *, clock: Clock, unlocked: MasterKey | None) -> Ke
         url=settings.url.rstrip("/"),
         mode=settings.mode,
         master_key=holder_of(settings.master_key),
+        witnesses=witnesses,
     )
     recovery = Recovery(days=settings.recoverable_days, purge_protection=settings.purge_protection)
     vault = KeyVault(desk, recovery=recovery)
@@ -290,6 +316,7 @@ def build(launched: Launched, *, clock: Clock, unlocked: MasterKey | None) -> Ke
         configuration=launched.configuration,
         store=store,
         vault=vault,
+        witnesses=witnesses,
         app=_application(desk, vault, launched),
     )
 
@@ -313,6 +340,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         service = build(launched, clock=clock, unlocked=unlocked)
         try:
             start_audit(service.store)
+            if service.witnesses is not None:
+                service.witnesses.demand_not_behind()
+                service.witnesses.start()
             with service.vault.watching_the_clock():
                 serve(
                     service.app,
@@ -323,7 +353,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     ready=lambda: _say_ready(service),
                 )
         finally:
-            service.store.close()
+            service.close()
     except StrongroomError as error:
         sys.stderr.write(f"strongroom key-service: {error.message}\n")
         if error.action:
@@ -376,6 +406,8 @@ def _application(desk: KeyDesk, vault: KeyVault, launched: Launched) -> Starlett
         *ApprovalDesk(desk).routes(),
         *RosterDesk(desk).routes(),
         *LeaseDesk(desk).routes(),
+        *LogDesk(desk).routes(),
+        *RotationDesk(desk).routes(),
         endpoint(f"{PREFIX}/evidence", show_evidence, errors=strongroom_error),
         endpoint("/healthz", health, errors=strongroom_error),
         endpoint("/readyz", ready, errors=strongroom_error),
@@ -431,6 +463,7 @@ def _configuration(settings: KeyServiceSettings, roster: CustodyRoster | None) -
             **configuration_of_people(settings.owners, settings.people, settings.issuers),
             "attestation_services": services,
             **pinned_parts(settings.master_key, mode=settings.mode, roster=roster),
+            **pinned_witnesses(settings.witnesses, required=settings.witnesses_required),
         }
     )
 

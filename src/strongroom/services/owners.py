@@ -3,8 +3,6 @@
 And what anybody may read of the log: its checkpoint and proofs.
 """
 
-from typing import Final
-
 from starlette.routing import BaseRoute
 
 from strongroom.base.encoding import Json
@@ -13,12 +11,10 @@ from strongroom.keys.release import verify_ticket
 from strongroom.keys.store import Transaction
 from strongroom.services.access import may_see_run, seen_run
 from strongroom.services.errors import Reply, strongroom_error
-from strongroom.services.http import Call, Handler, endpoint, json_reply, text_reply
+from strongroom.services.http import Call, Handler, endpoint, json_reply
 from strongroom.services.key_desk import KeyDesk
 from strongroom.services.people import Role
 from strongroom.services.runs import PREFIX, run_record
-
-_MAX_LEAVES: Final = 1000
 
 
 class OwnerDesk:
@@ -32,10 +28,6 @@ class OwnerDesk:
         handlers: list[tuple[str, str, Handler]] = [
             ("GET", "/runs", self.runs),
             ("GET", "/runs/{run}", self.run),
-            ("GET", "/log/checkpoint", self.checkpoint),
-            ("GET", "/log/leaves", self.leaves),
-            ("GET", "/log/inclusion", self.inclusion),
-            ("GET", "/log/consistency", self.consistency),
         ]
         return [
             endpoint(PREFIX + path, handler, methods=(method,), errors=strongroom_error)
@@ -57,29 +49,6 @@ class OwnerDesk:
             run = seen_run(tx, call.path["run"], person)
             record: Json = run_record(tx, run).model_dump(mode="json")
             return json_reply({**self._run_json(tx, run), "record": record})
-
-    # --- the log ------------------------------------------------------------------------------------------------
-
-    def checkpoint(self, _call: Call) -> Reply:
-        """Answer with the newest checkpoint, a signed note."""
-        return text_reply(self._desk.store.checkpoint())
-
-    def leaves(self, call: Call) -> Reply:
-        """List leaves; they say who runs what on which data of whomever, so only auditors read them."""
-        self._desk.person(call, role=Role.AUDITOR)
-        start, end = call.number("start"), call.number("end")
-        with self._desk.store.reading() as tx:
-            return json_reply({"leaves": list(tx.leaves(start, min(end, start + _MAX_LEAVES)))})
-
-    def inclusion(self, call: Call) -> Reply:
-        """Answer with an inclusion proof."""
-        path = self._desk.store.inclusion(call.number("index"), call.number("size"))
-        return json_reply({"path": [node.hex() for node in path]})
-
-    def consistency(self, call: Call) -> Reply:
-        """Answer with a consistency proof."""
-        path = self._desk.store.consistency(call.number("first"), call.number("second"))
-        return json_reply({"path": [node.hex() for node in path]})
 
     def _run_json(self, tx: Transaction, run: OpenedRun) -> dict[str, Json]:
         ticket = verify_ticket(run.ticket).ticket

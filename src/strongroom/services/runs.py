@@ -27,7 +27,7 @@ from strongroom.keys.admission import (
     refuse_unknown,
 )
 from strongroom.keys.nonce import make_nonce, verify_nonce
-from strongroom.keys.records import MemberRecord, OpenedRun, OpenedRunSecrets, RunWrite
+from strongroom.keys.records import MemberRecord, OpenedRun, OpenedRunSecrets, RunWrite, VersionRecord
 from strongroom.keys.refusal import ExplainedRefusalError
 from strongroom.keys.release import (
     AttestedTee,
@@ -46,8 +46,9 @@ from strongroom.keys.store.leases import count_executor, count_run, use_of
 from strongroom.keys.store.rows import edited
 from strongroom.policy.approval import Approval
 from strongroom.policy.consent import NO_PROOF
+from strongroom.services.closed_runs import ClosedRun, closed_before
 from strongroom.services.consents import candidates, held, proof_of, roster_now
-from strongroom.services.data_keys import make_write, unwrap_write_keys, usable_kek
+from strongroom.services.data_keys import keks_of, make_write, unwrap_write_keys, usable_kek
 from strongroom.services.errors import Reply, strongroom_error
 from strongroom.services.http import Call, endpoint, jose_reply, json_reply
 from strongroom.services.key_desk import KeyDesk, commit_version, stored_version
@@ -78,7 +79,7 @@ class _Admission:
     run: StoredRun
     member: MemberRecord
     leaf: int
-    versions: dict[str, str]
+    versions: dict[str, VersionRecord]
 
 
 _Decision = Callable[[Transaction, _Applicant, datetime], _Admission]
@@ -116,6 +117,7 @@ class RunDesk:
 
     def open(self, call: Call) -> Reply:
         """Open a run for a driver."""
+        self._desk.demand_witnesses()
         applicant, now = self._applicant(call.text()), self._desk.clock.now()
         return self._admit(applicant, self._open_run, now=now)
 
@@ -165,6 +167,7 @@ class RunDesk:
                     "version": asked.number,
                     "write_ids": sorted(asked.write_keys),
                     **({"columns": sorted(keys.columns[name])} if name in keys.columns else {}),
+                    "keks": keks_of(tx, name, asked.write_keys),
                 }
                 for name, asked in request.datasets.items()
             }
@@ -218,19 +221,21 @@ class RunDesk:
                 raise RefusedError("the write builds on the version that it has to build on", step=Step.WRITE)
             moved = {**run.record.writes, request.dataset: write.model_copy(update={"base": head})}
             tx.update_run(run.record.model_copy(update={"writes": moved}), run.secrets)
-            statement = tx.version(request.dataset, head).statement
+            version = tx.version(request.dataset, head)
             leaf = tx.append_run_leaf(
                 "write-rebased",
                 run=request.run,
                 now=now,
                 what={"dataset": request.dataset, "base": head, "previous": write.base},
             )
+        proof, *others = self._desk.store.prove([leaf, *([] if version.leaf is None else [version.leaf])])
         answer = wire.Rebased(
             key_service=self._desk.identity.identity,
             run=request.run,
             dataset=request.dataset,
-            statement=statement,
-            proof=self._desk.store.prove([leaf])[0],
+            statement=version.statement,
+            proof=proof,
+            version_proof=others[0] if others else None,
         )
         return jose_reply(self._desk.sign(answer, typ=wire.REBASED_TYP))
 
@@ -244,6 +249,9 @@ class RunDesk:
             run, member, payload = self._member_request(tx, call, typ=wire.CLOSE_TYP)
             request = wire.CloseRequest.from_json(payload)
             demand_fresh(request.issued_at, now=now)
+            if (again := closed_before(tx, request, member=member)) is not None:
+                return self._closing(request, again)
+            self._desk.demand_witnesses()
             if request.outcome == "succeeded":
                 self._demand_standing(tx, run.record, now=now)
             else:  # a run that lost its approval may still end, and commits nothing
@@ -265,14 +273,17 @@ class RunDesk:
                 now=now,
                 what={"outcome": request.outcome, "receipt": request.receipt, "versions": digests},
             )
-        proof, *others = self._desk.store.prove([leaf, *positions])
+        return self._closing(request, ClosedRun(leaf=leaf, positions=positions, versions=statements))
+
+    def _closing(self, request: wire.CloseRequest, closed: ClosedRun) -> Reply:
+        proof, *others = self._desk.prove_witnessed([closed.leaf, *closed.positions])
         closing = wire.Closing(
             key_service=self._desk.identity.identity,
             run=request.run,
             outcome=request.outcome,
             receipt=request.receipt,
-            leaves=len(positions),
-            versions=statements,
+            leaves=len(closed.positions),
+            versions=dict(closed.versions),
             proof=proof,
             member_proofs=tuple(others),
             mode=self._desk.mode,
@@ -370,7 +381,12 @@ class RunDesk:
             count_run(tx, use_of(tx, approval))
         tx.add_run(run.record, run.secrets)
         writes: dict[str, Json] = {
-            name: {"write_id": each.write.write_id, "base": each.write.base} for name, each in made.items()
+            name: {
+                "write_id": each.write.write_id,
+                "base": each.write.base,
+                "keks": keks_of(tx, name, [each.write.write_id]),
+            }
+            for name, each in made.items()
         }
         return self._enter(
             tx,
@@ -383,6 +399,7 @@ class RunDesk:
                 "rosters": {name: roster.digest for name, roster in rosters.items() if roster is not None},
                 "submitter": ticket.ticket.submitter,
                 "max_executors": ticket.ticket.max_executors,
+                "not_after": ticket.ticket.not_after,
                 "reads": dict(opening.reads),
                 "writes": writes,
             },
@@ -433,11 +450,12 @@ class RunDesk:
             event, run=run.record.run, now=now, what={**_member_leaf(applicant), "member": member.number, **what}
         )
         bases = {name: write.base for name, write in run.record.writes.items() if write.base is not None}
-        versions = {name: tx.version(name, number).statement for name, number in {**run.record.reads, **bases}.items()}
+        versions = {name: tx.version(name, number) for name, number in {**run.record.reads, **bases}.items()}
         return _Admission(run=run, member=member, leaf=leaf, versions=versions)
 
     def _release(self, admission: _Admission) -> str:
         run, member = admission.run, admission.member
+        proof, version_proofs = self._prove_admission(admission)
         secrets = wire.RunSecrets(
             share=run.secrets.share,
             writes={name: _new_write(write, run.secrets, name) for name, write in run.record.writes.items()},
@@ -448,12 +466,20 @@ class RunDesk:
             role=member.role,
             number=member.number,
             tee_key=member.tee_key,
-            versions=admission.versions,
+            versions={name: version.statement for name, version in admission.versions.items()},
             sealed=_seal_to(member, secrets.to_json(), purpose="run-secrets"),
             simulated=self._desk.hardware == "simulated",
-            proof=self._desk.store.prove([admission.leaf])[0],
+            proof=proof,
+            version_proofs=version_proofs,
         )
         return self._desk.sign(release, typ=wire.RELEASE_TYP)
+
+    def _prove_admission(self, admission: _Admission) -> tuple[wire.LogProof, dict[str, wire.LogProof]]:
+        """Prove the member's leaf and those of the versions; a run's opening under a checkpoint that was cosigned."""
+        versions = {name: each.leaf for name, each in admission.versions.items() if each.leaf is not None}
+        prove = self._desk.prove_witnessed if admission.member.role == "driver" else self._desk.store.prove
+        proof, *others = prove([admission.leaf, *versions.values()])
+        return proof, dict(zip(versions, others, strict=True))
 
     # --- what decisions rest on ---------------------------------------------------------------------------------
 

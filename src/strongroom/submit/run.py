@@ -16,10 +16,12 @@ from strongroom.base.clock import Clock, to_rfc3339
 from strongroom.base.errors import ConfigurationError, NotFoundError, StrongroomError
 from strongroom.base.workflow import Step
 from strongroom.clients.owner import dataset_head
+from strongroom.clients.statements import ServiceStatements
 from strongroom.cluster.local import LocalCluster
 from strongroom.crypto.jose import sign_jws
 from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.random import random_id
+from strongroom.submit.seen_logs import fetch_checkpoint
 from strongroom.submit.services import connect, party_named, trusted_service, verify_services
 from strongroom.submit.vaults import newest_number, vault_addresses, vault_identity
 from strongroom.wire.descriptor import Descriptor, DeviceSetting, ServiceAddress, Sizes
@@ -77,12 +79,14 @@ class Places:
         packages: Folder of packed applications.
         runs: Folder of runs.
         device: What quotes the TEEs of its runs.
+        seen_logs: Where the newest checkpoint that was seen of each key service's log is kept.
     """
 
     trust: Path
     packages: Path
     runs: Path
     device: DeviceSetting
+    seen_logs: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +215,7 @@ def submit(
     told(Step.SUBMIT, f"application {packed.digest[:12]}… packed")
     try:
         _verify_parties(request, trust, clock=clock)
-        ticket, run_id = _sign_ticket(request, packed, trust=trust, submitter=submitter, clock=clock)
+        ticket, run_id = _sign_ticket(request, packed, places=places, trust=trust, submitter=submitter, clock=clock)
     except StrongroomError as error:
         raise error.at(Step.POLICY) from error.__cause__
     told(Step.POLICY, f"services verified ({trust.hardware} hardware), run {run_id[:12]}… signed")
@@ -264,10 +268,10 @@ def _verify_parties(request: SubmitRequest, trust: Trust, *, clock: Clock) -> No
 
 
 def _sign_ticket(
-    request: SubmitRequest, packed: Packed, *, trust: Trust, submitter: SigningKey, clock: Clock
+    request: SubmitRequest, packed: Packed, *, places: Places, trust: Trust, submitter: SigningKey, clock: Clock
 ) -> tuple[str, str]:
     keepers = _keepers(request, trust)
-    services = {keeper.identity: connect(keeper) for keeper in keepers.values()}
+    services = {keeper.identity: (keeper, connect(keeper)) for keeper in keepers.values()}
     versions: dict[str, int | None] = {**dict.fromkeys(request.outputs), **request.versions}
     for name, location in request.datasets.items():
         if name in request.versions:
@@ -277,15 +281,15 @@ def _sign_ticket(
             continue
         identity = keepers[name].identity
         try:
-            versions[name] = dataset_head(services[identity], identity=identity, name=name, clock=clock)[1].number
+            statements = ServiceStatements(identity=identity, now=clock.now, predecessors=keepers[name].predecessors)
+            versions[name] = dataset_head(services[identity][1], statements=statements, name=name)[1].number
         except NotFoundError as error:
             raise NotFoundError(
                 f"dataset {name} has no version to read",
                 action=f"encrypt it first: strongroom dataset encrypt {name} FILES",
             ) from error
     checkpoints = {
-        identity: http.request("GET", "/strongroom/v1/log/checkpoint").require_success().decode()
-        for identity, http in services.items()
+        identity: fetch_checkpoint(keeper, http, file=places.seen_logs) for identity, (keeper, http) in services.items()
     }
     run_id = random_id()
     ticket = RunTicket(

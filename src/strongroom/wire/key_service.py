@@ -116,6 +116,7 @@ class Release(Message):
         number: The member's number in the run: 0 is the driver.
         tee_key: Thumbprint of the TEE's ephemeral RSA key.
         versions: For each dataset that is read: the countersigned version statement (a JWS of `DatasetVersion`).
+        version_proofs: The leaf of each of these statements; the TEE uses none without.
         simulated: True where the evidence came from simulated hardware.
     """
 
@@ -129,6 +130,7 @@ class Release(Message):
     sealed: CompactJwe
     simulated: bool
     proof: LogProof
+    version_proofs: dict[DatasetName, LogProof] = Field(default_factory=dict)
 
 
 class NewColumnKey(Message):
@@ -259,7 +261,7 @@ class RebaseRequest(Message):
 
 
 class Rebased(Message):
-    """Answer to `RebaseRequest`: the version that the write builds on now (a JWS of `DatasetVersion`), and the leaf."""
+    """Answer to `RebaseRequest`: the version that the write builds on now (a JWS of `DatasetVersion`), and leaves."""
 
     version: Literal[1] = 1
     key_service: Hex32
@@ -267,6 +269,7 @@ class Rebased(Message):
     dataset: DatasetName
     statement: CompactJws
     proof: LogProof
+    version_proof: LogProof | None = None
 
 
 class CloseRequest(Message):

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from strongroom.wire.key_service import RunMember, RunRecord
+from strongroom.wire.key_service import LogProof, RunMember, RunRecord
 from strongroom.wire.model import B64Url, CompactJws, DatasetName, Hex16, Hex32, Message, Timestamp, Url
 
 
@@ -51,11 +51,12 @@ class ReceiptBody(Message):
             JSON text; of SEV-SNP the root's revocation list, hexadecimal text.
         records: For each key service, by identity: members, approvals and leaves of the run.
         vaults: For each vault's key, by the digest of its statement: what the driver's agent knows of it.
-        inputs: The countersigned versions that were read.
+        inputs: The countersigned versions that were read, or that an output builds on.
+        input_proofs: The log leaf of each of these; version 1 had none.
         log_digest: SHA-256 of the application's standard output and error.
     """
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
     hardware: Literal["simulated", "real"]
     run: Hex32
     run_id: Hex16
@@ -71,6 +72,7 @@ class ReceiptBody(Message):
     records: dict[Hex32, RunRecord]
     vaults: dict[Hex32, VaultRecord] = Field(default={})
     inputs: dict[DatasetName, CompactJws]
+    input_proofs: dict[DatasetName, LogProof] = Field(default_factory=dict)
     outputs: dict[DatasetName, Output]
     log_digest: Hex32
 
@@ -83,18 +85,39 @@ class ReceiptBody(Message):
         return fields
 
 
+class DsseSignature(Message):
+    """A signature of an envelope: `keyid` is the key's thumbprint, `sig` base64 of an ECDSA signature in DER."""
+
+    keyid: Hex32
+    sig: str
+
+
+class DsseEnvelope(Message):
+    """A DSSE envelope; `payload` is base64 of the signed bytes.
+
+    Source: DSSE, "Envelope".
+    """
+
+    payload: str
+    payloadType: str  # noqa: N815 - the specification's name
+    signatures: tuple[DsseSignature, ...] = Field(min_length=1, max_length=1)
+
+
 class Receipt(Message):
     """A run's receipt.
 
     Attributes:
+        attestation: An in-toto statement about the run for other people's tools, signed by the same key; version 1 had
+            none.
         signature: The driver's signing key over `RECEIPT_CONTEXT` and the canonical JSON of `body`.
         closings: Each key service's statement that the run is closed, by identity.
     """
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
     body: ReceiptBody
     signature: B64Url
     closings: dict[Hex32, CompactJws]
+    attestation: DsseEnvelope | None = None
 
 
 RECEIPT_CONTEXT = b"strongroom receipt 1\n"

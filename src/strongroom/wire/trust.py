@@ -23,6 +23,9 @@ class TrustedService(Message):
         measurement: The service's MRENCLAVE, where it runs in a (simulated) TEE; None means: the identity's word alone.
         log_key: For a key service: its checkpoint verification key, a C2SP vkey line.
         master_key: For a key service: how its master key is held; None accepts what an owner-operated one has.
+        witnesses: For a key service: the verification key lines of its log's witnesses.
+        witnesses_required: How many of them must have cosigned what a receipt shows.
+        predecessors: The identities that it had before, oldest first: what they certified still holds.
 
     An attested service is one whose code is pinned, and whose master key its operator cannot read.
     """
@@ -36,6 +39,14 @@ class TrustedService(Message):
     configuration: Hex32
     log_key: str | None
     master_key: MasterKeyHolder | None = None
+    witnesses: tuple[str, ...] = Field(default=(), max_length=32)
+    witnesses_required: int = Field(default=0, ge=0, le=32)
+    predecessors: tuple[Hex32, ...] = ()
+
+    def identities_until(self, identity: str) -> tuple[str, ...] | None:
+        """Return the identities that the service had before one of its own, oldest first; None for a foreign one."""
+        identities = (*self.predecessors, self.identity)
+        return identities[: identities.index(identity)] if identity in identities else None
 
     @model_validator(mode="after")
     def _means_its_mode(self) -> Self:
@@ -116,6 +127,7 @@ class Trust(Anchors):
 
     def party_of(self, identity: str) -> Anchors | None:
         """Return the anchors of the party whose service this is, if it is anybody's."""
-        return next(
-            (party for party in self.parties() if any(each.identity == identity for each in party.services)), None
-        )
+        for party in self.parties():
+            if any(each.identities_until(identity) is not None for each in party.services):
+                return party
+        return None

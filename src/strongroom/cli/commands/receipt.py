@@ -4,15 +4,18 @@ from pathlib import Path
 
 import click
 
+from strongroom.base.clock import to_rfc3339
 from strongroom.base.encoding import Json, parse_json_object
+from strongroom.base.errors import NotFoundError
 from strongroom.cli.options import examples, json_option, state_option
 from strongroom.cli.state import State, read_file
 from strongroom.cli.terminal import print_json, say, short
 from strongroom.crypto.jose import unverified_payload
+from strongroom.datasets.storage import write_file
 from strongroom.policy.key_back_ends import not_enforced
 from strongroom.receipts.verify import VerifiedReceipt, verify_receipt
 from strongroom.submit.run import load_trust
-from strongroom.wire.key_service import Closing
+from strongroom.wire.key_service import Closing, DatasetVersion
 from strongroom.wire.receipt import Receipt, ReceiptBody
 from strongroom.wire.service import Mode
 from strongroom.wire.vault_key import parse_vault_key
@@ -54,18 +57,67 @@ def show(*, file: Path, as_json: bool) -> None:
     type=click.Choice(["attested", "owner-operated"]),
     help="Refuse a run whose key services were not all run in this mode.",
 )
+@click.option(
+    "--min-witnesses",
+    type=click.IntRange(0, 32),
+    default=0,
+    metavar="NUMBER",
+    help="How many witnesses of each key service's log must have cosigned.  [default: what the trust file demands]",
+)
+@json_option
 @state_option
-def verify(*, file: Path, trust: Path | None, require_mode: Mode | None, state: State) -> None:
+def verify(
+    *, file: Path, trust: Path | None, require_mode: Mode | None, min_witnesses: int, as_json: bool, state: State
+) -> None:
     """Verify the receipt FILE, offline, with nothing but a trust file.
 
     The trust file is the one that `strongroom up` wrote, or the one its owner gave you. Nothing is taken from the
     receipt itself, no service is asked, and every byte counts.
     """
     content = read_file(file, what="the receipt")
-    verified = verify_receipt(content, trust=load_trust(trust or state.trust), required_mode=require_mode)
+    verified = verify_receipt(
+        content, trust=load_trust(trust or state.trust), required_mode=require_mode, min_witnesses=min_witnesses
+    )
+    if as_json:
+        print_json(_proof_json(verified))
+        return
     say(f"{file.name}: verified")
     _print_body(verified.body)
     _print_proof(verified)
+
+
+@receipt.command(epilog=examples("strongroom receipt export 3f9c….receipt.json --format dsse > run.intoto.json"))
+@_FILE
+@click.option(
+    "--format", "form", type=click.Choice(["dsse"]), required=True, help="dsse: in-toto Statement in an envelope."
+)
+@click.option(
+    "--trust",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The anchors to verify with.  [default: trust.json of the state folder]",
+)
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the public key that signed it into FILE (PEM), for tools that verify the envelope.",
+)
+@state_option
+def export(*, file: Path, form: str, trust: Path | None, key: Path | None, state: State) -> None:
+    """Print the run's statement for other people's tools, once the receipt FILE is verified.
+
+    The driver's agent signed it inside its TEE, with a key of that one run. An envelope says nothing of that key: only
+    the receipt proves whose it is. So the receipt is verified first, and nothing is printed if it does not hold.
+    """
+    content = read_file(file, what="the receipt")
+    verified = verify_receipt(content, trust=load_trust(trust or state.trust))
+    envelope = Receipt.from_json(content).attestation
+    if envelope is None:
+        raise NotFoundError(f"{file.name} has no statement", action=f"Receipts have one from version 2 on ({form}).")
+    if key is not None:
+        write_file(key, verified.driver_key.to_pem().encode("ascii"))
+    print_json(envelope.model_dump(mode="json"))
 
 
 def _print_body(body: ReceiptBody) -> None:
@@ -102,16 +154,70 @@ def _print_proof(verified: VerifiedReceipt) -> None:
     for name, signed in verified.consents.items():
         people = ", ".join(map(short, signed.signers))
         _line("signed by", f"{name}: {len(signed.signers)} of {signed.needed} needed: {people}")
+    for name, ids in verified.keys.items():
+        writes, keks = " ".join(map(short, ids.write_ids)), " ".join(map(short, ids.keks))
+        _line("keys", f"{name}: of write(s) {writes or 'none'}, under KEK {keks or 'not named'}")
     for identity, mode in verified.modes.items():
-        _print_key_service(identity, mode, verified.master_keys[identity])
+        names = [each.witness for each in verified.witnesses[identity]]
+        _print_key_service(identity, mode, verified.master_keys[identity], witnesses=len(names))
+        known = verified.known_witnesses[identity]
+        _line(
+            "witnesses", f"{len(names)} of {known} known ones cosigned its log{': ' if names else ''}{', '.join(names)}"
+        )
     for identity, vault in verified.vaults.items():
         _line("vault", f"{short(identity)} ({vault.back_end}): key {vault.key.kid}")
         _line("not enforced", "; ".join(not_enforced(vault.back_end)))
 
 
-def _print_key_service(identity: str, mode: str, master_key: str) -> None:
-    word = "its log proves nothing against its operator" if mode == "owner-operated" else "measured"
-    _line("key service", f"{short(identity)} ({mode}: {word}; master key: {master_key})")
+def _print_key_service(identity: str, mode: str, master_key: str, *, witnesses: int = 0) -> None:
+    _line("key service", f"{short(identity)} ({mode}: {_worth(mode, witnesses)}; master key: {master_key})")
+
+
+def _worth(mode: str, witnesses: int) -> str:
+    if mode == "attested":
+        return "measured"
+    if witnesses:
+        return "its operator cannot take back or replace what witnesses saw"
+    return "its log proves nothing against its operator"
+
+
+def _proof_json(verified: VerifiedReceipt) -> dict[str, Json]:
+    body = verified.body
+    return {
+        "verified": True,
+        "run": body.run,
+        "run_id": body.run_id,
+        "outcome": body.outcome,
+        "exit_status": body.exit_status,
+        "started_at": body.started_at,
+        "finished_at": body.finished_at,
+        "hardware": body.hardware,
+        "application": verified.application,
+        "submitter": verified.ticket.submitter,
+        "members": [dict(member) for member in verified.members],
+        "inputs": {name: _version_json(version) for name, version in verified.inputs.items()},
+        "outputs": {name: _version_json(version) for name, version in verified.outputs.items()},
+        "approvals": {name: approval.model_dump(mode="json") for name, approval in verified.approvals.items()},
+        "keys": {
+            name: {"write_ids": list(ids.write_ids), "keks": list(ids.keks)} for name, ids in verified.keys.items()
+        },
+        "key_services": {
+            identity: {
+                "mode": mode,
+                "master_key": verified.master_keys[identity],
+                "witnesses": [
+                    {"witness": each.witness, "signed_at": to_rfc3339(each.signed_at)}
+                    for each in verified.witnesses[identity]
+                ],
+                "known_witnesses": verified.known_witnesses[identity],
+            }
+            for identity, mode in verified.modes.items()
+        },
+    }
+
+
+def _version_json(version: DatasetVersion) -> dict[str, Json]:
+    return {"version": version.number, "manifest_digest": version.manifest_digest}
 
 
 def _line(name: str, text: str) -> None:

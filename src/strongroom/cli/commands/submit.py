@@ -259,7 +259,7 @@ def submit(
 def places_of(state: State, *, tee: TeeKind = "sgx") -> Places:
     """Return where a run's files lie in an installation, and what its simulated platform launches agents as."""
     device = DeviceSetting.from_object({"kind": f"simulated-{tee}", "socket": str(socket_of(state.platform))})
-    return Places(trust=state.trust, packages=state.packages, runs=state.runs, device=device)
+    return Places(trust=state.trust, packages=state.packages, runs=state.runs, device=device, seen_logs=state.seen_logs)
 
 
 def line_of(event: SubmitEvent) -> str:

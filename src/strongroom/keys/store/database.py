@@ -18,7 +18,7 @@ from strongroom.base.database import Schema
 from strongroom.base.secret import SecretBytes
 from strongroom.crypto.random import random_secret
 from strongroom.keys.providers import MasterKey
-from strongroom.keys.store import chains, leases, ledger, rosters, transaction, vault, write_keys
+from strongroom.keys.store import chains, leases, ledger, rosters, rotations, transaction, vault, write_keys
 from strongroom.keys.store.databases import Database, open_database
 from strongroom.keys.store.ledger import LogSigner, begin_log
 from strongroom.keys.store.master_key import has_store_key, keep_store_key, open_store_key
@@ -35,6 +35,7 @@ _TABLES: Final = (
     write_keys.WRITE_KEYS_TABLES,
     rosters.TABLES,
     leases.TABLES,
+    rotations.ROTATION_TABLES,
 )
 """A part with tables of its own adds their text here."""
 SCHEMA: Final = Schema(

@@ -110,6 +110,11 @@ class Transaction:
 
     # --- the log ------------------------------------------------------------------------------------------------
 
+    @property
+    def next_position(self) -> int:
+        """The position of the leaf that is appended next."""
+        return self._writing().size
+
     def append_leaf(self, event: str, *, now: datetime, what: Mapping[str, Json]) -> int:
         """Append a leaf that belongs to no run, or only mentions one.
 

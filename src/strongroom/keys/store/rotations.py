@@ -1,0 +1,32 @@
+"""Which identities were replaced: each at most once, so that nobody finds two successors of one."""
+
+from typing import Final
+
+from strongroom.keys.store.transaction import Transaction
+from strongroom.wire.model import CompactJws, Hex32, Message
+
+ROTATION_TABLES: Final = """
+CREATE TABLE identity_rotations (old TEXT PRIMARY KEY, public TEXT NOT NULL, sealed BLOB NOT NULL) STRICT;
+"""
+
+
+class RotationRecord(Message):
+    """A rotation that was logged."""
+
+    new: Hex32
+    statement: CompactJws
+
+
+def add_rotation(tx: Transaction, old: str, record: RotationRecord) -> None:
+    """Keep that an identity was replaced.
+
+    Raises:
+        ConflictError: It was replaced before.
+    """
+    tx.rows.insert("identity_rotations", {"old": old}, record)
+
+
+def rotation_of(tx: Transaction, old: str) -> RotationRecord | None:
+    """Return what an identity was replaced by; None if it was not."""
+    found = tx.rows.find("identity_rotations", {"old": old}, RotationRecord)
+    return None if found is None else found[0]
