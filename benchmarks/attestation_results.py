@@ -237,7 +237,7 @@ def _method(measured: Measured) -> str:
   before, and sent in turn; where the call takes a nonce, each has a new one.
 - Open loop: {measured.open_s:.0f} s at half of that rate, at random moments (exponential gaps) on up to
   {OPEN_LOOP_CONNECTIONS} connections. Time counts from the moment a request was to be sent, whether or not earlier
-  ones were answered.
+  ones were answered. Requests are made before and answers checked after, so that only the service computes meanwhile.
 - Nonce and runtime data of every answer are compared with the request's; of one in {VERIFIED_SHARE} the signature is
   verified.
 - Before the parts, others used {busy} of the machine.

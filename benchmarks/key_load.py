@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from appraisals import pinned
-from load import Loop, Service, free_port
+from load import Loop, Prepared, Service, free_port
 from machines import MRENCLAVE, Machines, long_policy
 from sessions import BenchmarkError
 from typing_extensions import override
@@ -27,6 +27,7 @@ from strongroom.base.encoding import canonical_json, parse_json_object, to_b64ur
 from strongroom.clients.attestation import AttestationClient
 from strongroom.clients.key_service import TeeKeyServiceClient
 from strongroom.clients.owner import OwnerClient, person_token
+from strongroom.clients.pinned import Response
 from strongroom.clients.statements import ServiceStatements
 from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.jose import sign_jws, unverified_payload
@@ -248,21 +249,25 @@ class Releases(Loop):
         self._signing = threading.Lock()
 
     @override
-    def ask(self) -> None:
+    def prepare(self) -> Prepared:
         number = next(self._numbers)
         place = number % len(self._server.members)
         member = self._server.members[place]
-        answer = self.http().request(
-            "POST",
-            f"/strongroom/v1/runs/{member.run}/keys",
+        return Prepared(
+            number=number,
+            target=f"/strongroom/v1/runs/{member.run}/keys",
             body=self._request(place),
             content_type="application/jose",
+            expected=(member.run, member.tee_key),
         )
+
+    @override
+    def check(self, prepared: Prepared, answer: Response) -> None:
         token = answer.require_success().decode("ascii")
         released = parse_json_object(unverified_payload(token))
-        if (released.get("run"), released.get("tee_key")) != (member.run, member.tee_key):
+        if (released.get("run"), released.get("tee_key")) != prepared.expected:
             raise BenchmarkError("the service released for another run or TEE")
-        if number % VERIFIED_SHARE == 0:
+        if prepared.number % VERIFIED_SHARE == 0:
             self._statements.verify(token, typ=wire.RELEASED_KEYS_TYP)
 
     def _request(self, place: int) -> bytes:
@@ -303,30 +308,40 @@ class Wraps(Loop):
                 "key_size": 256,
             }
         )
-        self._post(f"/keys/{self._key}/create", kind)
-        self._wrapped = str(self._post(f"/keys/{self._key}//wrapkey", self._body(self._secret))["value"])
+        self.send(self._to(f"/keys/{self._key}/create", kind)).require_success()
+        wrapped = self.send(self._prepared("wrapkey", self._secret)).require_success()
+        self._wrapped = str(parse_json_object(wrapped)["value"])
 
     @override
-    def ask(self) -> None:
-        if next(self._numbers) % 2:
-            self._post(f"/keys/{self._key}//wrapkey", self._body(self._secret))
-            return
-        answer = self._post(f"/keys/{self._key}//unwrapkey", self._body(self._wrapped))
-        if answer["value"] != self._secret:
+    def prepare(self) -> Prepared:
+        number = next(self._numbers)
+        if number % 2:
+            return self._prepared("wrapkey", self._secret, number=number)
+        return self._prepared("unwrapkey", self._wrapped, number=number, expected=self._secret)
+
+    @override
+    def check(self, prepared: Prepared, answer: Response) -> None:
+        value = parse_json_object(answer.require_success())["value"]
+        if prepared.expected not in {None, value}:
             raise BenchmarkError("the service unwrapped another key")
 
-    def _body(self, value: str) -> dict[str, Any]:
-        return {"alg": self._algorithm, "value": value}
+    def _prepared(self, operation: str, value: str, *, number: int = 0, expected: object = None) -> Prepared:
+        return self._to(
+            f"/keys/{self._key}//{operation}",
+            {"alg": self._algorithm, "value": value},
+            number=number,
+            expected=expected,
+        )
 
-    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        answer = self.http().request(
-            "POST",
-            f"{path}?api-version=7.4",
+    def _to(self, path: str, body: dict[str, Any], *, number: int = 0, expected: object = None) -> Prepared:
+        return Prepared(
+            number=number,
+            target=f"{path}?api-version=7.4",
             body=canonical_json(body),
             content_type="application/json",
             headers={"Authorization": f"Bearer {self._bearer()}"},
+            expected=expected,
         )
-        return parse_json_object(answer.require_success())
 
     def _bearer(self) -> str:
         with self._signing:

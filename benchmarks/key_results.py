@@ -158,7 +158,8 @@ def _method(measured: Measured) -> str:
 - Closed loop: {measured.connections} connections, each asks again when its answer is there. Rounds:
   {measured.load_rounds} of {measured.closed_s:.0f} s; the median counts.
 - Open loop: {measured.open_s:.0f} s at half of that rate, at random moments (exponential gaps) on up to
-  {OPEN_LOOP_CONNECTIONS} connections. Time counts from the moment a request was to be sent.
+  {OPEN_LOOP_CONNECTIONS} connections. Time counts from the moment a request was to be sent. Requests are made before
+  and answers checked after, so that only the service computes meanwhile.
 - Run and key of every release are compared; of one in {VERIFIED_SHARE} the signature is verified.
 - The large state is made through the store itself; every row is encrypted, every leaf in the tree. While the service is
   measured over it, the audit goes through it in the background. Files lie in the system's page cache.

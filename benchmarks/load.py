@@ -8,10 +8,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -29,7 +29,7 @@ from strongroom.base.clock import SystemClock
 from strongroom.base.encoding import canonical_json, parse_json_object, to_b64url
 from strongroom.clients.attestation import API_VERSION
 from strongroom.clients.owner import person_token
-from strongroom.clients.pinned import PinnedHttp
+from strongroom.clients.pinned import PinnedHttp, Response
 from strongroom.crypto.jose import sign_jws, unverified_payload
 from strongroom.crypto.keys import SigningKey, VerifyingKey
 from strongroom.crypto.random import random_bytes
@@ -47,6 +47,8 @@ VERIFIED_SHARE: Final = 20
 _CLOCK: Final = SystemClock()
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _FINAL_S: Final = 30
+_TURN_S: Final = 0.0005
+"""How long one caller computes before another may; Python's 5 ms would be measured as the service's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +171,27 @@ def running_service(
         service.stop()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A POST request that is ready to be sent.
+
+    Attributes:
+        number: The how-many-eth it is.
+        target: Path and query.
+        body: Its body.
+        content_type: Of the body.
+        headers: Further headers.
+        expected: What the answer is compared with, however its loop does that.
+    """
+
+    number: int
+    target: str
+    body: bytes
+    content_type: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    expected: object = None
+
+
 class Loop:
     """Callers of a service, each thread with a connection of its own that is kept alive.
 
@@ -180,14 +203,28 @@ class Loop:
         self._new_connection = connect
         self._local = threading.local()
 
+    def prepare(self) -> Prepared:
+        """Make the next request."""
+        raise NotImplementedError
+
+    def check(self, prepared: Prepared, answer: Response) -> None:
+        """Check an answer.
+
+        Raises:
+            BenchmarkError: It is not what it must be.
+            StrongroomError: The service refused, or its signature does not hold.
+        """
+        raise NotImplementedError
+
     def ask(self) -> None:
         """Send the next request and check its answer.
 
         Raises:
             BenchmarkError: The answer is not what it must be.
-            StrongroomError: The service refused.
+            StrongroomError: The service refused, or its signature does not hold.
         """
-        raise NotImplementedError
+        prepared = self.prepare()
+        self.check(prepared, self.send(prepared))
 
     def closed_loop(self, *, duration_s: float) -> float:
         """Ask on eight connections, on each as soon as the answer is there; return answers a second."""
@@ -206,20 +243,22 @@ class Loop:
         return sum(number for number, _ in done) / (max(ended for _, ended in done) - started)
 
     def open_loop(self, *, per_second: float, duration_s: float) -> Spread:
-        """Ask when independent callers would, whether or not earlier answers are there."""
+        """Ask when independent callers would, whether or not earlier answers are there.
+
+        Requests are made before and answers checked afterwards: while the clock runs the callers only send and receive,
+        so that one's computing does not stand in the way of another's answer.
+        """
         planned = arrivals(per_second=per_second, duration_s=duration_s)
-        with ThreadPoolExecutor(OPEN_LOOP_CONNECTIONS) as pool:
-            ready = threading.Barrier(OPEN_LOOP_CONNECTIONS + 1, timeout=_FINAL_S)
-            connected = [pool.submit(self._connect, ready) for _ in range(OPEN_LOOP_CONNECTIONS)]
-            ready.wait()  # so each thread has one
-            for each in connected:
-                each.result()
-            started = time.perf_counter()
-            answers = []
-            for moment in planned:
-                time.sleep(max(0.0, started + moment - time.perf_counter()))
-                answers.append(pool.submit(self._ask_until, started))
-            return Spread.of(latencies(planned, [answer.result() for answer in answers]))
+        requests = [self.prepare() for _ in planned]
+        turn_s = sys.getswitchinterval()
+        sys.setswitchinterval(_TURN_S)
+        try:
+            answers = self._send_at(planned, requests)
+        finally:
+            sys.setswitchinterval(turn_s)
+        for prepared, (answer, _) in zip(requests, answers, strict=True):
+            self.check(prepared, answer)
+        return Spread.of(latencies(planned, [received for _, received in answers]))
 
     def count(self, requests: int) -> None:
         """Have so many requests answered, on eight connections."""
@@ -234,9 +273,34 @@ class Loop:
             found = self._local.http = self._new_connection()
         return found
 
-    def _ask_until(self, started: float) -> float:
-        self.ask()
-        return time.perf_counter() - started
+    def send(self, prepared: Prepared) -> Response:
+        """Send a request on this thread's connection; return the answer, whatever it is."""
+        return self.http().request(
+            "POST",
+            prepared.target,
+            body=prepared.body,
+            content_type=prepared.content_type,
+            headers=dict(prepared.headers),
+        )
+
+    def _send_at(self, planned: Sequence[float], requests: Sequence[Prepared]) -> list[tuple[Response, float]]:
+        """Send each request at its moment; return the answers and when they were there, in seconds from the start."""
+        with ThreadPoolExecutor(OPEN_LOOP_CONNECTIONS) as pool:
+            ready = threading.Barrier(OPEN_LOOP_CONNECTIONS + 1, timeout=_FINAL_S)
+            connected = [pool.submit(self._connect, ready) for _ in range(OPEN_LOOP_CONNECTIONS)]
+            ready.wait()  # so each thread has one
+            for each in connected:
+                each.result()
+            started = time.perf_counter()
+            answers = []
+            for moment, prepared in zip(planned, requests, strict=True):
+                time.sleep(max(0.0, started + moment - time.perf_counter()))
+                answers.append(pool.submit(self._send_timed, prepared, started))
+            return [answer.result() for answer in answers]
+
+    def _send_timed(self, prepared: Prepared, started: float) -> tuple[Response, float]:
+        answer = self.send(prepared)
+        return answer, time.perf_counter() - started
 
     def _connect(self, ready: threading.Barrier) -> None:
         self.http().request("GET", "/healthz").require_success()
@@ -257,24 +321,30 @@ class Callers(Loop):
         super().__init__(service.http)
         self._service = service
         self._requests = requests
-        self._expected = [parse_json_object(request.runtime_data) for request in requests]
+        self._runtime_data = [parse_json_object(request.runtime_data) for request in requests]
         self._key = service.signing_key()
         self._numbers = count()
 
     @override
-    def ask(self) -> None:
+    def prepare(self) -> Prepared:
         number = next(self._numbers)
         place = number % len(self._requests)
         request, nonce = self._requests[place], random_bytes(16).hex()
-        answer = self.http().request(
-            "POST", request.target, body=request.with_nonce(nonce), content_type="application/json"
+        return Prepared(
+            number=number,
+            target=request.target,
+            body=request.with_nonce(nonce),
+            content_type="application/json",
+            expected=(self._runtime_data[place], None if request.type == "AzureVm" else nonce),
         )
+
+    @override
+    def check(self, prepared: Prepared, answer: Response) -> None:
         token = parse_json_object(answer.require_success())["token"]
         claims = parse_json_object(unverified_payload(token))
-        expected_nonce = None if request.type == "AzureVm" else nonce
-        if (claims.get("x-ms-runtime"), claims.get("nonce")) != (self._expected[place], expected_nonce):
+        if (claims.get("x-ms-runtime"), claims.get("nonce")) != prepared.expected:
             raise BenchmarkError("the service answered with a result for something else")
-        if number % VERIFIED_SHARE == 0:
+        if prepared.number % VERIFIED_SHARE == 0:
             verify_result(token, issuer=self._service.url, verifying_key=self._key, now=_CLOCK.now())
 
 

@@ -9,8 +9,7 @@ Source: Azure Attestation REST API 2020-10-01, 2022-08-01, 2025-06-01; Azure Att
 import contextlib
 import os
 import sys
-import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, Literal
@@ -54,7 +53,7 @@ from strongroom.services.evidence import (
     configuration_digest,
     launch_platform,
 )
-from strongroom.services.evidence_kinds import EVIDENCE_KINDS, Anchors, VerifiedClaims, read_attest_request
+from strongroom.services.evidence_kinds import EVIDENCE_KINDS, Anchors, Turns, VerifiedClaims, read_attest_request
 from strongroom.services.evidence_policies import POLICY_TYPES, EvidencePolicies, PolicyManagement, read_draft
 from strongroom.services.files import read_file
 from strongroom.services.http import (
@@ -197,7 +196,7 @@ class AttestationService:
                 for root in config.roots
             )
         )
-        self._turns = threading.Semaphore(len(os.sched_getaffinity(0)))
+        self._turns = Turns(len(os.sched_getaffinity(0)))
         self._endorsements = open_endorsements(config.endorsements, trusted_roots=self._roots, clock=clock)
         self.metrics: Final = AttestationMetrics()
         self.signer: Final = ResultSigner(
@@ -228,8 +227,9 @@ class AttestationService:
             _demand_in_version(body, draft=draft, name=name, version=version)
             kind = EVIDENCE_KINDS[name]
             request = read_attest_request(body, kind)  # 1
-            verified = kind.verify(request, self.anchors())  # 2
-            return json_reply({"token": self.result(name, verified, nonce=request.nonce, draft=draft)})  # 3
+            with self.anchors() as anchors:
+                verified = kind.verify(request, anchors)  # 2
+                return json_reply({"token": self.result(name, verified, nonce=request.nonce, draft=draft)})  # 3
 
     def attest_ear(self, call: Call) -> Reply:
         """`POST /strongroom/v1/ear/{type}`: the same, answered with an EAT Attestation Result (EAR)."""
@@ -237,11 +237,13 @@ class AttestationService:
         with self.metrics.attestation(name):
             kind = EVIDENCE_KINDS[name]
             request = read_attest_request(call.json_object(), kind)
-            verified = kind.verify(request, self.anchors())
-            return json_reply({"token": self.result(name, verified, nonce=request.nonce, form=_EAR)})
+            with self.anchors() as anchors:
+                verified = kind.verify(request, anchors)
+                return json_reply({"token": self.result(name, verified, nonce=request.nonce, form=_EAR)})
 
-    def anchors(self) -> Anchors:
-        """Return what evidence is verified with now.
+    @contextlib.contextmanager
+    def anchors(self) -> Iterator[Anchors]:
+        """Give what evidence is verified with now, and a turn that lasts until the result is signed.
 
         Raises:
             UnavailableError: This machine's clock stands behind a time that a vendor signed, or the store is gone.
@@ -253,13 +255,14 @@ class AttestationService:
                 action="Set the machine's clock; evidence is not verified at a time that is over.",
                 step=Step.ATTEST,
             )
-        return Anchors(
-            roots=self._roots,
-            endorsements=self._endorsements.dcap,
-            revocations=self._endorsements.snp,
-            now=now,
-            turns=self._turns,
-        )
+        with self._turns.one() as turn:
+            yield Anchors(
+                roots=self._roots,
+                endorsements=self._endorsements.dcap,
+                revocations=self._endorsements.snp,
+                now=now,
+                turn=turn,
+            )
 
     def result(
         self,

@@ -7,6 +7,7 @@ Source: Azure Attestation REST API 2025-06-01, `POST /attest/AzureGuest`; Azure 
 
 import base64
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,12 +39,12 @@ class AzureGuestDesk:
     """The two calls.
 
     Attributes:
-        anchors: Returns what evidence is verified with, now.
+        anchors: Gives what evidence is verified with now, and a turn that lasts until the result is signed.
         appraise: Has the policy of type `AzureGuest` appraise what was verified, and returns the signed result; raises
             `RefusedError`.
     """
 
-    anchors: Callable[[], Anchors]
+    anchors: Callable[[], AbstractContextManager[Anchors]]
     appraise: Callable[[VerifiedClaims], str]
 
     def attest_vm(self, call: Call) -> Reply:
@@ -63,16 +64,16 @@ class AzureGuestDesk:
             pcr_values=tuple(bytes.fromhex(value) for _, value in pcrs),
             runtime_data=from_b64url(request.runtime_data),
         )
-        anchors = self.anchors()
         chain = (request.certificates or "").encode("utf-8")
-        endorsements = _endorsements(anchors, td_quote=evidence.td_quote, chain_pem=chain)
-        with anchors.turns:
+        with self.anchors() as anchors:
+            endorsements = _endorsements(anchors, td_quote=evidence.td_quote, chain_pem=chain)
+            anchors.turn.begin()
             verified = verify_azure_vm(  # 2
                 evidence, trusted_roots=anchors.roots, endorsements=endorsements, now=anchors.now
             )
-        if list(verified.pcr_values) != [number for number, _ in pcrs]:
-            raise FormatError("the vTPM quoted other registers than those whose values came")
-        return json_reply({"token": self.appraise(_verified(verified, azure_vm_claims(verified)))})  # 3
+            if list(verified.pcr_values) != [number for number, _ in pcrs]:
+                raise FormatError("the vTPM quoted other registers than those whose values came")
+            return json_reply({"token": self.appraise(_verified(verified, azure_vm_claims(verified)))})  # 3
 
     def attest_guest(self, call: Call) -> Reply:
         """`POST /attest/AzureGuest`: as Azure's client calls it.
@@ -83,14 +84,14 @@ class AzureGuestDesk:
         4. Seal it to the vTPM.
         """
         evidence = parse_attestation_info(_attestation_info(call))  # 1
-        anchors = self.anchors()
-        endorsements = _endorsements(anchors, td_quote=evidence.td_quote, chain_pem=evidence.certificate_chain)
-        with anchors.turns:
+        with self.anchors() as anchors:
+            endorsements = _endorsements(anchors, td_quote=evidence.td_quote, chain_pem=evidence.certificate_chain)
+            anchors.turn.begin()
             verified = verify_azure_guest(  # 2
                 evidence, trusted_roots=anchors.roots, endorsements=endorsements, now=anchors.now
             )
-        token = self.appraise(_verified(verified, azure_guest_claims(verified)))  # 3
-        return json_reply({"token": to_b64url(_seal(token, verified.ephemeral_key).to_json())})  # 4
+            token = self.appraise(_verified(verified, azure_guest_claims(verified)))  # 3
+            return json_reply({"token": to_b64url(_seal(token, verified.ephemeral_key).to_json())})  # 4
 
 
 def _attestation_info(call: Call) -> bytes:

@@ -6,7 +6,8 @@ Source: Azure Attestation REST API 2025-06-01, `POST /attest/{SgxEnclave,TdxVm,S
 import hashlib
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, TypeAlias
@@ -61,6 +62,51 @@ class AttestRequest:
         return "Binary" if self.runtime is None else self.runtime.kind
 
 
+class Turn:
+    """A caller's right to a processor, from `begin` until whoever gave it takes it back.
+
+    Args:
+        free: Counts the processors that nobody has; None for a caller who is alone.
+    """
+
+    def __init__(self, free: threading.Semaphore | None = None) -> None:
+        self._free = free
+        self._has_begun = False
+
+    def begin(self) -> None:
+        """Wait until a processor is free, and take it; nothing happens when the turn has begun."""
+        if self._free is not None and not self._has_begun:
+            self._has_begun = self._free.acquire()
+
+    def end(self) -> None:
+        """Let others have it."""
+        if self._free is not None and self._has_begun:
+            self._has_begun = False
+            self._free.release()
+
+
+class Turns:
+    """Who verifies, appraises and signs has a turn, while others wait: as many as there are processors.
+
+    So each caller's answer is ready soon, instead of all of them late. Nobody waits for the network with a turn.
+
+    Args:
+        number: How many there are.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._free = threading.Semaphore(number)
+
+    @contextmanager
+    def one(self) -> Iterator[Turn]:
+        """Give a turn, not yet begun, and take it back."""
+        turn = Turn(self._free)
+        try:
+            yield turn
+        finally:
+            turn.end()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anchors:
     """What evidence is verified with.
@@ -70,15 +116,14 @@ class Anchors:
         endorsements: Where SGX's and TDX's endorsements come from.
         revocations: Where the revocation lists of SEV-SNP's roots come from, and certificates for reports without.
         now: The time.
-        turns: Who verifies has one of them, while others wait: as many as there are processors, so that each piece of
-            evidence is done soon, instead of all of them late. Nobody waits for the network with a turn.
+        turn: Begins before the evidence is verified, when everything is here that had to be asked for elsewhere.
     """
 
     roots: TrustedRoots
     endorsements: EndorsementSource
     revocations: SnpEndorsementSource
     now: datetime
-    turns: threading.Semaphore = field(default_factory=threading.Semaphore)
+    turn: Turn = field(default_factory=Turn)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,30 +201,30 @@ def _data(body: Mapping[str, Any], name: str) -> AttestedData | None:
 def _sgx(request: AttestRequest, anchors: Anchors) -> VerifiedClaims:
     _refuse_init_time(request)
     endorsements = _dcap_endorsements(parse_sgx_quote(request.evidence), anchors, tee="SGX")
-    with anchors.turns:
-        verified = verify_sgx(
-            UnverifiedEvidence(kind="sgx", quote=request.evidence, runtime_data=request.runtime_data),
-            trusted_roots=anchors.roots,
-            endorsements=endorsements,
-            now=anchors.now,
-            refuse_unsafe=False,
-        )
-        claims = sgx_claims(verified, runtime_data_type=request.runtime_kind)
+    anchors.turn.begin()
+    verified = verify_sgx(
+        UnverifiedEvidence(kind="sgx", quote=request.evidence, runtime_data=request.runtime_data),
+        trusted_roots=anchors.roots,
+        endorsements=endorsements,
+        now=anchors.now,
+        refuse_unsafe=False,
+    )
+    claims = sgx_claims(verified, runtime_data_type=request.runtime_kind)
     return VerifiedClaims(claims=claims, newest_signed=verified.newest_signed)
 
 
 def _tdx(request: AttestRequest, anchors: Anchors) -> VerifiedClaims:
     _refuse_init_time(request)
     endorsements = _dcap_endorsements(parse_tdx_quote(request.evidence), anchors, tee="TDX")
-    with anchors.turns:
-        verified = verify_tdx(
-            UnverifiedEvidence(kind="tdx", quote=request.evidence, runtime_data=request.runtime_data),
-            trusted_roots=anchors.roots,
-            endorsements=endorsements,
-            now=anchors.now,
-            refuse_unsafe=False,
-        )
-        claims = tdx_claims(verified, runtime_data_type=request.runtime_kind)
+    anchors.turn.begin()
+    verified = verify_tdx(
+        UnverifiedEvidence(kind="tdx", quote=request.evidence, runtime_data=request.runtime_data),
+        trusted_roots=anchors.roots,
+        endorsements=endorsements,
+        now=anchors.now,
+        refuse_unsafe=False,
+    )
+    claims = tdx_claims(verified, runtime_data_type=request.runtime_kind)
     return VerifiedClaims(claims=claims, newest_signed=verified.newest_signed)
 
 
@@ -190,15 +235,15 @@ def _snp(request: AttestRequest, anchors: Anchors) -> VerifiedClaims:
         case _:
             raise FormatError("the report needs SnpReport, perhaps VcekCertChain, and nothing else")
     endorsements = _snp_endorsements(quote, chain, anchors)
-    with anchors.turns:
-        verified = verify_snp(
-            UnverifiedEvidence(kind="snp", quote=quote, runtime_data=request.runtime_data),
-            trusted_roots=anchors.roots,
-            endorsements=endorsements,
-            now=anchors.now,
-            refuse_unsafe=False,
-        )
-        claims = snp_claims(verified, runtime_data_type=request.runtime_kind)
+    anchors.turn.begin()
+    verified = verify_snp(
+        UnverifiedEvidence(kind="snp", quote=quote, runtime_data=request.runtime_data),
+        trusted_roots=anchors.roots,
+        endorsements=endorsements,
+        now=anchors.now,
+        refuse_unsafe=False,
+    )
+    claims = snp_claims(verified, runtime_data_type=request.runtime_kind)
     if request.init_time is not None:
         digest = hashlib.sha256(request.init_time.data).hexdigest()
         if digest != verified.report.host_data.hex():

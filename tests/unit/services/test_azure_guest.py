@@ -2,7 +2,8 @@
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,9 @@ class Desk:
         self.appraised: list[Mapping[str, Json]] = []
         self.desk = AzureGuestDesk(anchors=self._anchors, appraise=self._appraise)
 
-    def _anchors(self) -> Anchors:
-        return Anchors(
+    @contextmanager
+    def _anchors(self) -> Iterator[Anchors]:
+        yield Anchors(
             roots=cloud().trusted_roots,
             endorsements=DirectoryEndorsements(self.folder),
             revocations=DirectoryRevocations(self.folder),
