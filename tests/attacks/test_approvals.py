@@ -760,13 +760,14 @@ def test_asking_for_a_run_does_not_tell_whether_anything_was_approved(bench: Key
 
 
 def test_a_submitter_learns_of_no_approval_that_names_another_one(bench: KeyBench) -> None:
-    bench.prepare()
+    bench.prepare(not_after="2026-03-01T12:00:30Z")
     other = SigningKey.generate("ES256").verifying_key.thumbprint
     bench.approve("trips", "read", submitters=(other,), max_runs=33, purpose="a secret study")
     bench.open(Tee(), bench.ticket())
+    bench.clock.advance(seconds=31)
     with pytest.raises(RefusedError) as refusal:
         bench.open(Tee(number=1), bench.ticket())
-    assert names(refusal) == {"runs"}
+    assert names(refusal) == {"runs", "time"}, "of the one that names him, though another one lacks less"
     for secret in (other, "33", "secret study"):
         assert secret not in shown(refusal)
 
