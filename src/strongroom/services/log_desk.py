@@ -1,4 +1,4 @@
-"""What anybody may read of the log: checkpoints, proofs; and what owners and auditors read: its leaves."""
+"""What anybody may read of the log: checkpoints, proofs; and what only auditors read: its leaves."""
 
 from typing import Final
 
@@ -46,7 +46,7 @@ class LogDesk:
         return text_reply(note)
 
     def leaves(self, call: Call) -> Reply:
-        """List leaves; they say who runs what on which data, so only owners and auditors read them."""
+        """List leaves; they say who runs what on whose data, so only auditors read them."""
         self._desk.person(call, role=Role.AUDITOR)
         start, end = call.number("start"), call.number("end")
         with self._desk.store.reading() as tx:
