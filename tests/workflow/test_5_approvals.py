@@ -93,7 +93,7 @@ def test_two_of_three_people_approve_sign_and_revoke_at_the_command_line(
     run = installation.submit_well(submission)
     verified = installation.done("receipt", "verify", str(installation.receipt(run)))
     assert "quorum: write" in verified
-    assert "signed by 2 of 2 needed" in verified
+    assert "quorum: 2 of 2 needed" in verified
 
     # the only run is used up: who asked learns that much, who answers for the dataset learns the rest
     refused = installation.submit(submission)
