@@ -482,6 +482,10 @@ def _as_an_executor(body: dict[str, Any]) -> None:
     _vault(body)["member"]["role"] = "executor"
 
 
+def _as_a_later_member(body: dict[str, Any]) -> None:
+    _vault(body)["member"]["number"] = 1
+
+
 def _forged_result(body: dict[str, Any]) -> None:
     head, payload, signature = _vault(body)["member"]["result"].split(".")
     _vault(body)["member"]["result"] = f"{head}.{payload}.{flip(signature, 3)}"
@@ -516,6 +520,7 @@ EDITS = [
     _under_another_digest,
     _without_an_approval,
     _as_an_executor,
+    _as_a_later_member,
     _forged_result,
     _another_output,
     _without_output_statement,
@@ -571,6 +576,31 @@ def test_an_approval_in_a_receipt_is_an_owners_and_met(finished: Finished) -> No
             finished.verify(
                 finished.signed_again(lambda body, token=token: _vault(body)["approvals"].update(trips=token))
             )
+
+
+def test_a_receipt_is_about_the_key_that_the_application_is_bound_to(finished: Finished) -> None:
+    """An owner of two keys, and a driver that tells of the other one: everything else is made to fit."""
+    runner, owner = finished.runner, finished.runner.services.owner
+    other = runner.key.model_copy(update={"key": "another"})
+    signs = SigningKey.generate("Ed25519")
+
+    def of_other(token: str, key: SigningKey) -> str:
+        version = DatasetVersion.from_object(parse_json_object(from_any_b64(token.split(".")[1])))
+        return sign_version(version.model_copy(update={"key_service": other.identity}), key=key)
+
+    def exchange(body: dict[str, Any]) -> None:
+        record = _vault(body)
+        record["statement"] = other.to_json().decode()
+        record["version_keys"] = dict.fromkeys(record["version_keys"], signs.verifying_key.to_jwk())
+        record["approvals"] = {
+            name: runner.signed(approval.model_copy(update={"key_service": other.identity}))
+            for name, approval in runner.approvals.items()
+        }
+        record["outputs"] = {name: of_other(token, signs) for name, token in record["outputs"].items()}
+        body["inputs"] = {name: of_other(token, owner) for name, token in body["inputs"].items()}
+
+    with pytest.raises(VerificationError, match="vault key's statement"):
+        finished.verify(finished.signed_again(exchange))
 
 
 def test_an_output_in_a_receipt_is_this_runs(finished: Finished) -> None:

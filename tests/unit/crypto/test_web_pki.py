@@ -102,6 +102,9 @@ def test_refuses_times_uses_and_leaves_that_issue() -> None:
             verify([leaf], now=moment)
     with pytest.raises(VerificationError):
         verify([ROOT.leaf("a.vault.azure.net", usage=None)])
+    for_clients = x509.Extension(oid="2.5.29.37", value_der=bytes.fromhex("300a06082b06010505070302"), critical=False)
+    with pytest.raises(VerificationError):
+        verify([ROOT.leaf("a.vault.azure.net", usage=None, extensions=[for_clients])])
     with pytest.raises(VerificationError):
         verify([Authority(below=ROOT, path_length=0, sans=["a.vault.azure.net"], usage=x509.LeafUsage.TLS).der])
     unknown = x509.Extension(oid="1.2.3.4", value_der=b"\x05\x00", critical=True)
