@@ -12,12 +12,15 @@ from strongroom.base.encoding import canonical_json, parse_json_object
 from strongroom.base.errors import NotFoundError, RefusedError, StrongroomError
 from strongroom.crypto.jose import sign_jws
 from strongroom.crypto.keys import SigningKey
+from strongroom.log.rotation import sign_rotation
 from strongroom.services.errors import Reply, azure_error
 from strongroom.services.http import Call, application
 from strongroom.services.log_desk import LogDesk
 from strongroom.services.people import People, PersonSettings, configured_people
+from strongroom.services.rotations import RotationDesk
 from strongroom.services.sign_in import TokenIssuers
 from strongroom.wire import key_service as wire
+from strongroom.wire.rotation import RotationRequest
 
 NAMES = ("owner", "other", "approver", "submitter", "stranger", "auditor")
 
@@ -221,3 +224,44 @@ def test_who_was_an_owner_when_he_approved_and_is_none_any_more_frees_nothing(do
         bench.keys(door.driver, door.ticket)
     with pytest.raises(StrongroomError):
         bench.open(Tee(), bench.ticket())
+
+
+# --- a key that was replaced -----------------------------------------------------------------------------------------
+
+
+def configure(door: Door, *keys: SigningKey) -> None:
+    """Start the service with owners of these keys alone."""
+    bench = door.bench
+    people = configured_people([key.verifying_key.to_jwk() for key in keys], [])
+    bench.restart_with(
+        People(
+            people,
+            audience=bench.identity.identity,
+            issuers=TokenIssuers([], clock=bench.clock),
+            clock=bench.clock,
+        )
+    )
+
+
+def test_who_replaced_his_key_by_a_logged_statement_keeps_what_is_his(door: Door) -> None:
+    bench, new, stranger = door.bench, SigningKey.generate("ES256"), SigningKey.generate("ES256")
+    statement = sign_rotation("owner", old=door.keys["owner"], new=new, now=bench.clock.now())
+    request = RotationRequest(statement=statement)
+    with pytest.raises(RefusedError):  # on another owner's word
+        RotationDesk(bench.desk).rotate(door.call("other", request))
+    RotationDesk(bench.desk).rotate(door.call("owner", request))
+
+    configure(door, new, stranger)
+    door.keys |= {"owner": new, "other": stranger}
+    assert versions(door, "owner").status == 200
+    assert start_write(door, "owner").status == 200
+    with pytest.raises(NotFoundError):
+        versions(door, "other")
+
+
+def test_a_new_key_without_a_logged_statement_is_somebody_else(door: Door) -> None:
+    new = SigningKey.generate("ES256")
+    configure(door, new)
+    door.keys["owner"] = new
+    with pytest.raises(NotFoundError):
+        start_write(door, "owner")

@@ -7,6 +7,7 @@ from strongroom.base.errors import NotFoundError
 from strongroom.keys.records import DATASET_KEY_PREFIX, DatasetRecord, OpenedRun
 from strongroom.keys.release import verify_ticket
 from strongroom.keys.store import Store, Transaction
+from strongroom.keys.store.rotations import names_of
 from strongroom.services.consents import answers_for
 from strongroom.services.data_keys import dataset_of_key
 from strongroom.services.people import Person, Role
@@ -24,7 +25,7 @@ def own_dataset(tx: Transaction, name: str, owner: str) -> DatasetRecord:
         NotFoundError: There is none of this name, or it is somebody else's.
     """
     record = tx.dataset(name)
-    if record.owner != owner:
+    if owner not in names_of(tx, record.owner):
         raise _no_dataset(name)
     return record
 
@@ -52,7 +53,9 @@ def is_own_key(tx: Transaction, name: str, owner: str) -> bool:
     if not name.startswith(DATASET_KEY_PREFIX):
         return True
     dataset = dataset_of_key(tx, name)
-    return dataset is None or dataset.owner == owner  # without one there is nothing to hide, as the operation says
+    if dataset is None:
+        return True  # there is nothing to hide, as the operation says
+    return owner in names_of(tx, dataset.owner)
 
 
 def demand_own_key(store: Store, name: str, owner: str) -> None:

@@ -18,6 +18,7 @@ from strongroom.keys.records import ApprovalRecord
 from strongroom.keys.store import Transaction
 from strongroom.keys.store.leases import ApprovalUse, RevocationRecord, revocation_of, use_of
 from strongroom.keys.store.rosters import newest_rosters, rosters_of, signatures_of
+from strongroom.keys.store.rotations import names_of
 from strongroom.policy.consent import SignedApproval, read_approval
 from strongroom.policy.roster import Roster
 from strongroom.policy.signatures import Signers
@@ -146,13 +147,13 @@ def owners_of(desk: KeyDesk, tx: Transaction, dataset: str) -> Signers:
     Raises:
         NotFoundError: There is no such dataset.
     """
-    owner = tx.dataset(dataset).owner
-    return {thumbprint: key for thumbprint, key in desk.owners.items() if thumbprint == owner}
+    names = names_of(tx, tx.dataset(dataset).owner)
+    return {thumbprint: key for thumbprint, key in desk.owners.items() if thumbprint in names}
 
 
 def answers_for(tx: Transaction, person: str, dataset: str) -> bool:
     """Return whether a person answers for a dataset: its owner, or a member of its roster."""
-    if tx.dataset(dataset).owner == person:
+    if person in names_of(tx, tx.dataset(dataset).owner):
         return True
     roster = roster_now(tx, dataset)
     return roster is not None and person in roster.keys

@@ -30,3 +30,12 @@ def rotation_of(tx: Transaction, old: str) -> RotationRecord | None:
     """Return what an identity was replaced by; None if it was not."""
     found = tx.rows.find("identity_rotations", {"old": old}, RotationRecord)
     return None if found is None else found[0]
+
+
+def names_of(tx: Transaction, identity: str) -> frozenset[str]:
+    """Return an identity with all that were logged since to stand in its place: one person, under several keys."""
+    found = {identity}
+    while (record := rotation_of(tx, identity)) is not None and record.new not in found:
+        identity = record.new
+        found.add(identity)
+    return frozenset(found)
