@@ -31,7 +31,7 @@ from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.x509 import to_pem
 from strongroom.policy.roster import Roster
 from strongroom.policy.signatures import attach, detach
-from strongroom.receipts.build import sign_receipt
+from strongroom.receipts.build import receipt_digest, sign_receipt
 from strongroom.wire.approvals import ApprovalProof
 from strongroom.wire.key_service import APPROVAL_TYP, RunRecord
 from strongroom.wire.receipt import ReceiptBody
@@ -194,6 +194,25 @@ def test_a_driver_that_signs_another_story_later_is_caught_by_the_log(
     assert verify_by_both(finished.signed_again(lambda _: None), trust=finished.trust)
     with pytest.raises(VerificationError, match="receipt digest"):
         verify_by_both(finished.signed_again(tell), trust=finished.trust)
+
+
+def test_driver_and_key_service_that_tell_another_story_together_are_caught_by_the_log(finished: Finished) -> None:
+    """Both sign again, body and closing agree: the digest in the log's leaf, under its checkpoint, is another one."""
+
+    def again(receipt: dict[str, Any]) -> None:
+        body = ReceiptBody.from_object(receipt["body"])
+        ((identity, token),) = receipt["closings"].items()
+        statement = {**json.loads(unverified_payload(token)), "receipt": receipt_digest(body)}
+        header = {name: value for name, value in unverified_header(token).items() if name != "alg"}
+        receipt["closings"][identity] = sign_jws(canonical_json(statement), key=finished.service, header=header)
+
+    def lie(receipt: dict[str, Any]) -> None:
+        _tell_another_status(receipt)
+        again(receipt)
+
+    assert verify_by_both(finished.signed_again(again), trust=finished.trust)
+    with pytest.raises(VerificationError, match="receipt in the log"):
+        verify_by_both(finished.signed_again(lie), trust=finished.trust)
 
 
 def _forge_proof(closing: dict[str, Any]) -> None:
