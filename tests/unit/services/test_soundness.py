@@ -16,6 +16,7 @@ from strongroom.base.errors import IntegrityError, UnavailableError
 from strongroom.services.errors import strongroom_error
 from strongroom.services.http import application
 from strongroom.services.log_clock import LogClock
+from strongroom.services.log_desk import LogDesk
 from strongroom.services.soundness import SoundnessGate, start_audit
 
 
@@ -33,7 +34,7 @@ def app_of(bench: KeyBench) -> Starlette:
         shape_for=lambda _path: strongroom_error,
         open_paths=("/strongroom/v1/log/",),
     )
-    routes = [*bench.runs.routes(), *bench.owners.routes(), *bench.restores.routes()]
+    routes = [*bench.runs.routes(), *LogDesk(bench.desk).routes(), *bench.restores.routes()]
     return application(routes, shape_for=lambda _path: strongroom_error, middleware=[gate])
 
 
