@@ -163,7 +163,7 @@ def test_a_key_service_in_the_place_of_the_bound_one_is_noticed(owners: TwoOwner
     ("lie", "error", "says"),
     [
         (GIVES_KEYS_TO_WRITE_ANOTHERS_DATASET, VerificationError, "gives keys to write other datasets"),
-        (NAMES_A_VERSION_OF_ANOTHERS_DATASET, VerificationError, "not bound to it"),
+        (NAMES_A_VERSION_OF_ANOTHERS_DATASET, VerificationError, "did not prove that the version of dataset trips"),
         (NAMES_NO_VERSION, IntegrityError, "names no version of visits"),
     ],
     ids=["write keys", "versions", "no version"],
