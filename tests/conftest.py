@@ -1,6 +1,7 @@
 import importlib.util
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,10 @@ from tests.support.postgres import PostgresServer
 
 settings.register_profile("strongroom", deadline=None)  # how fast this machine is decides no test
 settings.load_profile("strongroom")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Who is started in the background may have it ignored, and so would every process that a test interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NEEDED = {
     "needs_postgres": ("pg_ctlcluster", "PostgreSQL, a database server"),

@@ -31,13 +31,15 @@ def write_all(tmp_path: Path) -> Submission:
 
 def test_a_full_disk_ends_the_run_without_an_output_version(installation: Installation, write_all: Submission) -> None:
     demand_root("a full disk")
-    installation.approve(write_all)
-    place = installation.storage("report")
+    installation.done("dataset", "create", "full")  # without versions, which the mount would hide
+    submission = replace(write_all, arguments=("strongroom://trips", "strongroom://full/all"), writes=("full",))
+    installation.approve(submission)
+    place = installation.storage("full")
     place.mkdir(parents=True, exist_ok=True)
     full = f'mount -t tmpfs -o size=64k tmpfs {place} && exec "$@"'
 
-    with installation.no_new_version("report"):
-        ended = installation.submit(write_all, prefix=["unshare", "--mount", "sh", "-c", full, "sh"])
+    with installation.no_new_version("full"):
+        ended = installation.submit(submission, prefix=["unshare", "--mount", "sh", "-c", full, "sh"])
 
     installation.assert_clear_end(ended, step=None, says=[])
     assert "No space left on device" in installation.output_of(ended)

@@ -288,7 +288,8 @@ def _key_service(
 def _master_key_of(folder: Path) -> str:
     """Return where the key service's master key is: what its configuration names, or a file beside its state."""
     path = folder / _CONFIG
-    return key_service.read_settings(path).master_key if path.exists() else (folder / "master.key").as_uri()
+    named = parse_json_object(path.read_bytes()).get("master_key") if path.exists() else None
+    return named if isinstance(named, str) else (folder / "master.key").as_uri()
 
 
 def _register_default_policy(state: State, trust: Trust, *, before: Trust | None, clock: Clock) -> list[str]:
