@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from figures import Spread, exponent
 from machines import KINDS, Machines, Request, long_policy, policy
+from sessions import BenchmarkError
 
 from strongroom.attestation.claims import demand_named, incoming_claims
 from strongroom.attestation.endorsements.dcap import DirectoryEndorsements
@@ -112,6 +113,18 @@ def pinned(core: int) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def two_cores() -> tuple[int, int]:
+    """Return the core of what is measured and that of whoever asks.
+
+    Raises:
+        BenchmarkError: There is one core only.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:  # noqa: PLR2004 - the measured one, and that of whoever asks
+        raise BenchmarkError("two cores are needed: one for what is measured, one for who asks")
+    return cores[0], cores[1]
 
 
 def measure_kinds(machines: Machines, *, rounds: int) -> Mapping[str, Spread]:

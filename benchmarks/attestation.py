@@ -4,7 +4,6 @@ Needs two cores: one for what is measured, one for who asks. `--quick` is a smok
 """
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from appraisals import Growth, PolicyCost, measure_families, measure_kinds, measure_policies, pinned
+from appraisals import Growth, PolicyCost, measure_families, measure_kinds, measure_policies, pinned, two_cores
 from attestation_results import Measured, publish
-from busy import QUIET, busy_share
+from busy import busy_before
 from load import (
     Latency,
     Memory,
@@ -79,19 +78,19 @@ def main() -> int:
 
 
 def _measure(plan: Plan) -> Measured:
-    measured_core, callers_core = _two_cores()
-    busy = [_busy_before("verification and appraisal")]
+    measured_core, callers_core = two_cores()
+    busy = [busy_before("verification and appraisal", tell=_tell)]
     machines = Machines.create()
     with pinned(measured_core):
         kinds = measure_kinds(machines, rounds=plan.rounds)
-        busy.append(_busy_before("policies and platforms"))
+        busy.append(busy_before("policies and platforms", tell=_tell))
         policies = measure_policies(machines, sizes=plan.policy_sizes, work=plan.policy_work)
         families = measure_families(machines, sizes=plan.families, attestations=plan.family_attestations)
     with pinned(callers_core):
         pool = {kind.name: [kind.make(machines) for _ in range(plan.pool)] for kind in KINDS}
-        busy.append(_busy_before("the service under load"))
+        busy.append(busy_before("the service under load", tell=_tell))
         rates, latencies = _loads(machines, pool, plan=plan, core=measured_core)
-        busy.append(_busy_before("the service's memory"))
+        busy.append(busy_before("the service's memory", tell=_tell))
         memory = _memory(machines, pool, plan=plan, core=measured_core)
     return Measured(
         kinds=kinds,
@@ -153,21 +152,6 @@ def _service(machines: Machines, *, core: int) -> Iterator[Service]:
 
 def _growth(policies: Sequence[PolicyCost], costs: Sequence[float]) -> Growth:
     return Growth.of([cost.rules for cost in policies], costs)
-
-
-def _two_cores() -> tuple[int, int]:
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:  # noqa: PLR2004 - the measured one, and that of whoever asks
-        raise BenchmarkError("two cores are needed: one for what is measured, one for who asks")
-    return cores[0], cores[1]
-
-
-def _busy_before(what: str) -> float:
-    share = busy_share()
-    _tell(f"next: {what}")
-    if share > QUIET:
-        _tell(f"others use {share:.0%} of this machine; numbers of a busy machine say little")
-    return share
 
 
 def _tell(text: str) -> None:

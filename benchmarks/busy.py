@@ -1,6 +1,7 @@
 """How much of this machine others use: numbers of a busy machine say little."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,15 @@ def busy_share() -> float:
     spent = [after - earlier for after, earlier in zip(_processor_times(), before, strict=True)]
     idle = spent[3] + spent[4]  # idle, and waiting for a disk
     return round(1 - idle / max(1, sum(spent)), 3)
+
+
+def busy_before(what: str, *, tell: Callable[[str], None]) -> float:
+    """Say what comes next, and whether others use too much of this machine; return which share they use."""
+    share = busy_share()
+    tell(f"next: {what}")
+    if share > QUIET:
+        tell(f"others use {share:.0%} of this machine; numbers of a busy machine say little")
+    return share
 
 
 def _processor_times() -> list[int]:

@@ -5,7 +5,6 @@ Needs two cores: one for what is measured, one for who asks. `--quick` is a smok
 
 import argparse
 import functools
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -14,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from appraisals import pinned
-from busy import QUIET, busy_share
+from appraisals import pinned, two_cores
+from busy import busy_before
 from key_load import KeyServer, Releases, Wrapping, Wraps, running_key_service, start_key_service, write_config
 from key_results import Asked, Measured, publish
 from key_states import Commits, LargeState, fill, fresh_database, measure_commits, measure_state
@@ -74,9 +73,9 @@ def main() -> int:
 
 
 def _measure(plan: Plan, *, postgres: str | None) -> Measured:
-    measured_core, callers_core = _two_cores()
+    measured_core, callers_core = two_cores()
     databases: dict[str, str | None] = {"SQLite": None, **({"PostgreSQL": postgres} if postgres else {})}
-    busy = [_busy_before("the service under load")]
+    busy = [busy_before("the service under load", tell=_tell)]
     asked: list[Asked] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="strongroom-keys-")))
@@ -93,12 +92,12 @@ def _measure(plan: Plan, *, postgres: str | None) -> Measured:
                 running_key_service(machines, attestation, where, core=measured_core, database=database) as server,
             ):
                 asked.extend(_loads(server, name, plan=plan))
-        busy.append(_busy_before("the store alone"))
+        busy.append(busy_before("the store alone", tell=_tell))
         commits = [
             _commits(url, folder / f"commits-{name}", name=name, plan=plan, core=measured_core)
             for name, url in databases.items()
         ]
-        busy.append(_busy_before("a large state"))
+        busy.append(busy_before("a large state", tell=_tell))
         large = _large(folder / "large", attestation, plan=plan, core=measured_core)
     return Measured(
         asked=asked,
@@ -157,21 +156,6 @@ def _large(folder: Path, attestation: Service, *, plan: Plan, core: int) -> Larg
             reads=plan.reads,
             folder=Path(settings.state),
         )
-
-
-def _two_cores() -> tuple[int, int]:
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:  # noqa: PLR2004 - the measured one, and that of whoever asks
-        raise BenchmarkError("two cores are needed: one for what is measured, one for who asks")
-    return cores[0], cores[1]
-
-
-def _busy_before(what: str) -> float:
-    share = busy_share()
-    _tell(f"next: {what}")
-    if share > QUIET:
-        _tell(f"others use {share:.0%} of this machine; numbers of a busy machine say little")
-    return share
 
 
 def _tell(text: str) -> None:

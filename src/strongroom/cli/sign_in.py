@@ -5,10 +5,8 @@ read them, and a command that refreshes one holds its lock, because issuers take
 """
 
 import contextlib
-import fcntl
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing_extensions import override
 
 from strongroom.base.clock import Clock, to_rfc3339
 from strongroom.base.errors import AuthenticationError, ConfigurationError, FormatError
+from strongroom.base.lock import exclusive
 from strongroom.base.secret import SecretBytes
 from strongroom.cli.owner_keys import read_private, replace_private
 from strongroom.cli.state import State
@@ -174,17 +173,11 @@ def _files(state: State) -> list[Path]:
     return sorted(state.sign_in.glob("*.json")) if state.sign_in.is_dir() else []
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    try:
-        descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigurationError(f"{path.parent} cannot be used: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def _locked(path: Path) -> contextlib.AbstractContextManager[None]:
+    return exclusive(
+        path.with_suffix(".lock"),
+        failed=lambda error: ConfigurationError(f"{path.parent} cannot be used: {error.strerror}"),
+    )
 
 
 class _Redirect:

@@ -28,10 +28,8 @@ from strongroom.attestation.verifier import TrustedRoot, TrustedRoots
 from strongroom.base.clock import Clock, SystemClock, to_rfc3339
 from strongroom.base.encoding import Json, canonical_json
 from strongroom.base.errors import (
-    ConfigurationError,
     FormatError,
     NotFoundError,
-    StrongroomError,
     UnavailableError,
 )
 from strongroom.base.limits import LIMITS
@@ -55,19 +53,18 @@ from strongroom.services.evidence import (
 )
 from strongroom.services.evidence_kinds import EVIDENCE_KINDS, Anchors, Turns, VerifiedClaims, read_attest_request
 from strongroom.services.evidence_policies import POLICY_TYPES, EvidencePolicies, PolicyManagement, read_draft
-from strongroom.services.files import read_file
 from strongroom.services.http import (
     Call,
     application,
     endpoint,
     json_reply,
-    log_to_stderr,
     serve,
 )
 from strongroom.services.identity import ServiceIdentity, open_identity, prepare_folder, tls_names
 from strongroom.services.metrics import AttestationMetrics
 from strongroom.services.people import People, PeopleSettings, Role, configuration_of_people, configured_people
 from strongroom.services.policy_tokens import token_of_body
+from strongroom.services.process import run_configured
 from strongroom.services.result_signing import AZURE_FORM, ResultProperties, ResultSigner, TokenForm, Tokens
 from strongroom.services.sign_in import TokenIssuers
 from strongroom.services.sign_in_desk import SignInDesk
@@ -564,19 +561,11 @@ def run(config: AttestationServiceConfig, *, clock: Clock) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """`python -m strongroom.services.attestation_service --config FILE`."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if len(arguments) != 2 or arguments[0] != "--config":  # noqa: PLR2004 - the option and its value
-        sys.stderr.write("usage: attestation_service --config FILE\n")
-        raise SystemExit(2)
-    log_to_stderr()
-    try:
-        content = read_file(Path(arguments[1]))
-        if content is None:
-            raise ConfigurationError(f"there is no configuration at {arguments[1]}")
-        run(AttestationServiceConfig.from_json(content), clock=SystemClock())
-    except StrongroomError as error:
-        sys.stderr.write(f"attestation-service: {error.message}. {error.action}\n")
-        raise SystemExit(1) from None
+    run_configured(
+        "attestation-service",
+        argv,
+        lambda content: run(AttestationServiceConfig.from_json(content), clock=SystemClock()),
+    )
 
 
 def _version(call: Call) -> str:

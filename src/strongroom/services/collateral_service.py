@@ -35,13 +35,13 @@ from strongroom.attestation.evidence.snp_report import Product
 from strongroom.attestation.verifier import TrustedRoot, TrustedRoots
 from strongroom.base.clock import Clock, SystemClock, to_rfc3339
 from strongroom.base.encoding import Json, canonical_json, from_hex
-from strongroom.base.errors import ConfigurationError, FormatError, NotFoundError, StrongroomError
+from strongroom.base.errors import FormatError, NotFoundError, StrongroomError
 from strongroom.crypto import x509
 from strongroom.services.endorsement_sources import EndorsementSettings, open_endorsements
 from strongroom.services.errors import Reply, strongroom_error
-from strongroom.services.files import read_file
-from strongroom.services.http import Call, application, endpoint, json_reply, log_to_stderr, serve
+from strongroom.services.http import Call, application, endpoint, json_reply, serve
 from strongroom.services.identity import open_identity, tls_names
+from strongroom.services.process import run_configured
 from strongroom.wire.model import Message, Url
 from strongroom.wire.trust import TrustedRootEntry
 
@@ -246,19 +246,11 @@ def run(config: CollateralServiceConfig, *, clock: Clock) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """`python -m strongroom.services.collateral_service --config FILE`."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if len(arguments) != 2 or arguments[0] != "--config":  # noqa: PLR2004 - the option and its value
-        sys.stderr.write("usage: collateral_service --config FILE\n")
-        raise SystemExit(2)
-    log_to_stderr()
-    try:
-        content = read_file(Path(arguments[1]))
-        if content is None:
-            raise ConfigurationError(f"there is no configuration at {arguments[1]}")
-        run(CollateralServiceConfig.from_json(content), clock=SystemClock())
-    except StrongroomError as error:
-        sys.stderr.write(f"collateral-service: {error.message}. {error.action}\n")
-        raise SystemExit(1) from None
+    run_configured(
+        "collateral-service",
+        argv,
+        lambda content: run(CollateralServiceConfig.from_json(content), clock=SystemClock()),
+    )
 
 
 def _tee(call: Call) -> str:

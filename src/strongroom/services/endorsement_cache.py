@@ -5,12 +5,9 @@ is kept. Files lie in a folder that only its owner can enter, one a document, ea
 """
 
 import contextlib
-import fcntl
 import logging
-import os
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -33,6 +30,7 @@ from strongroom.base.errors import (
     VerificationError,
 )
 from strongroom.base.limits import LIMITS
+from strongroom.base.lock import exclusive
 from strongroom.services.files import replace_file
 from strongroom.services.identity import prepare_folder
 from strongroom.wire.model import Message
@@ -337,20 +335,14 @@ class DocumentCache(DocumentSource):
     def _path(self, name: DocumentName) -> Path:
         return self._folder / f"{name.key}.json"
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
         """Let one process and thread write at a time."""
-        try:
-            descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise UnavailableError(
+        return exclusive(
+            self._folder / ".lock",
+            failed=lambda error: UnavailableError(
                 f"the cache of endorsements cannot be written: {error.strerror}", action="Look at the service's disk."
-            ) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+            ),
+        )
 
 
 def _version_of(path: Path) -> tuple[int, int, int] | None:

@@ -45,18 +45,17 @@ from strongroom.log.witness import (
     unverified_origin,
 )
 from strongroom.services.errors import Reply, status_of
-from strongroom.services.files import read_file
 from strongroom.services.http import (
     TEXT_TYPE,
     Call,
     application,
     endpoint,
     json_reply,
-    log_to_stderr,
     serve,
     text_reply,
 )
 from strongroom.services.identity import ServiceIdentity, load_or_make_key, open_identity, tls_names
+from strongroom.services.process import run_configured
 from strongroom.wire.model import Message, Url
 
 COMMON_NAME: Final = "Strongroom witness"
@@ -254,23 +253,15 @@ def open_witness(settings: WitnessSettings, *, clock: Clock) -> Witness:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """`python -m strongroom.services.witness --config FILE`."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if len(arguments) != 2 or arguments[0] != "--config":  # noqa: PLR2004 - the option and its value
-        sys.stderr.write("usage: witness --config FILE\n")
-        raise SystemExit(2)
-    log_to_stderr()
+    run_configured("witness", argv, _run)
+
+
+def _run(content: bytes) -> None:
+    witness = open_witness(WitnessSettings.from_json(content), clock=SystemClock())
     try:
-        content = read_file(Path(arguments[1]))
-        if content is None:
-            raise ConfigurationError(f"there is no configuration at {arguments[1]}")
-        witness = open_witness(WitnessSettings.from_json(content), clock=SystemClock())
-        try:
-            _serve(witness)
-        finally:
-            witness.store.close()
-    except StrongroomError as error:
-        sys.stderr.write(f"witness: {error.message}. {error.action}\n")
-        raise SystemExit(1) from None
+        _serve(witness)
+    finally:
+        witness.store.close()
 
 
 def _serve(witness: Witness) -> None:

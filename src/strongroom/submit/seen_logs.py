@@ -1,13 +1,11 @@
 """The newest checkpoint that a person saw of each key service's log, kept in a file from one command to the next."""
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from strongroom.base.encoding import canonical_json, parse_json_object
 from strongroom.base.errors import ConfigurationError, FormatError, StrongroomError
+from strongroom.base.lock import exclusive
 from strongroom.clients.pinned import ServiceHttp
 from strongroom.clients.seen_log import SeenLog, log_key_of
 from strongroom.datasets.storage import write_file
@@ -81,18 +79,15 @@ def _kept_checkpoint(note: str, key: NoteKey, *, file: Path) -> Checkpoint:
         raise _damaged(file) from error
 
 
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
+def _locked(file: Path) -> AbstractContextManager[None]:
+    def failed(error: OSError) -> ConfigurationError:
+        return ConfigurationError(f"{file} cannot be written: {error.strerror}")
+
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(file.with_name(f".{file.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigurationError(f"{file} cannot be written: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+        raise failed(error) from error
+    return exclusive(file.with_name(f".{file.name}.lock"), failed=failed)
 
 
 def _damaged(file: Path) -> ConfigurationError:
