@@ -5,6 +5,7 @@ and the log extends every checkpoint that anybody saw. At the end the whole stat
 """
 
 import base64
+import gc
 import hashlib
 import os
 import signal
@@ -260,6 +261,9 @@ def moments() -> Iterator[float]:
         number += 1
 
 
+# Python's ssl forgets a socket whose peer is gone between the connection and the handshake (a killed service): no code of
+# ours ever holds it.
+@pytest.mark.filterwarnings(r"ignore:unclosed <ssl\.SSLSocket (?!.*raddr):ResourceWarning")
 @pytest.mark.timeout(7200)
 def test_survives_kills_at_any_moment_under_load(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     given = pytestconfig.getoption("--kills")
@@ -287,6 +291,7 @@ def test_survives_kills_at_any_moment_under_load(tmp_path: Path, pytestconfig: p
         checker.check()
         installed.keys.stop()
         leaves = audit(installed)
+    gc.collect()
     sys.stdout.write(f"{done} kills; {checker.checked} acknowledged writes, none lost; {leaves} log entries audited\n")
     assert checker.checked > 0
 
