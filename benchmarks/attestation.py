@@ -43,9 +43,9 @@ class Plan:
         families: How many platform families the endorsements folder holds.
         family_attestations: At least so many for each number of families.
         pool: Different requests of each kind that the service is asked.
-        load_rounds: Rounds of the closed loop.
-        closed_s: How long each of them takes, in seconds.
-        open_s: How long the open loop takes, in seconds.
+        load_rounds: Rounds of the closed loop, and of the open loop.
+        closed_s: How long each of the former takes, in seconds.
+        open_s: How long each of the latter takes, in seconds.
         requests: Attestations over which the service's memory is watched.
         memory_step: After how many of them it is read.
     """
@@ -56,9 +56,9 @@ class Plan:
     families: Sequence[int] = _FAMILIES
     family_attestations: int = 300
     pool: int = 500
-    load_rounds: int = 3
-    closed_s: float = 10.0
-    open_s: float = 20.0
+    load_rounds: int = 5
+    closed_s: float = 5.0
+    open_s: float = 5.0
     requests: int = 100_000
     memory_step: int = 500
 
@@ -121,7 +121,9 @@ def _loads(
         for name, requests in pool.items():
             rate = measure_rate(service, requests, rounds=plan.load_rounds, duration_s=plan.closed_s)
             half = rate.per_second / 2
-            latency = measure_latency(service, requests, per_second=half, duration_s=plan.open_s)
+            latency = measure_latency(
+                service, requests, per_second=half, rounds=plan.load_rounds, duration_s=plan.open_s
+            )
             rates[name], latencies[name] = rate, latency
             _tell(f"{name}: {rate.per_second:.0f}/s; p99 {latency.spread.p99_ms:.0f} ms at half of that")
     return rates, latencies

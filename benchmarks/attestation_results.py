@@ -10,6 +10,7 @@ from typing import Final
 
 import matplotlib as mpl
 from appraisals import Growth, PolicyCost
+from busy import disturbance
 from figures import Spread
 from load import CONNECTIONS, OPEN_LOOP_CONNECTIONS, RATE_LIMIT, VERIFIED_SHARE, Latency, Memory, Rate
 from machines import KINDS
@@ -42,9 +43,9 @@ class Measured:
         memory: The service's memory, sample by sample.
         busy: Shares of the machine that others used before each part, from 0 to 1.
         pool: Different requests of each kind that the service was asked.
-        load_rounds: Rounds of the closed loop.
-        closed_s: How long each of them took, in seconds.
-        open_s: How long the open loop took, in seconds.
+        load_rounds: Rounds of the closed loop, and of the open loop.
+        closed_s: How long each of the former took, in seconds.
+        open_s: How long each of the latter took, in seconds.
     """
 
     kinds: Mapping[str, Spread]
@@ -221,6 +222,9 @@ libraries count in full). All kinds of evidence in turn, {CONNECTIONS} connectio
 def _method(measured: Measured) -> str:
     rounds = next(iter(measured.kinds.values())).count
     busy = f"{median(measured.busy):.0%} (median) to {max(measured.busy):.0%} (largest)"
+    rounds_taken = [
+        each for loop in (measured.rates, measured.latencies) for one in loop.values() for each in one.rounds
+    ]
     return f"""- In one process: pinned to one core; {rounds} rounds after a warm-up, each kind once in each round,
   every time evidence of its own over runtime data of its own, as Strongroom's agents send them. The code is the
   service's: from the request's JSON to the appraised claims.
@@ -235,11 +239,13 @@ def _method(measured: Measured) -> str:
 - Closed loop: {CONNECTIONS} connections that are kept alive, each asks again when its answer is there. Rounds:
   {measured.load_rounds} of {measured.closed_s:.0f} s; the median counts. Of each kind {measured.pool} requests are made
   before, and sent in turn; where the call takes a nonce, each has a new one.
-- Open loop: {measured.open_s:.0f} s at half of that rate, at random moments (exponential gaps) on up to
-  {OPEN_LOOP_CONNECTIONS} connections. Time counts from the moment a request was to be sent, whether or not earlier
+- Open loop: {measured.load_rounds} rounds of {measured.open_s:.0f} s at half of that rate, at random moments
+  (exponential gaps) on up to {OPEN_LOOP_CONNECTIONS} connections; the times of all rounds count together. Time counts
+  from the moment a request was to be sent, whether or not earlier
   ones were answered. Requests are made before and answers checked after, so that only the service computes meanwhile.
 - Nonce and runtime data of every answer are compared with the request's; of one in {VERIFIED_SHARE} the signature is
   verified.
+- {disturbance(rounds_taken)}.
 - Before the parts, others used {busy} of the machine.
 - Machine: {hardware()}, dcap-qvl {version("dcap-qvl")}, cryptography {version("cryptography")}."""
 

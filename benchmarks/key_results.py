@@ -8,6 +8,7 @@ from statistics import median
 from typing import Final
 
 import matplotlib as mpl
+from busy import disturbance
 from key_load import VERIFIED_SHARE
 from key_states import Commits, LargeState
 from load import OPEN_LOOP_CONNECTIONS, Latency, Rate
@@ -41,9 +42,9 @@ class Measured:
         commits: The store alone.
         large: The large state.
         busy: Shares of the machine that others used before each part, from 0 to 1.
-        load_rounds: Rounds of the closed loop.
-        closed_s: How long each of them took, in seconds.
-        open_s: How long the open loop took, in seconds.
+        load_rounds: Rounds of the closed loop, and of the open loop.
+        closed_s: How long each of the former took, in seconds.
+        open_s: How long each of the latter took, in seconds.
         connections: Of the closed loop.
     """
 
@@ -150,6 +151,7 @@ opening the state takes {median(large.open_s):.2f} s. It holds {large.resident_m
 
 def _method(measured: Measured) -> str:
     busy = f"{median(measured.busy):.0%} (median) to {max(measured.busy):.0%} (largest)"
+    rounds_taken = [each for asked in measured.asked for loop in (asked.rate, asked.latency) for each in loop.rounds]
     return f"""- The service: a process as the installation starts it, pinned to one core; the callers on another.
 - A release: a driver of an open run asks for the write keys of its version. The service verifies the request, the
   ticket, the approval and the version, opens the key, appends a leaf, signs the checkpoint, syncs, seals and signs the
@@ -157,12 +159,14 @@ def _method(measured: Measured) -> str:
 - A wrap or unwrap: Azure Key Vault's call with a person's token, in turn.
 - Closed loop: {measured.connections} connections, each asks again when its answer is there. Rounds:
   {measured.load_rounds} of {measured.closed_s:.0f} s; the median counts.
-- Open loop: {measured.open_s:.0f} s at half of that rate, at random moments (exponential gaps) on up to
-  {OPEN_LOOP_CONNECTIONS} connections. Time counts from the moment a request was to be sent. Requests are made before
-  and answers checked after, so that only the service computes meanwhile.
+- Open loop: {measured.load_rounds} rounds of {measured.open_s:.0f} s at half of that rate, at random moments
+  (exponential gaps) on up to {OPEN_LOOP_CONNECTIONS} connections; the times of all rounds count together. Time counts
+  from the moment a request was to be sent. Requests are made before and answers checked after, so that only the
+  service computes meanwhile.
 - Run and key of every release are compared; of one in {VERIFIED_SHARE} the signature is verified.
 - The large state is made through the store itself; every row is encrypted, every leaf in the tree. While the service is
   measured over it, the audit goes through it in the background. Files lie in the system's page cache.
+- {disturbance(rounds_taken)}.
 - Before the parts, others used {busy} of the machine.
 - Machine: {hardware()}."""
 

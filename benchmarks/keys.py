@@ -36,9 +36,9 @@ class Plan:
     """How much is measured.
 
     Attributes:
-        rounds: Of the closed loop.
-        closed_s: How long each of them takes, in seconds.
-        open_s: How long the open loop takes, in seconds.
+        rounds: Of the closed loop, and of the open loop.
+        closed_s: How long each of the former takes, in seconds.
+        open_s: How long each of the latter takes, in seconds.
         keys: In the large state.
         leaves: Entries of its log.
         starts: How often a service is started over it.
@@ -47,9 +47,9 @@ class Plan:
         commit_threads: Threads that write to it.
     """
 
-    rounds: int = 3
-    closed_s: float = 10.0
-    open_s: float = 20.0
+    rounds: int = 5
+    closed_s: float = 5.0
+    open_s: float = 5.0
     keys: int = 1_000_000
     leaves: int = 10_000_000
     starts: int = 5
@@ -119,7 +119,8 @@ def _loads(server: KeyServer, database: str, *, plan: Plan) -> list[Asked]:
     for name, make in loops.items():
         loop = make()
         rate = rate_of(loop, server.service, warm_up=CONNECTIONS * 4, rounds=plan.rounds, duration_s=plan.closed_s)
-        latency = latency_of(loop, per_second=rate.per_second / 2, duration_s=plan.open_s)
+        half = rate.per_second / 2
+        latency = latency_of(loop, per_second=half, rounds=plan.rounds, duration_s=plan.open_s)
         found.append(Asked(what=name, database=database, rate=rate, latency=latency))
         _tell(f"{database}, {name}: {rate.per_second:.0f}/s; p99 {latency.spread.p99_ms:.0f} ms at half of that")
     return found

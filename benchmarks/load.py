@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 from appraisals import pinned
+from busy import Taken, undisturbed
 from figures import Spread, arrivals, latencies
 from machines import Machines, Request, policy
 from memory import process_mb
@@ -57,21 +59,28 @@ class Rate:
 
     Attributes:
         per_second: Complete answers a second, the median of the rounds.
-        rounds: The same, of each round.
-        cpu_ms: Processor time of the service for one, over all rounds.
+        cpu_ms: Processor time of the service for one, the median of the rounds.
+        rounds: Both, of each round.
     """
 
     per_second: float
-    rounds: Sequence[float]
     cpu_ms: float
+    rounds: Sequence[Taken[tuple[float, float]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """What the open loop told of one kind of request, from the moment that each request was to be sent."""
+    """What the open loop told of one kind of request, from the moment that each request was to be sent.
+
+    Attributes:
+        per_second: How many were sent a second.
+        spread: Of the times of all rounds.
+        rounds: How many requests each round had.
+    """
 
     per_second: float
     spread: Spread
+    rounds: Sequence[Taken[int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,8 +235,13 @@ class Loop:
         prepared = self.prepare()
         self.check(prepared, self.send(prepared))
 
-    def closed_loop(self, *, duration_s: float) -> float:
-        """Ask on eight connections, on each as soon as the answer is there; return answers a second."""
+    def closed_loop(self, service: Service, *, duration_s: float) -> tuple[float, float]:
+        """Ask on eight connections, on each as soon as the answer is there.
+
+        Returns:
+            Answers a second, and the service's processor time for one in milliseconds.
+        """
+        before = service.cpu_s
         started = time.perf_counter()
         end = started + duration_s
 
@@ -240,13 +254,18 @@ class Loop:
 
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             done = list(pool.map(ask, range(CONNECTIONS)))
-        return sum(number for number, _ in done) / (max(ended for _, ended in done) - started)
+        answers = sum(number for number, _ in done)
+        cpu_ms = 1000 * (service.cpu_s - before) / answers
+        return answers / (max(ended for _, ended in done) - started), cpu_ms
 
-    def open_loop(self, *, per_second: float, duration_s: float) -> Spread:
+    def open_loop(self, *, per_second: float, duration_s: float) -> list[float]:
         """Ask when independent callers would, whether or not earlier answers are there.
 
         Requests are made before and answers checked afterwards: while the clock runs the callers only send and receive,
         so that one's computing does not stand in the way of another's answer.
+
+        Returns:
+            How long each waited, in seconds.
         """
         planned = arrivals(per_second=per_second, duration_s=duration_s)
         requests = [self.prepare() for _ in planned]
@@ -258,7 +277,7 @@ class Loop:
             sys.setswitchinterval(turn_s)
         for prepared, (answer, _) in zip(requests, answers, strict=True):
             self.check(prepared, answer)
-        return Spread.of(latencies(planned, [received for _, received in answers]))
+        return latencies(planned, [received for _, received in answers])
 
     def count(self, requests: int) -> None:
         """Have so many requests answered, on eight connections."""
@@ -365,26 +384,33 @@ def rate_of(loop: Loop, service: Service, *, warm_up: int, rounds: int, duration
         duration_s: How long each takes, in seconds.
     """
     loop.count(warm_up)
-    before, started = service.cpu_s, time.perf_counter()
-    found = [loop.closed_loop(duration_s=duration_s) for _ in range(rounds)]
-    made = sum(found) / rounds * (time.perf_counter() - started)
-    middle = sorted(found)[rounds // 2]
-    return Rate(
-        per_second=round(middle, 1),
-        rounds=tuple(round(each, 1) for each in found),
-        cpu_ms=round(1000 * (service.cpu_s - before) / made, 2),
+    found = [undisturbed(lambda: loop.closed_loop(service, duration_s=duration_s)) for _ in range(rounds)]
+    per_second, cpu_ms = (median(each.value[place] for each in found) for place in (0, 1))
+    return Rate(per_second=round(per_second, 1), cpu_ms=round(cpu_ms, 2), rounds=found)
+
+
+def measure_latency(
+    service: Service, requests: Sequence[Request], *, per_second: float, rounds: int, duration_s: float
+) -> Latency:
+    """Measure how long callers wait at a given rate."""
+    return latency_of(Callers(service, requests), per_second=per_second, rounds=rounds, duration_s=duration_s)
+
+
+def latency_of(loop: Loop, *, per_second: float, rounds: int, duration_s: float) -> Latency:
+    """Measure how long callers wait at a given rate.
+
+    Args:
+        loop: Who asks.
+        per_second: How often, on average.
+        rounds: Of the open loop; the times of all of them count together.
+        duration_s: How long each takes, in seconds.
+    """
+    found = [undisturbed(lambda: loop.open_loop(per_second=per_second, duration_s=duration_s)) for _ in range(rounds)]
+    return Latency(
+        per_second=round(per_second, 1),
+        spread=Spread.of([time_s for each in found for time_s in each.value]),
+        rounds=[Taken(value=len(each.value), stolen=each.stolen, repeated=each.repeated) for each in found],
     )
-
-
-def measure_latency(service: Service, requests: Sequence[Request], *, per_second: float, duration_s: float) -> Latency:
-    """Measure how long callers wait at a given rate."""
-    return latency_of(Callers(service, requests), per_second=per_second, duration_s=duration_s)
-
-
-def latency_of(loop: Loop, *, per_second: float, duration_s: float) -> Latency:
-    """Measure how long callers wait at a given rate."""
-    spread = loop.open_loop(per_second=per_second, duration_s=duration_s)
-    return Latency(per_second=round(per_second, 1), spread=spread)
 
 
 def measure_memory(
