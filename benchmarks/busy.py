@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 QUIET: Final = 0.1
 """Up to this share of the machine in use, a measurement says something."""
 
-STOLEN: Final = 0.05
+STOLEN: Final = 0.02
 """Up to this share of the processor time that was wanted may go to other virtual machines (Linux: stolen)."""
 _TRIES: Final = 20
 
