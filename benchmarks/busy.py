@@ -31,13 +31,17 @@ class Taken(Generic[_T]):
     repeated: int
 
 
-def undisturbed(measure: Callable[[], _T]) -> Taken[_T]:
+def undisturbed(measure: Callable[[], _T], *, tries: int = _TRIES) -> Taken[_T]:
     """Measure, and measure again while other virtual machines take too much; what was found plays no part in that.
 
     If they always do, the measurement that they disturbed least counts; who publishes it says its share.
+
+    Args:
+        measure: Measures once.
+        tries: How often at most.
     """
     found: list[tuple[float, _T]] = []
-    while not found or (found[-1][0] > STOLEN and len(found) < _TRIES):
+    while not found or (found[-1][0] > STOLEN and len(found) < tries):
         before = _processor_times()
         value = measure()
         found.append((_stolen(before, _processor_times()), value))

@@ -11,6 +11,7 @@ from statistics import median, quantiles
 from typing import Final, Literal, TypeAlias
 
 import matplotlib as mpl
+from busy import STOLEN
 from joins import Joins
 from sessions import EXECUTOR_CORES, MEASURED_RUNS, MEMORY_MB, WARM_UPS, BenchmarkError, Session
 
@@ -275,13 +276,15 @@ def _method(measured: Measured) -> str:
 - Times start with the command. Protected: `strongroom submit`, services running. Plain: master, workers and driver are
   started directly, without the launcher scripts and the additional Java of `spark-submit`, which favours plain.
 - The results that the applications print were the same in all sessions.
-- Just before the sessions, others used {_busy(measured.sessions)} of the machine.
+- Just before the sessions, others used {_shares([session.busy_before for session in measured.sessions])} of the
+  machine. Of the processor time wanted in them, other virtual machines had
+  {_shares([session.stolen for session in measured.sessions])}; a session that lost more than {STOLEN:.0%} was run once
+  more, and the less disturbed one counts.
 - Attestation: agents without Spark, each a new process, their keys made before.
 - Machine: {machine()}."""
 
 
-def _busy(sessions: Sequence[Session]) -> str:
-    shares = [session.busy_before for session in sessions]
+def _shares(shares: Sequence[float]) -> str:
     return f"{median(shares):.0%} (median) to {max(shares):.0%} (largest)"
 
 

@@ -13,8 +13,8 @@ EXAMPLES = HERE.parent / "examples" / "nyctaxi"
 APPLICATIONS = {"count": EXAMPLES / "count.py", "report": EXAMPLES / "report.py"}
 MEASURED_RUNS = {"count": 15, "report": 1}
 """How often each application is measured in a session, after `WARM_UPS`."""
-WARM_UPS = {"count": 10, "report": 1}
-"""How often it runs before that: a run of `count` is so short that Java still compiles in its first ten."""
+WARM_UPS = {"count": 40, "report": 1}
+"""How often it runs before that: a run of `count` is so short that Java still compiles in its first dozens."""
 
 EXECUTOR_CORES = 1
 MEMORY_MB = 1024
@@ -40,6 +40,7 @@ class Session:
         printed: What the applications printed, without durations: equal on all sides.
         agent_mb: Memory of the largest agent, where there are agents.
         busy_before: Share of the machine that others used just before, from 0 to 1: it should be near 0.
+        stolen: Share of the processor time wanted meanwhile that other virtual machines had instead, likewise.
     """
 
     side: str
@@ -51,6 +52,7 @@ class Session:
     printed: tuple[str, ...] = ()
     agent_mb: float | None = None
     busy_before: float = 0.0
+    stolen: float = 0.0
 
 
 def repetitions(measured: Mapping[str, int]) -> tuple[str, ...]:

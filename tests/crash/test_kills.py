@@ -261,8 +261,8 @@ def moments() -> Iterator[float]:
         number += 1
 
 
-# Python's ssl forgets a socket whose peer is gone between the connection and the handshake (a killed service): no code of
-# ours ever holds it.
+# Python's ssl forgets a socket whose peer is gone between the connection and the handshake (a killed service): no code
+# of ours ever holds it.
 @pytest.mark.filterwarnings(r"ignore:unclosed <ssl\.SSLSocket (?!.*raddr):ResourceWarning")
 @pytest.mark.timeout(7200)
 def test_survives_kills_at_any_moment_under_load(tmp_path: Path, pytestconfig: pytest.Config) -> None:

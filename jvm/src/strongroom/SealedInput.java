@@ -3,13 +3,9 @@ package strongroom;
 import java.io.EOFException;
 import java.io.IOException;
 import java.nio.ByteBuffer;
-import java.util.List;
-import java.util.function.IntFunction;
+import java.nio.channels.FileChannel;
 import org.apache.hadoop.fs.ByteBufferReadable;
-import org.apache.hadoop.fs.FSDataInputStream;
 import org.apache.hadoop.fs.FSInputStream;
-import org.apache.hadoop.fs.FileRange;
-import org.apache.hadoop.fs.VectoredReadUtils;
 
 /**
  * A Parquet file with encrypted footer, of which the tail was read once and is then served from memory.
@@ -22,16 +18,19 @@ final class SealedInput extends FSInputStream implements ByteBufferReadable {
   private static final int MIN_FILE_BYTES = 4 + TRAILER_BYTES;
   private static final int MAX_TAIL_BYTES = 256 << 20;
 
+  /** Java keeps a buffer outside the heap for each thread, as large as the largest read. */
+  private static final int MAX_READ_BYTES = 1 << 20;
+
   /** FileCryptoMetaData in Thrift's compact protocol: field 1 (a struct), in it field 1 (a struct): AES_GCM_V1. */
   private static final byte FIELD_1_STRUCT = 0x1c;
 
-  private final FSDataInputStream storage;
+  private final FileChannel storage;
   private final long lengthBytes;
   private final long tailStart;
   private final byte[] tail;
   private long position;
 
-  private SealedInput(FSDataInputStream storage, long lengthBytes, byte[] tail) {
+  private SealedInput(FileChannel storage, long lengthBytes, byte[] tail) {
     this.storage = storage;
     this.lengthBytes = lengthBytes;
     this.tailStart = lengthBytes - tail.length;
@@ -45,12 +44,12 @@ final class SealedInput extends FSInputStream implements ByteBufferReadable {
    * @return a stream over the file, which closes {@code storage}
    * @throws IOException not an encrypted-footer Parquet file under AES_GCM_V1
    */
-  static SealedInput check(DatasetPath file, FSDataInputStream storage, long lengthBytes) throws IOException {
+  static SealedInput check(DatasetPath file, FileChannel storage, long lengthBytes) throws IOException {
     if (lengthBytes < MIN_FILE_BYTES) {
       throw refused(file, "it is not a Parquet file");
     }
     byte[] trailer = new byte[TRAILER_BYTES];
-    storage.readFully(lengthBytes - TRAILER_BYTES, trailer);
+    readFully(storage, lengthBytes - TRAILER_BYTES, ByteBuffer.wrap(trailer));
     if (trailer[4] != 'P' || trailer[5] != 'A' || trailer[6] != 'R' || trailer[7] != 'E') {
       throw refused(file, "it is not a Parquet file with encrypted footer");
     }
@@ -59,7 +58,7 @@ final class SealedInput extends FSInputStream implements ByteBufferReadable {
       throw refused(file, "its footer's length is impossible");
     }
     byte[] tail = new byte[(int) footerBytes + TRAILER_BYTES];
-    storage.readFully(lengthBytes - tail.length, tail, 0, (int) footerBytes);
+    readFully(storage, lengthBytes - tail.length, ByteBuffer.wrap(tail, 0, (int) footerBytes));
     System.arraycopy(trailer, 0, tail, (int) footerBytes, TRAILER_BYTES);
     if (tail[0] != FIELD_1_STRUCT || tail[1] != FIELD_1_STRUCT) {
       throw refused(file, "it is not encrypted under AES_GCM_V1");
@@ -122,25 +121,25 @@ final class SealedInput extends FSInputStream implements ByteBufferReadable {
       return -1;
     }
     if (from < tailStart) {
-      return storage.read(from, buffer, offset, (int) Math.min(size, tailStart - from));
+      int count = (int) Math.min(Math.min(size, MAX_READ_BYTES), tailStart - from);
+      return storage.read(ByteBuffer.wrap(buffer, offset, count), from);
     }
     int count = (int) Math.min(size, lengthBytes - from);
     System.arraycopy(tail, (int) (from - tailStart), buffer, offset, count);
     return count;
   }
 
-  public void readVectored(List ranges, IntFunction allocate) throws IOException {
-    for (int i = 0; i < ranges.size(); i++) {
-      FileRange range = (FileRange) ranges.get(i);
-      if (range.getOffset() + range.getLength() > tailStart) {
-        VectoredReadUtils.readVectored(this, ranges, allocate);
-        return;
-      }
-    }
-    storage.readVectored(ranges, allocate);
-  }
-
   public void close() throws IOException {
     storage.close();
+  }
+
+  private static void readFully(FileChannel storage, long from, ByteBuffer buffer) throws IOException {
+    while (buffer.hasRemaining()) {
+      int count = storage.read(buffer, from);
+      if (count < 0) {
+        throw new EOFException("strongroom: a file of storage became shorter while it was read. Restore it from the owner's copy.");
+      }
+      from += count;
+    }
   }
 }

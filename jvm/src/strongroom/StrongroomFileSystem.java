@@ -3,7 +3,15 @@ package strongroom;
 import java.io.FileNotFoundException;
 import java.io.IOException;
 import java.net.URI;
+import java.nio.channels.FileChannel;
+import java.nio.file.NoSuchFileException;
+import java.nio.file.OpenOption;
+import java.nio.file.Paths;
+import java.nio.file.StandardOpenOption;
+import java.util.Iterator;
 import java.util.LinkedHashMap;
+import java.util.function.Function;
+import java.util.stream.Stream;
 import org.apache.hadoop.conf.Configuration;
 import org.apache.hadoop.fs.FSDataInputStream;
 import org.apache.hadoop.fs.FSDataOutputStream;
@@ -54,20 +62,19 @@ public final class StrongroomFileSystem extends FileSystem {
     DatasetPath file = place(path);
     demandParquet("read", file);
     Agent.Located located = Agent.open(file);
-    Path location = onStorage(located.location);
-    long physicalBytes = physicalLength(file, location);
-    if (located.lengthBytes != Agent.LENGTH_UNKNOWN && located.lengthBytes != physicalBytes) {
-      throw SealedInput.refused(file, "it has " + physicalBytes + " bytes instead of " + located.lengthBytes);
-    }
-    FSDataInputStream input = storage.open(location, bufferBytes);
+    FileChannel ciphertext = ciphertext(file, located.location);
     boolean accepted = false;
     try {
-      FSDataInputStream sealed = new FSDataInputStream(SealedInput.check(file, input, physicalBytes));
+      long physicalBytes = ciphertext.size();
+      if (located.lengthBytes != Agent.LENGTH_UNKNOWN && located.lengthBytes != physicalBytes) {
+        throw SealedInput.refused(file, "it has " + physicalBytes + " bytes instead of " + located.lengthBytes);
+      }
+      FSDataInputStream sealed = new FSDataInputStream(SealedInput.check(file, ciphertext, physicalBytes));
       accepted = true;
       return sealed;
     } finally {
       if (!accepted) {
-        input.close();
+        ciphertext.close();
       }
     }
   }
@@ -154,7 +161,7 @@ public final class StrongroomFileSystem extends FileSystem {
     } catch (FileNotFoundException e) {
       Agent.Located located = Agent.open(place);
       boolean known = located.lengthBytes != Agent.LENGTH_UNKNOWN;
-      return file(place.path, known ? located.lengthBytes : physicalLength(place, onStorage(located.location)));
+      return file(place.path, known ? located.lengthBytes : physicalLength(place, located.location));
     }
   }
 
@@ -171,10 +178,19 @@ public final class StrongroomFileSystem extends FileSystem {
     return DatasetPath.of(makeQualified(path));
   }
 
-  private long physicalLength(DatasetPath file, Path location) throws IOException {
+  private static long physicalLength(DatasetPath file, Path location) throws IOException {
+    FileChannel ciphertext = ciphertext(file, location);
     try {
-      return storage.getFileStatus(location).getLen();
-    } catch (FileNotFoundException e) {
+      return ciphertext.size();
+    } finally {
+      ciphertext.close();
+    }
+  }
+
+  private static FileChannel ciphertext(DatasetPath file, Path location) throws IOException {
+    try {
+      return FileChannel.open(Paths.get(onStorage(location).toUri().getPath()), new OpenOption[] {StandardOpenOption.READ});
+    } catch (NoSuchFileException e) {
       throw new FileNotFoundException("strongroom: " + file + " is in the owner's manifest but missing in storage."
           + " Restore the file from the owner's copy.");
     }
@@ -194,14 +210,24 @@ public final class StrongroomFileSystem extends FileSystem {
   }
 
   private static void demandParquet(String verb, DatasetPath file) throws IOException {
-    StackTraceElement[] callers = Thread.currentThread().getStackTrace();
-    for (int i = 0; i < callers.length; i++) {
-      if (callers[i].getClassName().startsWith(PARQUET_PACKAGE)) {
-        return;
-      }
+    if (StackWalker.getInstance().walk(new IsParquet()) == Boolean.TRUE) {
+      return;
     }
     throw new IOException("strongroom: " + file + " can only be " + verb + " as Parquet; no other format is supported on"
         + " protected datasets. Use spark.read.parquet and DataFrame.write.parquet.");
+  }
+
+  /** Whether Parquet stands among callers; it looks no further than it must, as files are opened often. */
+  private static final class IsParquet implements Function {
+    public Object apply(Object callers) {
+      Iterator frames = ((Stream) callers).iterator();
+      while (frames.hasNext()) {
+        if (((StackWalker.StackFrame) frames.next()).getClassName().startsWith(PARQUET_PACKAGE)) {
+          return Boolean.TRUE;
+        }
+      }
+      return Boolean.FALSE;
+    }
   }
 
   private static IOException unsupported(String action, Path path) {

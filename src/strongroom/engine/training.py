@@ -13,6 +13,7 @@ from pyspark.sql import functions as F  # noqa: N812 - the name everybody uses
 
 _ROWS = 20_000
 _MESSAGES_OF_JOBS = 30
+_TASKS = 2_000
 _MODULES = 300
 _MODULE_BYTES = 16 << 10
 _OTHER_ROLES = (
@@ -53,6 +54,7 @@ def train(folder: Path) -> None:
     )
     for _ in range(_MESSAGES_OF_JOBS):
         session.read.parquet(str(folder / "table")).groupBy("zone").count().collect()
+    _send_messages(session)
     _encrypt_modules(session)
     _load_other_roles(session)
     session.stop()
@@ -77,6 +79,11 @@ def _work(session: SparkSession, path: str) -> None:
     read.repartition(3, "zone").sortWithinPartitions("fare").agg(F.expr("percentile(fare, 0.5)")).collect()
     session.sql("SELECT month(DATE'2019-01-02'), hour(TIMESTAMP'2019-01-02 03:04:05')").collect()
     session.sparkContext.parallelize([1, 2, 3]).map(str).collect()
+
+
+def _send_messages(session: SparkSession) -> None:
+    """Have many messages encrypted: each task is one to an executor, and two back."""
+    session.sparkContext.parallelize(range(_TASKS), _TASKS)._jrdd.count()  # noqa: SLF001 - counted in Java, without Python
 
 
 def _encrypt_modules(session: SparkSession) -> None:
