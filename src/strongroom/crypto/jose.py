@@ -103,7 +103,7 @@ def verify_jws(
     """
     if len(token) > min(max_bytes, _REMEMBERED_BYTES):
         return _verify_jws(token, key, typ, max_bytes)
-    kept = _remembered(token, key.spki, typ)
+    kept = _remembered(token, key, typ)
     return VerifiedJws(header=dict(kept.header), payload=kept.payload)
 
 
@@ -119,9 +119,9 @@ def _verify_jws(token: str, key: VerifyingKey, typ: str | None, max_bytes: int) 
 
 
 @functools.lru_cache(maxsize=1024)
-def _remembered(token: str, spki: bytes, typ: str | None) -> VerifiedJws:
+def _remembered(token: str, key: VerifyingKey, typ: str | None) -> VerifiedJws:
     """Verify once: that a signature holds for these bytes does not change. What does not hold is not remembered."""
-    return _verify_jws(token, VerifyingKey.from_spki(spki), typ, LIMITS.token_bytes)
+    return _verify_jws(token, key, typ, LIMITS.token_bytes)
 
 
 def seal(secret: SecretBytes, *, recipient_jwk: Mapping[str, Any], context: Mapping[str, str]) -> str:

@@ -5,6 +5,7 @@ Source: RFC 7518 (JWA), RFC 9864 (Ed25519), RFC 7517 (JWK).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
@@ -13,6 +14,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+
+from typing_extensions import override
 
 from strongroom.base.encoding import from_b64url, to_b64url
 from strongroom.base.errors import FormatError, VerificationError
@@ -35,19 +38,25 @@ _CURVES: Final[Mapping[Algorithm, tuple[type[ec.EllipticCurve], str, int, type[h
     "ES384": (ec.SECP384R1, "P-384", 48, hashes.SHA384),
 }
 """By algorithm: the curve, its name in a JWK, the size of a coordinate in bytes, the hash."""
+_JWK_MEMBERS: Final = ("kty", "crv", "x", "y", "n", "e")
+"""What a public JWK's key is made of; other members say something about it, and are not read."""
+_PARSED_KEYS: Final = 512
+_REMEMBERED_CHARACTERS: Final = 4096
+"""Longer ones than an RSA key of 16384 bits are not remembered, so that nobody fills the memory with zeros."""
 
 
 class VerifyingKey:
-    """A public key.
+    """A public key. It never changes; two of the same value are equal.
 
     Attributes:
         algorithm: The one JOSE algorithm this key is used with.
     """
 
-    __slots__ = ("_key", "algorithm")
+    __slots__ = ("_key", "_spki", "algorithm")
 
     def __init__(self, key: PublicKeyTypes) -> None:
         self._key: _PublicKey
+        self._spki: bytes | None = None
         self.algorithm: Algorithm
         if isinstance(key, ec.EllipticCurvePublicKey):
             self._key, self.algorithm = key, _ecdsa_algorithm(key)
@@ -89,26 +98,10 @@ class VerifyingKey:
         Raises:
             FormatError: Not such a key.
         """
-        match jwk:
-            case {"kty": "EC", "crv": "P-256" | "P-384" as name, "x": str(x), "y": str(y)}:
-                curve, size = next((curve, size) for curve, named, size, _ in _CURVES.values() if named == name)
-                coordinates = (from_b64url(x), from_b64url(y))
-                if any(len(coordinate) != size for coordinate in coordinates):
-                    raise FormatError(f"a {name} coordinate has {size} bytes")
-                try:
-                    return cls(ec.EllipticCurvePublicKey.from_encoded_point(curve(), b"\x04" + b"".join(coordinates)))
-                except ValueError as error:
-                    raise FormatError(f"the point is not on {name}") from error
-            case {"kty": "OKP", "crv": "Ed25519", "x": str(x)}:
-                return cls.from_raw_ed25519(from_b64url(x))
-            case {"kty": "RSA", "n": str(n), "e": str(e)}:
-                modulus, exponent = int.from_bytes(from_b64url(n), "big"), int.from_bytes(from_b64url(e), "big")
-                try:
-                    return cls(rsa.RSAPublicNumbers(exponent, modulus).public_key())
-                except ValueError as error:
-                    raise FormatError("not an RSA public key") from error
-            case _:
-                raise FormatError("a JWK must be EC P-256 or P-384, OKP Ed25519 or RSA")
+        found = (jwk.get(name) for name in _JWK_MEMBERS)
+        members = tuple(value if isinstance(value, str) else "" for value in found)
+        is_short = sum(map(len, members)) <= _REMEMBERED_CHARACTERS
+        return _remembered_key(*members) if is_short else _key_of_jwk(*members)
 
     def to_jwk(self) -> dict[str, str]:
         """Return the public JWK: the key's own members only."""
@@ -128,7 +121,10 @@ class VerifyingKey:
     @property
     def spki(self) -> bytes:
         """The DER SubjectPublicKeyInfo."""
-        return self._key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        if self._spki is None:
+            form = serialization.PublicFormat.SubjectPublicKeyInfo
+            self._spki = self._key.public_bytes(serialization.Encoding.DER, form)
+        return self._spki
 
     def to_pem(self) -> str:
         """Return the SubjectPublicKeyInfo as PEM text."""
@@ -155,6 +151,14 @@ class VerifyingKey:
     def hazmat(self) -> _PublicKey:
         """The library's key, for the modules of this package."""
         return self._key
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, VerifyingKey) and self.spki == other.spki
+
+    @override
+    def __hash__(self) -> int:
+        return hash(self.spki)
 
     def verify(self, data: bytes, signature: bytes) -> None:
         """Check a signature made by `SigningKey.sign`.
@@ -184,10 +188,11 @@ class SigningKey:
         algorithm: The one JOSE algorithm this key is used with.
     """
 
-    __slots__ = ("_key", "algorithm")
+    __slots__ = ("_key", "_public", "algorithm")
 
     def __init__(self, key: PrivateKeyTypes) -> None:
-        self.algorithm: Algorithm = VerifyingKey(key.public_key()).algorithm
+        self._public = VerifyingKey(key.public_key())
+        self.algorithm: Algorithm = self._public.algorithm
         self._key = cast("_PrivateKey", key)
 
     @classmethod
@@ -217,7 +222,7 @@ class SigningKey:
     @property
     def verifying_key(self) -> VerifyingKey:
         """The public half."""
-        return VerifyingKey(self._key.public_key())
+        return self._public
 
     @property
     def hazmat(self) -> _PrivateKey:
@@ -278,6 +283,35 @@ class ReceivingKey:
     def hazmat(self) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
         """The library's key, for the modules of this package."""
         return self._key
+
+
+def _key_of_jwk(kty: str, crv: str, x: str, y: str, n: str, e: str) -> VerifyingKey:  # noqa: PLR0913 - JWK's members
+    match kty, crv:
+        case "EC", "P-256" | "P-384":
+            curve, size = next((curve, size) for curve, named, size, _ in _CURVES.values() if named == crv)
+            coordinates = (from_b64url(x), from_b64url(y))
+            if any(len(coordinate) != size for coordinate in coordinates):
+                raise FormatError(f"a {crv} coordinate has {size} bytes")
+            try:
+                point = b"\x04" + b"".join(coordinates)
+                return VerifyingKey(ec.EllipticCurvePublicKey.from_encoded_point(curve(), point))
+            except ValueError as error:
+                raise FormatError(f"the point is not on {crv}") from error
+        case "OKP", "Ed25519":
+            return VerifyingKey.from_raw_ed25519(from_b64url(x))
+        case "RSA", _:
+            modulus, exponent = int.from_bytes(from_b64url(n), "big"), int.from_bytes(from_b64url(e), "big")
+            try:
+                return VerifyingKey(rsa.RSAPublicNumbers(exponent, modulus).public_key())
+            except ValueError as error:
+                raise FormatError("not an RSA public key") from error
+        case _:
+            raise FormatError("a JWK must be EC P-256 or P-384, OKP Ed25519 or RSA")
+
+
+# Which key these very texts are does not change, and that they are one says nothing of whom to believe: a hit is as
+# good as reading them again. What is no key raises, and is not remembered.
+_remembered_key: Final = functools.lru_cache(maxsize=_PARSED_KEYS)(_key_of_jwk)
 
 
 def _ecdsa_algorithm(key: ec.EllipticCurvePublicKey) -> Algorithm:
