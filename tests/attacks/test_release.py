@@ -529,6 +529,62 @@ def test_a_revoked_approval_stops_a_running_run(bench: KeyBench, tmp_path: Path)
     assert bench.close(driver, ticket, outcome="failed").outcome == "failed"
 
 
+def test_what_a_release_remembered_lets_no_later_one_through(bench: KeyBench) -> None:
+    read, _ = bench.prepare()
+    driver, ticket = Tee(), bench.ticket()
+    bench.open(driver, ticket)
+    for _ in range(3):  # by now approval, ticket, version and keys are remembered
+        bench.keys(driver, ticket)
+    with pytest.raises(VerificationError):
+        bench.keys(Tee(), ticket)
+    bench.clock.advance(hours=2)
+    with pytest.raises(RefusedError, match="nothing more"):
+        bench.keys(driver, ticket)
+    bench.clock.advance(hours=-2)
+    bench.keys(driver, ticket)
+    bench.revoke(read)
+    with pytest.raises(RefusedError, match="nothing more"):
+        bench.keys(driver, ticket)
+
+
+def test_an_owner_whom_the_service_does_not_know_any_more_stops_a_running_run(bench: KeyBench) -> None:
+    bench.prepare()
+    driver, ticket = Tee(), bench.ticket()
+    bench.open(driver, ticket)
+    bench.keys(driver, ticket)
+    bench.owner = SigningKey.generate("ES256")
+    bench.restart()
+    with pytest.raises(RefusedError, match="not an owner's any more"):
+        bench.keys(driver, ticket)
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("approvals", """replace(public, '"id":"', '"id": "')"""),
+        ("datasets", """replace(public, '"owner":"', '"owner":"0')"""),
+        ("runs", """replace(public, '"reads":{', '"reads": {')"""),
+        ("members", """replace(public, '"number":0', '"number":1')"""),
+        ("keys", """replace(public, '"enabled":true', '"enabled":true ')"""),
+        ("write_keys", """replace(public, '"kek":"', '"kek": "')"""),
+        ("versions", """replace(public, '"number":1', '"number": 1')"""),
+        ("approval_uses", """replace(public, '"runs":1', '"runs":0')"""),
+        ("chain_states", """replace(public, '"revoked":', '"revoked": ')"""),
+    ],
+)
+def test_a_row_that_is_edited_between_two_releases_stops_the_second(bench: KeyBench, table: str, change: str) -> None:
+    bench.prepare()
+    driver, ticket = Tee(), bench.ticket()
+    bench.open(driver, ticket)
+    bench.keys(driver, ticket)
+    writer = bench.store.database.writer
+    writer.begin()
+    writer.execute(f"UPDATE {table} SET public = {change}")
+    writer.commit()
+    with pytest.raises(IntegrityError, match="changed"):
+        bench.keys(driver, ticket)
+
+
 def test_a_disabled_dataset_key_stops_a_running_run(bench: KeyBench, driver: Tee, ticket: str) -> None:
     bench.vault.run("update", bench.azure({"attributes": {"enabled": False}}, name="dataset-report"))
     for attempt in (

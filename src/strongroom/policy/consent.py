@@ -4,13 +4,16 @@ Key services ask this at every decision, auditors when they verify a receipt, bo
 anchors.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from strongroom.base.errors import Mismatch, RefusedError, VerificationError
 from strongroom.base.workflow import Step
 from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.jose import unverified_payload
+from strongroom.crypto.keys import VerifyingKey
 from strongroom.policy.approval import Approval
 from strongroom.policy.roster import Roster, missing_signatures, verify_rosters
 from strongroom.policy.signatures import Signers, read_signed
@@ -19,6 +22,9 @@ from strongroom.wire.key_service import APPROVAL_TYP
 
 NO_PROOF = ApprovalProof()
 """Of an approval that one owner alone gave."""
+_REMEMBERED: Final = 256
+_REMEMBERED_CHARACTERS: Final = 32 << 10
+"""Longer approvals, proof included, are read anew each time: so few megabytes are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +75,10 @@ def read_approval(statement: str, proof: ApprovalProof, *, owners: Signers) -> S
     2. The approval names one of them, or none, which means: one of the owners, before the first roster.
     3. It is canonical, and every signature is over exactly its bytes by another one of those who may sign.
     4. It ended if a later roster did not keep the approvals before it.
+    Nothing else decides, neither the time nor what became of the approval since: so what was read is remembered by all
+    three arguments, whole, and returned for the very same ones. Another signature, roster, owner or owner's key is
+    another argument; what does not hold raises and is not remembered. The caller MUST ask for revocation, time and counts
+    each time.
 
     Args:
         statement: The first signature, a JWS.
@@ -80,24 +90,8 @@ def read_approval(statement: str, proof: ApprovalProof, *, owners: Signers) -> S
         VerificationError: A signature does not hold, is nobody's who may sign, or the roster is unknown.
         RefusedError: A roster is signed by too few.
     """
-    claimed = Approval.from_json(unverified_payload(statement))
-    rosters = verify_rosters(  # 1
-        proof.rosters, dataset=claimed.dataset, key_service=claimed.key_service, owners=owners
-    )
-    place = _place(claimed, rosters)  # 2
-    under = rosters[place] if place >= 0 else None
-    signers: Signers = owners if under is None else under.keys
-    read = read_signed(statement, proof.signatures, typ=APPROVAL_TYP, signers=signers)  # 3
-    ended_by = next((later.number for later in rosters[place + 1 :] if not later.keeps_approvals), None)  # 4
-    return SignedApproval(
-        id=sha256_hex(read.payload),
-        approval=claimed,
-        payload=read.payload,
-        signers=read.signers,
-        needed=1 if under is None else under.threshold,
-        rosters=rosters,
-        ended_by=ended_by,
-    )
+    anchors = tuple(sorted(owners.items(), key=lambda each: each[0]))
+    return (_remembered if _is_short(statement, proof) else _read_approval)(statement, proof, anchors)
 
 
 def verify_approval(statement: str, proof: ApprovalProof, *, owners: Signers) -> SignedApproval:
@@ -147,3 +141,35 @@ def _place(approval: Approval, rosters: Sequence[Roster]) -> int:
             ),
         ),
     )
+
+
+def _is_short(statement: str, proof: ApprovalProof) -> bool:
+    rosters = sum(len(each.statement) + sum(map(len, each.signatures)) for each in proof.rosters)
+    return len(statement) + sum(map(len, proof.signatures)) + rosters <= _REMEMBERED_CHARACTERS
+
+
+def _read_approval(
+    statement: str, proof: ApprovalProof, anchors: tuple[tuple[str, VerifyingKey | None], ...]
+) -> SignedApproval:
+    owners: Signers = dict(anchors)
+    claimed = Approval.from_json(unverified_payload(statement))
+    rosters = verify_rosters(  # 1
+        proof.rosters, dataset=claimed.dataset, key_service=claimed.key_service, owners=owners
+    )
+    place = _place(claimed, rosters)  # 2
+    under = rosters[place] if place >= 0 else None
+    signers: Signers = owners if under is None else under.keys
+    read = read_signed(statement, proof.signatures, typ=APPROVAL_TYP, signers=signers)  # 3
+    ended_by = next((later.number for later in rosters[place + 1 :] if not later.keeps_approvals), None)  # 4
+    return SignedApproval(
+        id=sha256_hex(read.payload),
+        approval=claimed,
+        payload=read.payload,
+        signers=read.signers,
+        needed=1 if under is None else under.threshold,
+        rosters=rosters,
+        ended_by=ended_by,
+    )
+
+
+_remembered: Final = functools.lru_cache(maxsize=_REMEMBERED)(_read_approval)

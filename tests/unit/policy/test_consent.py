@@ -185,3 +185,27 @@ def test_every_bit_of_what_is_signed_counts() -> None:
 def test_refuses_what_is_no_approval(text: str) -> None:
     with pytest.raises(StrongroomError):
         verify_approval(text, NO_PROOF, owners=OWNERS)
+
+
+def test_what_was_read_before_is_read_anew_when_anything_of_it_changed() -> None:
+    chain = [signed(FIRST, OWNER)]
+    statement, proof = consent(approval(roster=FIRST.digest), ALICE, BOB, rosters=chain)
+    first = read_approval(statement, proof, owners=OWNERS)
+    assert read_approval(statement, proof, owners=OWNERS) == first
+    assert read_approval(statement, ApprovalProof(rosters=tuple(chain)), owners=OWNERS).signers != first.signers
+    ending = ApprovalProof(signatures=proof.signatures, rosters=(*chain, signed(SECOND, ALICE, BOB)))
+    assert (first.ended_by, read_approval(statement, ending, owners=OWNERS).ended_by) == (None, 2)
+    foreign = ApprovalProof(signatures=proof.signatures, rosters=(signed(FIRST, DAVE),))
+    header, payload, signature = statement.split(".")
+    other = "A" if signature[0] != "A" else "B"
+    for changed, with_proof, owners in (
+        (statement, proof, {}),
+        (statement, proof, {DAVE.verifying_key.thumbprint: None}),
+        (statement, proof, {OWNER.verifying_key.thumbprint: DAVE.verifying_key}),
+        (statement, NO_PROOF, OWNERS),
+        (statement, foreign, OWNERS),
+        (f"{header}.{payload}.{other}{signature[1:]}", proof, OWNERS),
+    ):
+        with pytest.raises(StrongroomError):
+            read_approval(changed, with_proof, owners=owners)
+    assert read_approval(statement, proof, owners=OWNERS) == first
