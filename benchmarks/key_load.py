@@ -278,7 +278,7 @@ class Releases(Loop):
                 request = wire.KeysRequest(
                     run=member.run, issued_at=to_rfc3339(_CLOCK.now()), datasets={DATASET: self._server.version}
                 )
-                token = sign_jws(request.to_json(), key=member.signing, header={"typ": wire.KEYS_TYP})
+                token = sign_jws(request.to_json(), key=member.signing, header={"typ": wire.KEYS_TYP, "kid": "0"})
                 made, body = time.monotonic(), token.encode("ascii")
                 self._signed[place] = made, body
             return body

@@ -644,6 +644,36 @@ def test_refuses_keys_to_a_tee_that_is_no_member(bench: KeyBench, driver: Tee, t
         bench.keys(Tee(number=1), ticket)
 
 
+def test_a_request_that_names_its_member_is_opened_with_that_ones_key_alone(
+    bench: KeyBench, driver: Tee, ticket: str
+) -> None:
+    executor, run = Tee(number=1), run_of(ticket)
+    bench.join(executor, driver, ticket)
+
+    def ask(tee: Tee, named: object) -> int:
+        header = {"typ": wire.KEYS_TYP, "kid": named}
+        token = sign_jws(bench.keys_request(ticket).to_json(), key=tee.signing, header=header)
+        return bench.runs.keys(bench.tee_call(token, run=run)).status
+
+    assert (ask(driver, "0"), ask(executor, "1"), ask(executor, "who knows")) == (200, 200, 200)
+    for tee, named in ((driver, "1"), (executor, "0"), (driver, "2"), (driver, "999999999"), (Tee(), "0")):
+        with pytest.raises(VerificationError, match="not signed by a member"):
+            ask(tee, named)
+
+
+def test_a_member_whose_row_is_gone_is_not_taken_for_one_that_never_joined(
+    bench: KeyBench, driver: Tee, ticket: str
+) -> None:
+    header = {"typ": wire.KEYS_TYP, "kid": "0"}
+    token = sign_jws(bench.keys_request(ticket).to_json(), key=driver.signing, header=header)
+    writer = bench.store.database.writer
+    writer.begin()
+    writer.execute("DELETE FROM members")
+    writer.commit()
+    with pytest.raises(IntegrityError, match="other members"):
+        bench.runs.keys(bench.tee_call(token, run=run_of(ticket)))
+
+
 def test_refuses_one_kind_of_request_as_another(bench: KeyBench, driver: Tee, ticket: str) -> None:
     token = driver.sign(bench.keys_request(ticket), typ=wire.LIST_TYP)
     with pytest.raises(VerificationError):

@@ -82,6 +82,7 @@ class TeeKeyServiceClient:
         self._receiving_key = receiving_key
         self._tee_key = str(receiving_key.public_jwk["kid"])
         self._run = run
+        self._number: int | None = None
         self._log = SeenLog(http)
 
     @property
@@ -126,6 +127,7 @@ class TeeKeyServiceClient:
         for name, statement in release.versions.items():
             self._check_version_leaf(release.version_proofs.get(name), statement, dataset=name)
         secrets = unseal(release.sealed, key=self._receiving_key, context=self._context("run-secrets"))
+        self._number = release.number
         return release, wire.RunSecrets.from_json(secrets.reveal())
 
     def write_keys(self, datasets: Mapping[str, wire.WrittenDataset], *, now: datetime) -> ReleasedWriteKeys:
@@ -171,7 +173,7 @@ class TeeKeyServiceClient:
     def record(self, *, now: datetime) -> wire.RunRecord:
         """Return every member and leaf of the run so far (driver only), the leaves' proofs checked."""
         request = wire.ListRequest(run=self._run, issued_at=to_rfc3339(now))
-        token = sign_jws(request.to_json(), key=self._signing_key, header={"typ": wire.LIST_TYP})
+        token = self._signed(request, typ=wire.LIST_TYP)
         path = f"/strongroom/v1/runs/{self._run}/list"
         record = wire.RunRecord.from_json(
             self._http.request("POST", path, body=token.encode(), content_type=_JOSE).require_success()
@@ -229,9 +231,14 @@ class TeeKeyServiceClient:
         return token, closing
 
     def _post(self, path: str, request: Message, *, typ: str) -> str:
-        token = sign_jws(request.to_json(), key=self._signing_key, header={"typ": typ})
+        token = self._signed(request, typ=typ)
         reply = self._http.request("POST", path, body=token.encode(), content_type=_JOSE)
         return reply.require_success().decode("ascii", errors="replace").strip()
+
+    def _signed(self, request: Message, *, typ: str) -> str:
+        """Sign a request; a member says which it is, so that the service need not try every member's key."""
+        named = {} if self._number is None else {"kid": str(self._number)}
+        return sign_jws(request.to_json(), key=self._signing_key, header={"typ": typ, **named})
 
     def _context(self, purpose: str) -> dict[str, str]:
         return {"run": self._run, "tee_key": self._tee_key, "purpose": purpose}

@@ -4,6 +4,7 @@
 open and join a run, and how long it stands, is in `keys.admission`.
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,6 +28,10 @@ from strongroom.wire.ticket import TICKET_TYP, RunTicket
 
 Hardware = Literal["simulated", "real"]
 _ASK_OWNER: Final = "Ask the data owner; the mismatches say what differs from what was approved."
+_NUMBER_DIGITS: Final = 9
+_REMEMBERED_TICKETS: Final = 512
+_REMEMBERED_CHARACTERS: Final = 8 << 10
+"""Longer tickets are verified anew each time: so few megabytes are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +70,18 @@ def verify_ticket(token: str) -> VerifiedTicket:
 
     1. Its header carries the submitter's public key, and the signature holds with it.
     2. The key is the one that the ticket names; the ticket's bytes are in their one canonical form.
-    The caller MUST compare the submitter with what an approval names.
+    The ticket is the whole of what decides, the time does not: so one that held is remembered by its text, and one that
+    did not is verified again.
+    The caller MUST compare the submitter with what an approval names, and the time with the ticket's.
 
     Raises:
         FormatError: Not a ticket.
         VerificationError: The signature does not hold, or is of another key than the named submitter's.
     """
+    return (_remembered if len(token) <= _REMEMBERED_CHARACTERS else _verify_ticket)(token)
+
+
+def _verify_ticket(token: str) -> VerifiedTicket:
     jwk = unverified_header(token).get("jwk")
     if not isinstance(jwk, dict):
         raise FormatError("the run ticket's header carries no public key (jwk)")
@@ -82,6 +93,9 @@ def verify_ticket(token: str) -> VerifiedTicket:
     if ticket.to_json() != payload:
         raise FormatError("the run ticket is not canonical JSON")
     return VerifiedTicket(token=token, ticket=ticket, run=sha256_hex(payload))
+
+
+_remembered: Final = functools.lru_cache(maxsize=_REMEMBERED_TICKETS)(_verify_ticket)
 
 
 def read_attested_tee(request: JoinRequest, *, claims: Claims) -> AttestedTee:
@@ -132,6 +146,17 @@ def demand_hardware(claims: Claims, *, accepted: Hardware) -> None:
 def bindings_here(description: ApplicationDescription, *, key_service: str) -> dict[str, Literal["read", "write"]]:
     """Return the datasets that an application binds to one key service, and how."""
     return {name: each.access for name, each in description.datasets.items() if each.key_service == key_service}
+
+
+def member_named(token: str) -> int | None:
+    """Return which member of a run says that it signed a request (`kid`); None where it does not say.
+
+    Raises:
+        FormatError: Not a JWS.
+    """
+    kid = unverified_header(token).get("kid")
+    is_number = isinstance(kid, str) and kid.isascii() and kid.isdigit() and len(kid) <= _NUMBER_DIGITS
+    return int(kid) if is_number else None
 
 
 def open_member_request(token: str, members: Sequence[MemberRecord], *, typ: str) -> tuple[bytes, MemberRecord]:

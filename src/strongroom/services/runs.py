@@ -37,6 +37,7 @@ from strongroom.keys.release import (
     bindings_here,
     demand_fresh,
     demand_hardware,
+    member_named,
     open_member_request,
     read_attested_tee,
     verify_ticket,
@@ -555,8 +556,14 @@ class RunDesk:
         )
 
     def _member_request(self, tx: Transaction, call: Call, *, typ: str) -> tuple[StoredRun, MemberRecord, bytes]:
-        run = tx.run(call.path["run"])
-        payload, member = open_member_request(call.text(), tx.members(run.record.run), typ=typ)
+        run, token = tx.run(call.path["run"]), call.text()
+        number = member_named(token)
+        if number is None:  # it does not say which member it is, so each may be
+            signers = tx.members(run.record.run)
+        else:
+            named = tx.member(run.record.run, number)
+            signers = () if named is None else (named,)
+        payload, member = open_member_request(token, signers, typ=typ)
         return run, member, payload
 
 

@@ -1,7 +1,8 @@
 """The key service's own messages, under `/strongroom/v1/`.
 
-A TEE signs each request as a compact JWS with the signing key of its runtime data (`typ` as below); the
-service answers with a JWS of its statement key. People send a bearer token (`PersonToken`).
+A TEE signs each request as a compact JWS with the signing key of its runtime data (`typ` as below; `kid` is its number in
+the run, once it has one); the service answers with a JWS of its statement key. People send a bearer token
+(`PersonToken`).
 """
 
 from typing import Any, Final, Literal

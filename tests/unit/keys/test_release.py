@@ -51,6 +51,21 @@ def test_refuses_another_statement_as_a_ticket() -> None:
         verify_ticket(sign_jws(ticket().to_json(), key=KEY, header={**HEADER, "typ": "JWT"}))
 
 
+def test_a_ticket_that_was_verified_before_lets_no_other_through() -> None:
+    token = sign_jws(ticket().to_json(), key=KEY, header=HEADER)
+    assert verify_ticket(token) == verify_ticket(token)
+    header, payload, signature = token.split(".")
+    other = SigningKey.generate("ES256")
+    for changed in (
+        f"{header}.{payload}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}",
+        sign_jws(ticket().to_json(), key=other, header=HEADER),
+        sign_jws(ticket().to_json(), key=other, header={**HEADER, "jwk": other.verifying_key.to_jwk()}),
+    ):
+        for _ in range(2):
+            with pytest.raises(VerificationError):
+                verify_ticket(changed)
+
+
 SEGMENTS = st.binary(max_size=60).map(to_b64url)
 TOKENS = st.text(max_size=60) | st.tuples(SEGMENTS, SEGMENTS, SEGMENTS).map(".".join)
 

@@ -474,6 +474,17 @@ class Transaction:
             raise edited("a run has other members than the log says")
         return members
 
+    def member(self, run: str, number: int) -> MemberRecord | None:
+        """Return one member of a run, without reading the others; None where the run has fewer.
+
+        Raises:
+            IntegrityError: The log says another thing.
+        """
+        found = self.rows.find("members", {"run": run, "number": number}, MemberRecord)
+        if (found is not None) != (0 <= number < self._state(run_subject(run)).members):
+            raise edited("a run has other members than the log says")
+        return None if found is None else found[0]
+
 
 def mark_restoring(connection: Connection) -> None:
     """Mark a database whose rows come from a backup: nothing is released until the restore is logged and accepted."""
