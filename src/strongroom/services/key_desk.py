@@ -1,8 +1,10 @@
 """What every part of the key service works with: its keys, its store, whom it knows, and datasets' keys."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from strongroom.base.clock import Clock, to_rfc3339
 from strongroom.base.errors import IntegrityError, VerificationError
@@ -23,6 +25,10 @@ from strongroom.services.witnessing import Witnesses
 from strongroom.wire.key_service import VERSION_TYP, Commit, DatasetVersion, LogProof
 from strongroom.wire.model import Message
 from strongroom.wire.service import MasterKeyHolder, Mode
+
+_REMEMBERED_VERSIONS: Final = 512
+_REMEMBERED_CHARACTERS: Final = 8 << 10
+"""Longer statements are read anew each time: so few megabytes are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,10 +128,17 @@ def stored_version(desk: KeyDesk, tx: Transaction, dataset: str, number: int) ->
         IntegrityError: What is stored is not this service's statement about it.
     """
     statement = tx.version(dataset, number).statement
-    version = DatasetVersion.from_json(desk.verify_own(statement, typ=VERSION_TYP))
+    payload = desk.verify_own(statement, typ=VERSION_TYP)
+    version = _version_in(payload) if len(payload) <= _REMEMBERED_CHARACTERS else DatasetVersion.from_json(payload)
     if (version.dataset, version.number) != (dataset, number):
         raise IntegrityError("a stored statement is about another version")
     return version
+
+
+@functools.lru_cache(maxsize=_REMEMBERED_VERSIONS)
+def _version_in(payload: bytes) -> DatasetVersion:
+    """Return what a statement says whose signature holds; its bytes alone decide."""
+    return DatasetVersion.from_json(payload)
 
 
 def commit_version(desk: KeyDesk, tx: Transaction, commit: Commit, *, writer: str, now: datetime) -> str:

@@ -5,6 +5,7 @@ that the service trusts; who has both is the same person either way. What needs 
 rosters, tickets) needs the key.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ class Role(StrEnum):
 
 
 _OWNERS_ROLES: Final = frozenset({Role.OWNER, Role.APPROVER, Role.SUBMITTER})
+_REMEMBERED_CLAIMS: Final = 1024
+_REMEMBERED_BYTES: Final = 1024
 _SUBJECT_CONTEXT: Final = "strongroom/subject/v1"
 
 
@@ -197,29 +200,30 @@ class People:
                 action="Sign a token with your key (the commands do), or sign in: strongroom login",
             )
         try:
-            if unverified_header(token).get("typ") == PERSON_TOKEN_TYP:
-                return self._by_key_token(token)
+            header = unverified_header(token)
+            if header.get("typ") == PERSON_TOKEN_TYP:
+                return self._by_key_token(token, kid=header.get("kid"))
             return self._signed_in(self._issuers.verify(token))
         except (FormatError, VerificationError) as error:
             raise AuthenticationError(
                 "the bearer token does not hold", action="Sign a new token with your key, or sign in again."
             ) from error
 
-    def _by_key_token(self, token: str) -> Person:
+    def _by_key_token(self, token: str, *, kid: object) -> Person:
         """Return the person whose key signed a token.
 
         1. The token's header names a known person's key (`kid`), and the signature holds.
         2. Its subject is that key, its audience is this service.
         3. It lives at most five minutes, and lives now.
         """
-        kid = unverified_header(token).get("kid")
         person = self._by_key.get(kid) if isinstance(kid, str) else None
         if person is None or person.key is None:
             raise AuthenticationError(
                 "the token is not signed by anybody this service knows",
                 action="Use the key of a person whom the service's configuration names.",
             )
-        claims = PersonToken.from_json(verify_jws(token, key=person.key, typ=PERSON_TOKEN_TYP).payload)
+        payload = verify_jws(token, key=person.key, typ=PERSON_TOKEN_TYP).payload
+        claims = (_claims_in if len(payload) <= _REMEMBERED_BYTES else PersonToken.from_json)(payload)
         now = self._clock.now().timestamp()
         if claims.aud != self._audience or claims.sub != kid:
             raise AuthenticationError(
@@ -245,6 +249,12 @@ class People:
             return person
         roles = frozenset(role for role in person.roles if role.value in signed_in.roles)
         return Person(identity=person.identity, name=person.name, roles=roles, key=person.key, subject=person.subject)
+
+
+@functools.lru_cache(maxsize=_REMEMBERED_CLAIMS)
+def _claims_in(payload: bytes) -> PersonToken:
+    """Return what a token says whose signature holds; whether it is for us and lives now is asked each time."""
+    return PersonToken.from_json(payload)
 
 
 def configured_people(owners: Sequence[Mapping[str, str]], people: Sequence[PersonSettings]) -> tuple[Person, ...]:

@@ -77,7 +77,7 @@ class ChainState(Message):
     def after(self, event: str, leaf: Mapping[str, Json], *, position: int) -> "ChainState":
         """Return the state after one more leaf."""
         changed = _EFFECTS[event](self, leaf, position) if event in _EFFECTS else {}
-        return ChainState.from_object({**self.model_dump(mode="json"), "links": self.links + 1, **changed})
+        return ChainState.model_validate({**dict(self), "links": self.links + 1, **changed})
 
 
 _Effect: TypeAlias = Callable[[ChainState, Mapping[str, Json], int], dict[str, Json]]

@@ -1,5 +1,6 @@
 """The log in the database: its leaves, its tree's tiles, and its signed checkpoint."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -24,6 +25,8 @@ CREATE TABLE tiles (
 """
 NEVER: Final = "0000-00-00T00:00:00Z"
 """Sorts before every time."""
+_REMEMBERED: Final = 1024
+_REMEMBERED_CHARACTERS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +131,7 @@ class LogView:
             raise edited("an entry of the log is not the one that was logged") from error
         return LogProof(leaf=data, index=position, checkpoint=self.note, path=tuple(node.hex() for node in path))
 
-    def demand_logged(self, position: int | None) -> dict[str, Json]:
+    def demand_logged(self, position: int | None) -> Mapping[str, Json]:
         """Return the leaf at a position, checked against the tree's node for it.
 
         Raises:
@@ -206,7 +209,7 @@ class LogEnd:
         self.time = str(leaf["time"])
         return position
 
-    def demand_logged(self, position: int | None) -> dict[str, Json]:
+    def demand_logged(self, position: int | None) -> Mapping[str, Json]:
         """Return the leaf at a position, checked against the tree's node for it.
 
         Raises:
@@ -282,7 +285,7 @@ def index_columns(leaf: Mapping[str, Json]) -> tuple[Json, Json, Json]:
     return leaf["event"], run if isinstance(run, str) else None, number if isinstance(number, int) else None
 
 
-def demand_logged(connection: Connection, nodes: TiledNodes, position: int | None) -> dict[str, Json]:
+def demand_logged(connection: Connection, nodes: TiledNodes, position: int | None) -> Mapping[str, Json]:
     """Return the leaf at a position, checked against the tree's node for it.
 
     Raises:
@@ -293,10 +296,16 @@ def demand_logged(connection: Connection, nodes: TiledNodes, position: int | Non
         row = connection.execute("SELECT data FROM leaves WHERE position = ?", (position,)).fetchone()
     if row is None or position is None:
         raise edited("an entry of the log is gone")
-    data = str(row[0]).encode("utf-8")
-    if leaf_hash(data) != nodes.read(0, position):
+    data = str(row[0])
+    if leaf_hash(data.encode("utf-8")) != nodes.read(0, position):
         raise edited("an entry of the log is not the one that was logged")
-    return parse_json_object(data)
+    return (_parsed if len(data) <= _REMEMBERED_CHARACTERS else parse_json_object)(data)
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _parsed(leaf: str) -> Mapping[str, Json]:
+    """Read a leaf that was compared with the tree; its text alone decides what it says."""
+    return parse_json_object(leaf)
 
 
 def newest_time(connection: Connection, size: int) -> str:

@@ -26,6 +26,10 @@ _UNBOUND: Final = frozenset({*_KEPT, "entry"})
 _WITHOUT_SECRET: Final = len(aead.encrypt(SecretBytes(bytes(32)), b"", context=b""))
 """The length of an encryption of nothing."""
 _REMEMBERED: Final = 4096
+_REMEMBERED_CHARACTERS: Final = 4096
+_REMEMBERED_LONG: Final = 128
+_REMEMBERED_LONG_CHARACTERS: Final = 64 << 10
+"""Of long rows, which hold evidence or many names, only few are remembered: some megabytes at most."""
 
 _M = TypeVar("_M", bound=Message)
 _Key: TypeAlias = tuple[tuple[str, Any], ...]
@@ -59,13 +63,29 @@ class Connection(Protocol):
 class RowOpener:
     """Opens rows. What a row without a secret says is remembered for these very bytes, so that it is computed once.
 
+    A row with a secret is opened at each use, and its secret is not kept; only what its public text says is remembered,
+    by that text. Whether the row is the one that was stored is asked before, each time.
+
     Args:
         row_key: Authenticates and encrypts rows.
     """
 
     def __init__(self, row_key: SecretBytes) -> None:
         self.row_key = row_key
-        self.remembered = functools.lru_cache(maxsize=_REMEMBERED)(self._opened)
+        self._short = functools.lru_cache(maxsize=_REMEMBERED)(self._opened)
+        self._long = functools.lru_cache(maxsize=_REMEMBERED_LONG)(self._opened)
+
+    def remembered(self, table: str, key: _Key, public: str, sealed: bytes, kind: type[Message]) -> Message:
+        """Return what a row without a secret says.
+
+        Raises:
+            IntegrityError: The row is not what was stored.
+        """
+        if len(public) <= _REMEMBERED_CHARACTERS:
+            return self._short(table, key, public, sealed, kind)
+        if len(public) <= _REMEMBERED_LONG_CHARACTERS:
+            return self._long(table, key, public, sealed, kind)
+        return self._opened(table, key, public, sealed, kind)
 
     def open(self, table: str, key: _Key, public: str, sealed: bytes) -> SecretBytes:
         """Return a row's secret.
@@ -89,7 +109,7 @@ class Rows:
     def __init__(self, connection: Connection, *, opener: RowOpener) -> None:
         self._connection = connection
         self._opener = opener
-        self._found: dict[tuple[object, ...], tuple[Message, SecretBytes]] = {}
+        self._found: dict[tuple[object, ...], tuple[Message, SecretBytes] | None] = {}
 
     def insert(self, table: str, key: Mapping[str, Json], record: Message, secret: SecretBytes | None = None) -> None:
         """Store a new row.
@@ -162,18 +182,22 @@ class Rows:
     ) -> tuple[_M, SecretBytes] | None:
         """Return the first row that `select` would; None where there is none.
 
-        A row that was found is not read again until this transaction writes: nobody else's writing comes between.
+        What was found, and that nothing was, is not read again until this transaction writes: nobody else's writing
+        comes between.
 
         Raises:
             IntegrityError: The row is not what was stored.
         """
         place = (table, *where.items(), *order_by, kind)
-        kept = self._found.get(place)
-        if kept is not None and isinstance(kept[0], kind):
-            return kept[0], kept[1]
+        if place in self._found:
+            kept = self._found[place]
+            if kept is None:
+                return None
+            record, secret = kept
+            assert isinstance(record, kind)
+            return record, secret
         found = next(self.select(table, where, kind, order_by, limit=1), None)
-        if found is not None:
-            self._found[place] = found
+        self._found[place] = found
         return found
 
     def select(
@@ -233,7 +257,10 @@ class Rows:
             record = self._opener.remembered(table, key, public, sealed, kind)
             assert isinstance(record, kind)
             return record, _NO_SECRET
-        return _read(table, public, kind), self._opener.open(table, key, public, sealed)
+        secret = self._opener.open(table, key, public, sealed)
+        said = (_said if len(public) <= _REMEMBERED_CHARACTERS else _read)(table, public, kind)
+        assert isinstance(said, kind)
+        return said, secret
 
 
 @functools.cache
@@ -264,6 +291,12 @@ def _read(table: str, public: str, kind: type[_M]) -> _M:
         return kind.model_validate_json(public)
     except ValidationError as error:
         raise edited(f"an entry in {table} is not what was stored") from error
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _said(table: str, public: str, kind: type[Message]) -> Message:
+    """Return what the public text of an opened row says; the text alone decides."""
+    return _read(table, public, kind)
 
 
 def _equal(key: Mapping[str, Json]) -> str:
