@@ -39,6 +39,7 @@ from strongroom.base.limits import LIMITS
 from strongroom.base.secret import SecretBytes
 from strongroom.services.connections import ConnectionLimits, bounded_protocol
 from strongroom.services.errors import ErrorShape, Reply
+from strongroom.services.routing import ShapedRouter
 
 JOSE_TYPE: Final = "application/jose"
 TEXT_TYPE: Final = "text/plain; charset=utf-8"
@@ -183,11 +184,10 @@ def application(
         return to_response(shape(StrongroomError("the service failed", action="See the service's log.")))
 
     app = Starlette(
-        routes=list(routes),
         exception_handlers={HTTPException: unrouted, Exception: failed},
         middleware=list(middleware),
     )
-    app.router.redirect_slashes = False
+    app.router = ShapedRouter(list(routes))
     return app
 
 
