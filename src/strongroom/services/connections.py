@@ -1,16 +1,21 @@
-"""uvicorn's HTTP/1.1 connections with bounds: slow ones and too many are closed."""
+"""uvicorn's HTTP/1.1 connections with bounds: slow ones, too many and too long heads are closed."""
 
 import asyncio
+import enum
 from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-import h11
 from typing_extensions import override
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from strongroom.base.errors import FormatError
 
 _BUSY: Final = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-_RECEIVING: Final = frozenset({h11.IDLE, h11.SEND_BODY})
+_MAX_HEAD_BYTES: Final = 64 << 10
+"""Of a request's first line and headers, and of what follows its body; the parser bounds neither."""
+_MAX_WAITING: Final = 16
+"""Requests that are sent on one connection without waiting for the answers before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,16 +33,28 @@ class ConnectionLimits:
     per_address: int = 900
 
 
-def bounded_protocol(limits: ConnectionLimits) -> type[H11Protocol]:
+def bounded_protocol(limits: ConnectionLimits) -> type[HttpToolsProtocol]:
     """Return uvicorn's HTTP protocol with these limits, which the connections of one server share."""
     return type("Bounded", (_BoundedProtocol,), {"limits": limits, "open": Counter()})
 
 
-class _BoundedProtocol(H11Protocol):
+class _Arriving(enum.Enum):
+    """What of a request was received last."""
+
+    NOTHING = enum.auto()
+    """No request has begun since the last one was complete."""
+    HEAD = enum.auto()
+    BODY = enum.auto()
+
+
+class _BoundedProtocol(HttpToolsProtocol):
     limits: ClassVar[ConnectionLimits]
     open: ClassVar[Counter[str]]
     _deadline: asyncio.TimerHandle | None = None
     _address: str = ""
+    _arriving: _Arriving = _Arriving.NOTHING
+    _bytes_without_body: int = 0
+    """Received since the request began, or since the last piece of its body."""
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -62,18 +79,62 @@ class _BoundedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
+        self._bytes_without_body += len(data)
         super().data_received(data)
-        if self.conn.their_state in _RECEIVING:
+        if self._arriving is not _Arriving.NOTHING and self._bytes_without_body > _MAX_HEAD_BYTES:
+            self._refuse()
+        if self._waits_for_the_peer():
             self._expect_request()
         else:
             self._request_is_here()
 
     @override
+    def on_message_begin(self) -> None:
+        if len(self.pipeline) >= _MAX_WAITING:
+            raise FormatError("there are too many requests on one connection")  # the parser's caller closes it
+        self._arriving = _Arriving.HEAD
+        super().on_message_begin()
+
+    @override
+    def on_url(self, url: bytes) -> None:
+        if url.startswith(b"*"):  # also the HTTP/2 preface, of which the parser would wait for more
+            raise FormatError("a request names a path")  # the parser's caller answers 400
+        super().on_url(url)
+
+    @override
+    def on_headers_complete(self) -> None:
+        self._arriving = _Arriving.BODY
+        super().on_headers_complete()
+
+    @override
+    def on_body(self, body: bytes) -> None:
+        self._bytes_without_body = 0
+        super().on_body(body)
+
+    @override
+    def on_message_complete(self) -> None:
+        self._arriving, self._bytes_without_body = _Arriving.NOTHING, 0
+        super().on_message_complete()
+
+    @override
     def on_response_complete(self) -> None:
         super().on_response_complete()
         # The rest of a body that was refused, or a part of the next request.
-        if self.conn.their_state is h11.SEND_BODY or self.conn.trailing_data[0]:
+        if self._arriving is not _Arriving.NOTHING and self._waits_for_the_peer():
             self._expect_request()
+
+    def _waits_for_the_peer(self) -> bool:
+        """Return whether nothing of this connection is being answered while more of a request has to come."""
+        if self._arriving is _Arriving.BODY:
+            return not self.pipeline  # what waits there has an answer before it that is not complete
+        return self.cycle is None or self.cycle.response_complete
+
+    def _refuse(self) -> None:
+        """Close the connection; with an answer, if there can be none yet."""
+        if self._arriving is _Arriving.BODY:
+            self.transport.abort()
+        elif not self.transport.is_closing():
+            self.send_400_response("The request's head is too long.")
 
     def _expect_request(self) -> None:
         if self._deadline is None:

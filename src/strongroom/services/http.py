@@ -5,6 +5,7 @@ tree becomes an answer here, and nothing else is ever shown to a peer.
 """
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -238,10 +239,13 @@ def serve(
         ConfigurationError: The address cannot be listened on.
     """
     sys.setswitchinterval(_TURN_S)
+    gc.collect()
+    gc.freeze()  # what is here by now stays: looking through it again and again would keep requests waiting
     context = _tls_context(certificate_chain_pem, key_pem)
     config = uvicorn.Config(
         app,
         http=bounded_protocol(limits),
+        loop="uvloop",
         host=host,
         port=port,
         ssl_context_factory=lambda _config, _default: context,
@@ -254,7 +258,6 @@ def serve(
         ws="none",
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_SHUTDOWN_S,
-        h11_max_incomplete_event_size=64 << 10,
     )
     config.load()
     try:

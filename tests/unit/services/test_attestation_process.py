@@ -89,8 +89,9 @@ POST = b"POST /attest/SgxEnclave?api-version=2025-06-01 HTTP/1.1\r\nhost: x\r\n"
         POST + b"content-length: 100\r\n\r\n{",
         POST + b"transfer-encoding: chunked\r\n\r\n5\r\n{",
         POST + b"x: ",
+        b"\r\n\r\n",
     ],
-    ids=["nothing", "half a line", "half a body", "half a chunk", "half a header"],
+    ids=["nothing", "half a line", "half a body", "half a chunk", "half a header", "empty lines"],
 )
 def test_a_request_that_does_not_arrive_is_closed(installed: Installation, sent: bytes) -> None:
     with connect(installed) as slow:
@@ -99,9 +100,16 @@ def test_a_request_that_does_not_arrive_is_closed(installed: Installation, sent:
     assert installed.ask_attestation("GET", "/healthz").status == 200
 
 
-def test_a_second_request_that_does_not_arrive_is_closed(installed: Installation) -> None:
+@pytest.mark.parametrize("second", [b"GET /health", b"\r\n"], ids=["half a line", "an empty line"])
+def test_a_second_request_that_does_not_arrive_is_closed(installed: Installation, second: bytes) -> None:
     with connect(installed) as slow:
-        slow.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET /health")
+        slow.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        while not slow.recv(65536).endswith(b"}"):
+            pass
+        slow.sendall(second)
+        assert received(slow) == b""
+    with connect(installed) as slow:
+        slow.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n" + second)
         answer = received(slow)
         assert answer.startswith(b"HTTP/1.1 200")
         assert answer.count(b"HTTP/1.1") == 1
@@ -134,6 +142,27 @@ def test_what_is_not_http_is_a_bad_request(installed: Installation, sent: bytes)
         with contextlib.suppress(ConnectionError, ssl.SSLError):
             connection.sendall(sent)
         assert connection.recv(12)[:10] == b"HTTP/1.1 4"
+    assert installed.ask_attestation("GET", "/healthz").status == 200
+
+
+def test_what_follows_a_body_does_not_grow_without_end(installed: Installation) -> None:
+    with connect(installed) as endless, contextlib.suppress(ConnectionError, ssl.SSLError):
+        endless.sendall(POST + b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n0\r\nx: ")
+        for _ in range(1000):
+            endless.sendall(b"a" * 16_000)
+        pytest.fail("the service took sixteen megabytes of one trailer")
+    assert installed.ask_attestation("GET", "/healthz").status == 200
+
+
+def test_requests_that_do_not_wait_for_answers_are_answered_in_order_and_are_few(installed: Installation) -> None:
+    asked = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+    with connect(installed) as several:
+        several.sendall(asked * 4 + b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        assert received(several).count(b"HTTP/1.1 200") == 5
+    with connect(installed) as many:
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            many.sendall(asked * 4000)
+        assert received(many).count(b"HTTP/1.1 200") < 40
     assert installed.ask_attestation("GET", "/healthz").status == 200
 
 
