@@ -339,7 +339,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 0
         service = build(launched, clock=clock, unlocked=unlocked)
         try:
-            start_audit(service.store)
             if service.witnesses is not None:
                 service.witnesses.demand_not_behind()
                 service.witnesses.start()
@@ -350,7 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     port=service.settings.port,
                     certificate_chain_pem=service.identity.tls_chain_pem,
                     key_pem=service.identity.tls.key.to_pem(),
-                    ready=lambda: _say_ready(service),
+                    ready=lambda: _begin(service),
                 )
         finally:
             service.close()
@@ -430,6 +429,12 @@ def _say_locked(launched: Launched) -> None:
     }
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
+
+
+def _begin(service: KeyService) -> None:
+    """Say that the port is open, and audit what is behind it: that takes minutes, and would only delay the start."""
+    _say_ready(service)
+    start_audit(service.store)
 
 
 def _say_ready(service: KeyService) -> None:
