@@ -32,6 +32,7 @@ from strongroom.crypto.keys import SigningKey
 from strongroom.policy.approval import Approval, InputVersions
 from strongroom.policy.roster import Roster
 from strongroom.policy.signatures import detach
+from strongroom.services.people import People
 from strongroom.wire import key_service as wire
 from strongroom.wire.approvals import ROSTER_TYP, RosterUpload, SignatureUpload
 
@@ -285,6 +286,33 @@ def test_a_roster_is_not_changed_by_members_of_the_new_one(rostered: Rostered) -
         with pytest.raises(VerificationError, match="nobody who may sign"):
             bench.rosters.sign(bench.person(upload, key=rostered.bob, roster=changed.digest))
     assert rostered.approve()
+
+
+def test_who_left_a_roster_is_nobody_at_once_though_rosters_are_not_read_for_each_call(rostered: Rostered) -> None:
+    bench = rostered.bench
+    stranger, dave = SigningKey.generate("ES256"), SigningKey.generate("ES256")
+
+    def known() -> People:
+        with bench.store.reading() as tx:
+            desk = bench.desk
+            return desk.roster_members.read(
+                tx, audience=desk.identity.identity, issuers=desk.people.issuers, clock=desk.clock
+            )
+
+    before = known()
+    for key in (stranger, dave):
+        with pytest.raises(AuthenticationError, match="anybody"):
+            bench.why(key=key)
+    assert known() is before
+    assert bench.why(key=rostered.bob) == []
+    changed = bench.roster(rostered.alice, dave, threshold=1, before=rostered.roster)
+    bench.propose_roster(changed, key=rostered.alice)
+    assert bench.sign_roster(changed, key=rostered.carol)["holds"]
+    assert known() is not before
+    assert bench.why(key=dave) == []
+    for key in (stranger, rostered.bob):
+        with pytest.raises(AuthenticationError, match="anybody"):
+            bench.why(key=key)
 
 
 def replayed(rostered: Rostered) -> Roster:

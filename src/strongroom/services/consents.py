@@ -12,12 +12,11 @@ from strongroom.base.errors import (
     RoleError,
     VerificationError,
 )
-from strongroom.crypto.jose import unverified_payload
 from strongroom.keys.admission import Candidate, revoked
 from strongroom.keys.records import ApprovalRecord
 from strongroom.keys.store import Transaction
 from strongroom.keys.store.leases import ApprovalUse, RevocationRecord, revocation_of, use_of
-from strongroom.keys.store.rosters import newest_rosters, rosters_of, signatures_of
+from strongroom.keys.store.rosters import rosters_of, signatures_of
 from strongroom.keys.store.rotations import names_of
 from strongroom.policy.consent import SignedApproval, read_approval
 from strongroom.policy.roster import Roster
@@ -25,6 +24,7 @@ from strongroom.policy.signatures import Signers
 from strongroom.services.http import Call
 from strongroom.services.key_desk import KeyDesk
 from strongroom.services.people import People, Person, Role
+from strongroom.services.roster_members import roster_in
 from strongroom.wire.approvals import ApprovalProof
 
 
@@ -196,21 +196,12 @@ def approver(desk: KeyDesk, call: Call, *others: Role) -> Person:
             raise error from None
 
 
-def roster_in(statement: str) -> Roster:
-    """Return the roster in a stored statement."""
-    return Roster.from_json(unverified_payload(statement))
-
-
 def _roster_members(desk: KeyDesk) -> People:
     """Return the members of all rosters that hold: they need not stand in the configuration.
 
     Each proves who he is with the key that the roster names; what is not his dataset does not exist for him.
     """
     with desk.store.reading() as tx:
-        rosters = [roster_in(record.signed.statement) for record in newest_rosters(tx)]
-    keys = {thumbprint: key for roster in rosters for thumbprint, key in roster.keys.items()}
-    members = [
-        Person(identity=each, name=f"member-{each[:12]}", roles=frozenset({Role.APPROVER}), key=key)
-        for each, key in keys.items()
-    ]
-    return People(members, audience=desk.identity.identity, issuers=desk.people.issuers, clock=desk.clock)
+        return desk.roster_members.read(
+            tx, audience=desk.identity.identity, issuers=desk.people.issuers, clock=desk.clock
+        )

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -21,6 +21,7 @@ from strongroom.services.http import Call
 from strongroom.services.identity import ServiceIdentity
 from strongroom.services.issuers import TrustedIssuers
 from strongroom.services.people import People, Person, Role
+from strongroom.services.roster_members import RosterMembers
 from strongroom.services.witnessing import Witnesses
 from strongroom.wire.key_service import VERSION_TYP, Commit, DatasetVersion, LogProof
 from strongroom.wire.model import Message
@@ -43,6 +44,7 @@ class KeyDesk:
         mode: Who is trusted with this service.
         master_key: How its master key is held.
         witnesses: Who cosigns the log's checkpoints; None for nobody.
+        roster_members: Who stands in rosters.
     """
 
     store: Store
@@ -55,6 +57,7 @@ class KeyDesk:
     mode: Mode = "owner-operated"
     master_key: MasterKeyHolder = "file"
     witnesses: Witnesses | None = None
+    roster_members: RosterMembers = field(default_factory=RosterMembers)
 
     @property
     def owners(self) -> Mapping[str, VerifyingKey]:

@@ -29,7 +29,7 @@ from strongroom.keys.store.rosters import (
 )
 from strongroom.policy.roster import SignedBy, read_roster
 from strongroom.policy.signatures import attach, signer_of
-from strongroom.services.consents import approver, demand_answers_for, owners_of, roster_in, roster_now
+from strongroom.services.consents import approver, demand_answers_for, owners_of, roster_now
 from strongroom.services.errors import Reply, strongroom_error
 from strongroom.services.http import Call, Handler, endpoint, json_reply
 from strongroom.services.key_desk import KeyDesk

@@ -85,6 +85,11 @@ def newest_rosters(tx: Transaction) -> tuple[RosterRecord, ...]:
     return tuple({record.dataset: record for record, _ in rows}.values())
 
 
+def count_rosters(tx: Transaction) -> int:
+    """Return how many rosters there ever were, of all datasets."""
+    return tx.rows.count("rosters")
+
+
 def add_roster(tx: Transaction, record: RosterRecord) -> None:
     """Make a roster a dataset's newest. The caller logs it in the same transaction.
 
