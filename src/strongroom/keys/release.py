@@ -78,7 +78,7 @@ def verify_ticket(token: str) -> VerifiedTicket:
         FormatError: Not a ticket.
         VerificationError: The signature does not hold, or is of another key than the named submitter's.
     """
-    return (_remembered if len(token) <= _REMEMBERED_CHARACTERS else _verify_ticket)(token)
+    return _remembered(token) if len(token) <= _REMEMBERED_CHARACTERS else _verify_ticket(token)
 
 
 def _verify_ticket(token: str) -> VerifiedTicket:

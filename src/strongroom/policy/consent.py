@@ -91,7 +91,9 @@ def read_approval(statement: str, proof: ApprovalProof, *, owners: Signers) -> S
         RefusedError: A roster is signed by too few.
     """
     anchors = tuple(sorted(owners.items(), key=lambda each: each[0]))
-    return (_remembered if _is_short(statement, proof) else _read_approval)(statement, proof, anchors)
+    if _is_short(statement, proof):
+        return _remembered(statement, proof, anchors)
+    return _read_approval(statement, proof, anchors)
 
 
 def verify_approval(statement: str, proof: ApprovalProof, *, owners: Signers) -> SignedApproval:

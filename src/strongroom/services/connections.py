@@ -55,6 +55,8 @@ class _BoundedProtocol(HttpToolsProtocol):
     _arriving: _Arriving = _Arriving.NOTHING
     _bytes_without_body: int = 0
     """Received since the request began, or since the last piece of its body."""
+    _unanswered: int = 0
+    """Requests whose head is complete and whose answer is not."""
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -90,7 +92,7 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     @override
     def on_message_begin(self) -> None:
-        if len(self.pipeline) >= _MAX_WAITING:
+        if self._unanswered > _MAX_WAITING:
             raise FormatError("there are too many requests on one connection")  # the parser's caller closes it
         self._arriving = _Arriving.HEAD
         super().on_message_begin()
@@ -105,6 +107,7 @@ class _BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._arriving = _Arriving.BODY
         super().on_headers_complete()
+        self._unanswered += 1
 
     @override
     def on_body(self, body: bytes) -> None:
@@ -118,6 +121,7 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     @override
     def on_response_complete(self) -> None:
+        self._unanswered -= 1
         super().on_response_complete()
         # The rest of a body that was refused, or a part of the next request.
         if self._arriving is not _Arriving.NOTHING and self._waits_for_the_peer():
@@ -125,9 +129,8 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def _waits_for_the_peer(self) -> bool:
         """Return whether nothing of this connection is being answered while more of a request has to come."""
-        if self._arriving is _Arriving.BODY:
-            return not self.pipeline  # what waits there has an answer before it that is not complete
-        return self.cycle is None or self.cycle.response_complete
+        being_received = 1 if self._arriving is _Arriving.BODY else 0
+        return self._unanswered <= being_received
 
     def _refuse(self) -> None:
         """Close the connection; with an answer, if there can be none yet."""

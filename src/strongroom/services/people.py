@@ -223,7 +223,7 @@ class People:
                 action="Use the key of a person whom the service's configuration names.",
             )
         payload = verify_jws(token, key=person.key, typ=PERSON_TOKEN_TYP).payload
-        claims = (_claims_in if len(payload) <= _REMEMBERED_BYTES else PersonToken.from_json)(payload)
+        claims = _claims_in(payload) if len(payload) <= _REMEMBERED_BYTES else PersonToken.from_json(payload)
         now = self._clock.now().timestamp()
         if claims.aud != self._audience or claims.sub != kid:
             raise AuthenticationError(

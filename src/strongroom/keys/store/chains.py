@@ -18,10 +18,10 @@ A state is believed only together with its newest link and that link's leaf, and
 from collections.abc import Callable, Mapping
 from typing import Final, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from strongroom.base.encoding import Json
-from strongroom.base.errors import IntegrityError
+from strongroom.base.errors import FormatError, IntegrityError
 from strongroom.keys.store.rows import Rows, edited
 from strongroom.wire.model import Hex16, Message
 
@@ -77,7 +77,10 @@ class ChainState(Message):
     def after(self, event: str, leaf: Mapping[str, Json], *, position: int) -> "ChainState":
         """Return the state after one more leaf."""
         changed = _EFFECTS[event](self, leaf, position) if event in _EFFECTS else {}
-        return ChainState.model_validate({**dict(self), "links": self.links + 1, **changed})
+        try:
+            return ChainState.model_validate({**dict(self), "links": self.links + 1, **changed})
+        except ValidationError as error:
+            raise FormatError("an entry of the log says what no state can hold") from error
 
 
 _Effect: TypeAlias = Callable[[ChainState, Mapping[str, Json], int], dict[str, Json]]

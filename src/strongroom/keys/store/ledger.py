@@ -299,7 +299,7 @@ def demand_logged(connection: Connection, nodes: TiledNodes, position: int | Non
     data = str(row[0])
     if leaf_hash(data.encode("utf-8")) != nodes.read(0, position):
         raise edited("an entry of the log is not the one that was logged")
-    return (_parsed if len(data) <= _REMEMBERED_CHARACTERS else parse_json_object)(data)
+    return _parsed(data) if len(data) <= _REMEMBERED_CHARACTERS else parse_json_object(data)
 
 
 @functools.lru_cache(maxsize=_REMEMBERED)

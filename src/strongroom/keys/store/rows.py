@@ -263,7 +263,9 @@ class Rows:
             assert isinstance(record, kind)
             return record, _NO_SECRET
         secret = self._opener.open(table, key, public, sealed)
-        said = (_said if len(public) <= _REMEMBERED_CHARACTERS else _read)(table, public, kind)
+        if len(public) > _REMEMBERED_CHARACTERS:
+            return _read(table, public, kind), secret
+        said = _said(table, public, kind)
         assert isinstance(said, kind)
         return said, secret
 
