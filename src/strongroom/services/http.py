@@ -4,6 +4,7 @@ Handlers are plain functions `(Call) -> Reply` that run on worker threads; what 
 tree becomes an answer here, and nothing else is ever shown to a peer.
 """
 
+import asyncio
 import contextlib
 import gc
 import json
@@ -14,11 +15,11 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 import uvicorn
-from anyio import to_thread
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -48,6 +49,8 @@ _KEEP_ALIVE_S: Final = 75
 _SHUTDOWN_S: Final = 2
 _TURN_S: Final = 0.0005
 """How long one thread computes before another may: Python's 5 ms would keep finished answers waiting behind others."""
+_WORKERS: Final = 40
+"""Requests that are worked on at once; those of one commit wait for it together."""
 _LIMITS: Final = ConnectionLimits()
 ROUTE: Final = "strongroom.route"
 """Where a request's ASGI scope says which of our paths answered it."""
@@ -152,7 +155,7 @@ def endpoint(
         request.scope[ROUTE] = path
         try:
             call = await _read_call(request, max_body_bytes)
-            reply = await to_thread.run_sync(_guarded, handler, call, errors)
+            reply = await asyncio.get_running_loop().run_in_executor(None, _guarded, handler, call, errors)
         except StrongroomError as error:
             reply = errors(error)
         except ClientDisconnect:
@@ -283,6 +286,8 @@ class _Server(uvicorn.Server):
 
     @override
     async def startup(self, sockets: "list[object] | None" = None) -> None:  # type: ignore[override]
+        # The loop waits for its workers when it ends: what was begun is finished before its means are closed.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_WORKERS, thread_name_prefix="request"))
         await super().startup(sockets=sockets)  # type: ignore[arg-type]
         if self.started:
             self._ready()
