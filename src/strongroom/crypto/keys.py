@@ -284,7 +284,7 @@ class ReceivingKey:
         return self._key
 
 
-def _key_of_jwk(kty: str, crv: str, x: str, y: str, n: str, e: str) -> VerifyingKey:  # noqa: PLR0913 - JWK's members
+def _key_of_jwk(kty: str, crv: str, x: str, y: str, n: str, e: str) -> VerifyingKey:
     match kty, crv:
         case "EC", "P-256" | "P-384":
             curve, size = next((curve, size) for curve, named, size, _ in _CURVES.values() if named == crv)

@@ -77,8 +77,8 @@ def read_approval(statement: str, proof: ApprovalProof, *, owners: Signers) -> S
     4. It ended if a later roster did not keep the approvals before it.
     Nothing else decides, neither the time nor what became of the approval since: so what was read is remembered by all
     three arguments, whole, and returned for the very same ones. Another signature, roster, owner or owner's key is
-    another argument; what does not hold raises and is not remembered. The caller MUST ask for revocation, time and counts
-    each time.
+    another argument; what does not hold raises and is not remembered. The caller MUST ask for revocation, time and
+    counts each time.
 
     Args:
         statement: The first signature, a JWS.

@@ -14,9 +14,10 @@ from strongroom.services.sign_in import TokenIssuers
 class RosterMembers:
     """The members of all rosters that hold. Threads may share it.
 
-    Anybody can make the service ask who he is; so all rosters are read when there is another one, and not for each call.
-    Rosters only come, and each ends the one before it: whoever is in none any more is unknown at once. To be known is to
-    have a name: whether somebody answers for a dataset is asked of that dataset's rosters, read anew each time.
+    Anybody can make the service ask who he is; so all rosters are read when there is another one, and not for each
+    call. Rosters only come, and each ends the one before it: whoever is in none any more is unknown at once. To be
+    known is to have a name: whether somebody answers for a dataset is asked of that dataset's rosters, read anew each
+    time.
     """
 
     def __init__(self) -> None:

@@ -33,6 +33,7 @@ from strongroom.services.consents import approver, demand_answers_for, owners_of
 from strongroom.services.errors import Reply, strongroom_error
 from strongroom.services.http import Call, Handler, endpoint, json_reply
 from strongroom.services.key_desk import KeyDesk
+from strongroom.services.roster_members import roster_in
 from strongroom.services.runs import PREFIX
 from strongroom.wire.approvals import RosterUpload, SignatureUpload, SignedRoster
 

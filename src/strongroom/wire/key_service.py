@@ -1,7 +1,7 @@
 """The key service's own messages, under `/strongroom/v1/`.
 
-A TEE signs each request as a compact JWS with the signing key of its runtime data (`typ` as below; `kid` is its number in
-the run, once it has one); the service answers with a JWS of its statement key. People send a bearer token
+A TEE signs each request as a compact JWS with the signing key of its runtime data (`typ` as below; `kid` is its number
+in the run, once it has one); the service answers with a JWS of its statement key. People send a bearer token
 (`PersonToken`).
 """
 

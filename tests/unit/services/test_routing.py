@@ -31,7 +31,9 @@ PATHS = [
     "/healthz",
 ]
 METHODS = ["GET", "POST"]
-SEGMENTS = st.sampled_from(["", "keys", "restore", "a", "versions", "create", "wrapkey", "a:reset", "files", "runs", "{"])
+SEGMENTS = st.sampled_from(
+    ["", "keys", "restore", "a", "versions", "create", "wrapkey", "a:reset", "files", "runs", "{"]
+)
 
 
 def routes() -> list[BaseRoute]:
@@ -50,10 +52,10 @@ SHAPED, PLAIN = ShapedRouter(routes()), Router(routes(), redirect_slashes=False)
 def ask(router: Router, method: str, path: str) -> list[Any]:
     sent: list[Any] = []
 
-    async def send(message: Any) -> None:  # noqa: RUF029 - ASGI's form
+    async def send(message: Any) -> None:
         sent.append((message.get("status"), message.get("body")))
 
-    async def receive() -> Any:  # noqa: RUF029 - ASGI's form
+    async def receive() -> Any:
         return {"type": "http.request", "body": b"", "more_body": False}
 
     scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": []}
@@ -62,7 +64,9 @@ def ask(router: Router, method: str, path: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("method", [*METHODS, "HEAD", "DELETE"])
-@pytest.mark.parametrize("path", [path.replace("{path:path}", "a/b//c").replace("{", "").replace("}", "") for path in PATHS])
+@pytest.mark.parametrize(
+    "path", [path.replace("{path:path}", "a/b//c").replace("{", "").replace("}", "") for path in PATHS]
+)
 def test_finds_every_route(method: str, path: str) -> None:
     found = ask(SHAPED, method, path)
     assert found == ask(PLAIN, method, path)
