@@ -6,6 +6,7 @@ Source: C2SP signed-note (https://c2sp.org/signed-note), signature types 0x01 (E
 import base64
 import binascii
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +21,8 @@ COSIGNATURE: Final = 0x04
 _KEY_ID_BYTES: Final = 4
 _SIGNATURE_PARTS: Final = 3
 _DASH: Final = "\N{EM DASH}"
+_CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f]")
+_NOT_IN_NAMES: Final = re.compile(r"[\s\x00-\x1f+]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,14 +202,14 @@ def parse_signature(line: str) -> NoteSignature:
 
 
 def _checked_name(name: str) -> str:
-    if not name or "+" in name or any(character.isspace() or character < " " for character in name):
+    if not name or _NOT_IN_NAMES.search(name):
         raise FormatError("a key's name has no spaces and no plus signs")
     _encoded(name)
     return name
 
 
 def _checked_text(text: str) -> bytes:
-    if not text.endswith("\n") or any(character < " " and character != "\n" for character in text):
+    if not text.endswith("\n") or _CONTROL.search(text):
         raise FormatError("a note's text ends with a newline and has no other control characters")
     return _encoded(text)
 
