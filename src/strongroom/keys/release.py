@@ -155,8 +155,9 @@ def member_named(token: str) -> int | None:
         FormatError: Not a JWS.
     """
     kid = unverified_header(token).get("kid")
-    is_number = isinstance(kid, str) and kid.isascii() and kid.isdigit() and len(kid) <= _NUMBER_DIGITS
-    return int(kid) if is_number else None
+    if isinstance(kid, str) and kid.isascii() and kid.isdigit() and len(kid) <= _NUMBER_DIGITS:
+        return int(kid)
+    return None
 
 
 def open_member_request(token: str, members: Sequence[MemberRecord], *, typ: str) -> tuple[bytes, MemberRecord]:
