@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,12 @@ class Spread:
         """Summarise times in seconds; at least one."""
         p50, p95, p99 = (round(1000 * percentile(seconds, share), 3) for share in (0.50, 0.95, 0.99))
         return cls(p50_ms=p50, p95_ms=p95, p99_ms=p99, count=len(seconds))
+
+    @classmethod
+    def middle(cls, rounds: Sequence["Spread"]) -> "Spread":
+        """Return the median of the rounds for each percentile; at least one round."""
+        p50, p95, p99 = (median(getattr(each, name) for each in rounds) for name in ("p50_ms", "p95_ms", "p99_ms"))
+        return cls(p50_ms=p50, p95_ms=p95, p99_ms=p99, count=sum(each.count for each in rounds))
 
 
 def percentile(values: Sequence[float], share: float) -> float:

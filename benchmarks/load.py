@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -74,13 +74,15 @@ class Latency:
 
     Attributes:
         per_second: How many were sent a second.
-        spread: Of the times of all rounds.
-        rounds: How many requests each round had.
+        spread: Of each percentile the median of the rounds.
+        together: Of the times of all rounds together.
+        rounds: Of each round.
     """
 
     per_second: float
     spread: Spread
-    rounds: Sequence[Taken[int]]
+    together: Spread
+    rounds: Sequence[Taken[Spread]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -402,14 +404,16 @@ def latency_of(loop: Loop, *, per_second: float, rounds: int, duration_s: float)
     Args:
         loop: Who asks.
         per_second: How often, on average.
-        rounds: Of the open loop; the times of all of them count together.
+        rounds: Of the open loop; their median counts.
         duration_s: How long each takes, in seconds.
     """
     found = [undisturbed(lambda: loop.open_loop(per_second=per_second, duration_s=duration_s)) for _ in range(rounds)]
+    spreads = [replace(each, value=Spread.of(each.value)) for each in found]
     return Latency(
         per_second=round(per_second, 1),
-        spread=Spread.of([time_s for each in found for time_s in each.value]),
-        rounds=[Taken(value=len(each.value), stolen=each.stolen, repeated=each.repeated) for each in found],
+        spread=Spread.middle([each.value for each in spreads]),
+        together=Spread.of([time_s for each in found for time_s in each.value]),
+        rounds=spreads,
     )
 
 
