@@ -5,16 +5,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 from typing import Final
 
 import matplotlib as mpl
 from appraisals import Growth, PolicyCost
 from busy import disturbance
 from figures import Spread
-from load import CONNECTIONS, OPEN_LOOP_CONNECTIONS, RATE_LIMIT, VERIFIED_SHARE, Latency, Memory, Rate
+from load import (
+    CONNECTIONS,
+    LOAD_HEAD,
+    OPEN_LOOP_CONNECTIONS,
+    RATE_LIMIT,
+    VERIFIED_SHARE,
+    Latency,
+    Memory,
+    Rate,
+    load_cells,
+)
 from machines import KINDS
-from results import Bound, hardware, judged, table
+from results import Bound, hardware, judged, shares, table
 
 from strongroom.base.limits import LIMITS
 from strongroom.policy.evidence_grammar import MAX_RULES
@@ -186,29 +195,8 @@ def _kinds_table(measured: Measured) -> str:
 
 
 def _service_table(measured: Measured) -> str:
-    rows = []
-    for name, rate in measured.rates.items():
-        latency = measured.latencies[name]
-        spread = latency.spread
-        figures = (
-            rate.per_second,
-            rate.cpu_ms,
-            latency.per_second,
-            spread.p50_ms,
-            spread.p99_ms,
-            latency.together.p99_ms,
-        )
-        rows.append((name, *(f"{figure:.1f}" for figure in figures)))
-    head = (
-        "evidence",
-        "a second",
-        "processor time, ms",
-        "half: a second",
-        "p50, ms",
-        "p99, ms",
-        "p99 of all rounds, ms",
-    )
-    return table(head, rows)
+    rows = [(name, *load_cells(rate, measured.latencies[name])) for name, rate in measured.rates.items()]
+    return table(("evidence", *LOAD_HEAD), rows)
 
 
 def _policies_table(measured: Measured) -> str:
@@ -237,7 +225,6 @@ libraries count in full). All kinds of evidence in turn, {CONNECTIONS} connectio
 
 def _method(measured: Measured) -> str:
     rounds = next(iter(measured.kinds.values())).count
-    busy = f"{median(measured.busy):.0%} (median) to {max(measured.busy):.0%} (largest)"
     rounds_taken = [
         each for loop in (measured.rates, measured.latencies) for one in loop.values() for each in one.rounds
     ]
@@ -262,7 +249,7 @@ def _method(measured: Measured) -> str:
 - Nonce and runtime data of every answer are compared with the request's; of one in {VERIFIED_SHARE} the signature is
   verified.
 - {disturbance(rounds_taken)}.
-- Before the parts, others used {busy} of the machine.
+- Before the parts, others used {shares(measured.busy)} of the machine.
 - Machine: {hardware()}, dcap-qvl {version("dcap-qvl")}, cryptography {version("cryptography")}."""
 
 

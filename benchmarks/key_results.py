@@ -11,8 +11,8 @@ import matplotlib as mpl
 from busy import disturbance
 from key_load import VERIFIED_SHARE
 from key_states import Commits, LargeState
-from load import OPEN_LOOP_CONNECTIONS, Latency, Rate
-from results import Bound, hardware, judged, table
+from load import LOAD_HEAD, OPEN_LOOP_CONNECTIONS, Latency, Rate, load_cells
+from results import Bound, hardware, judged, shares, table
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -121,30 +121,8 @@ def _limits_table(measured: Measured) -> str:
 
 
 def _asked_table(measured: Measured) -> str:
-    rows = []
-    for each in measured.asked:
-        spread = each.latency.spread
-        rate, latency = each.rate, each.latency
-        figures = (
-            rate.per_second,
-            rate.cpu_ms,
-            latency.per_second,
-            spread.p50_ms,
-            spread.p99_ms,
-            latency.together.p99_ms,
-        )
-        rows.append((each.what, each.database, *(f"{figure:.1f}" for figure in figures)))
-    head = (
-        "request",
-        "database",
-        "a second",
-        "processor time, ms",
-        "half: a second",
-        "p50, ms",
-        "p99, ms",
-        "p99 of all rounds, ms",
-    )
-    return table(head, rows)
+    rows = [(each.what, each.database, *load_cells(each.rate, each.latency)) for each in measured.asked]
+    return table(("request", "database", *LOAD_HEAD), rows)
 
 
 def _commits_table(measured: Measured) -> str:
@@ -167,7 +145,6 @@ opening the state takes {median(large.open_s):.2f} s. It holds {large.resident_m
 
 
 def _method(measured: Measured) -> str:
-    busy = f"{median(measured.busy):.0%} (median) to {max(measured.busy):.0%} (largest)"
     rounds_taken = [each for asked in measured.asked for loop in (asked.rate, asked.latency) for each in loop.rounds]
     return f"""- The service: a process as the installation starts it, pinned to one core; the callers on another.
 - A release: a driver of an open run asks for the write keys of its version. The service verifies the request, the
@@ -184,7 +161,7 @@ def _method(measured: Measured) -> str:
 - The large state is made through the store itself; every row is encrypted, every leaf in the tree. While the service is
   measured over it, the audit goes through it in the background. Files lie in the system's page cache.
 - {disturbance(rounds_taken)}.
-- Before the parts, others used {busy} of the machine.
+- Before the parts, others used {shares(measured.busy)} of the machine.
 - Machine: {hardware()}."""
 
 

@@ -85,6 +85,31 @@ class Latency:
     rounds: Sequence[Taken[Spread]]
 
 
+LOAD_HEAD: Final = (
+    "a second",
+    "processor time, ms",
+    "half: a second",
+    "p50, ms",
+    "p99, ms",
+    "p99 of all rounds, ms",
+)
+"""What `load_cells` returns, for the head of a table."""
+
+
+def load_cells(rate: Rate, latency: Latency) -> tuple[str, ...]:
+    """Return what a table says of both loops of one kind of request."""
+    spread = latency.spread
+    figures = (
+        rate.per_second,
+        rate.cpu_ms,
+        latency.per_second,
+        spread.p50_ms,
+        spread.p99_ms,
+        latency.together.p99_ms,
+    )
+    return tuple(f"{figure:.1f}" for figure in figures)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """Resident memory of the service after so many attestations, in MB."""

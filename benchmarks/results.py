@@ -276,16 +276,17 @@ def _method(measured: Measured) -> str:
 - Times start with the command. Protected: `strongroom submit`, services running. Plain: master, workers and driver are
   started directly, without the launcher scripts and the additional Java of `spark-submit`, which favours plain.
 - The results that the applications print were the same in all sessions.
-- Just before the sessions, others used {_shares([session.busy_before for session in measured.sessions])} of the
+- Just before the sessions, others used {shares([session.busy_before for session in measured.sessions])} of the
   machine. Of the processor time wanted in them, other virtual machines had
-  {_shares([session.stolen for session in measured.sessions])}; a session that lost more than {STOLEN:.0%} was run once
+  {shares([session.stolen for session in measured.sessions])}; a session that lost more than {STOLEN:.0%} was run once
   more, and the less disturbed one counts.
 - Attestation: agents without Spark, each a new process, their keys made before.
 - Machine: {machine()}."""
 
 
-def _shares(shares: Sequence[float]) -> str:
-    return f"{median(shares):.0%} (median) to {max(shares):.0%} (largest)"
+def shares(found: Sequence[float]) -> str:
+    """Return shares from 0 to 1 as a page says them."""
+    return f"{median(found):.0%} (median) to {max(found):.0%} (largest)"
 
 
 def _predecessor() -> str:
