@@ -75,7 +75,7 @@ class Measured:
     def median(self, side: str, executors: int, value: Callable[[Session], float]) -> float:
         """Return the median of a value over a side's rounds."""
         found = [value(it) for it in self.sessions if (it.side, it.executors) == (side, executors)]
-        return round(median(found), 2)
+        return round(median(found), 4)
 
     def agent_mb(self) -> float:
         """Return the memory of the largest agent of all."""
