@@ -635,6 +635,48 @@ def trusted_connection(trust: Trust) -> PinnedHttp:
     return connect(trusted_service(trust, "key-service"))
 
 
+@pytest.fixture
+def apart(tmp_path: Path) -> Iterator[Owned]:
+    """An installation of one test's own."""
+    with installation(tmp_path) as services:
+        runner = Runner(services, tmp_path)
+        runner.approve_all()
+        yield Owned(runner, tmp_path)
+
+
+def test_a_rotated_attestation_service_is_followed_and_approvals_hold(apart: Owned) -> None:
+    receipt, before, services = apart.run(), apart.trust, apart.services
+    old, state, now = services.attestation.identity, apart.folder / "attestation", CLOCK.now()
+    services.rotate_signing_key()  # the key before is still published, certified by the old identity alone
+    identity = open_identity(state, common_name="x", sans=["127.0.0.1"], now=now)
+    new, pem = prepare_successor(state, common_name="x", now=now)
+    token = sign_rotation("attestation-service", old=identity.key, new=new, certificate_pem=pem, now=now)
+    logged = apart.runner.owner.rotate(token)
+    with pytest.raises(ConflictError):  # a second successor
+        apart.runner.owner.rotate(token)
+    assert apart.runner.owner.rotations().rotations[-1].statement == token
+    install_successor(state, old=old)
+    services.restart_attestation()
+    assert services.attestation.identity == new.verifying_key.thumbprint
+    with pytest.raises(StrongroomError):  # the key service knows the old identity alone
+        apart.driver()
+    service = services.attestation
+    believed = {"url": service.url, "identity": service.identity, "certificate_pem": service.certificate_pem}
+    apart.configure(attestation_services=[believed])
+
+    followed, steps = follow_rotations(before, Rotations(rotations=(logged,)))
+    assert [(step.kind, step.old, step.new) for step in steps] == [("attestation-service", old, service.identity)]
+    pinned = trusted_service(followed, "attestation-service")
+    assert (pinned.identity, pinned.predecessors) == (service.identity, (old,))
+    assert pinned.certificate_pem == service.certificate_pem
+    assert trusted_service(followed, "key-service") == trusted_service(before, "key-service")
+    assert verify_by_both(receipt, trust=followed)
+    again = apart.run()  # under the approvals of before
+    assert verify_by_both(again, trust=followed)
+    with pytest.raises(StrongroomError):  # who did not follow knows the old identity alone
+        verify_by_both(again, trust=before)
+
+
 def test_an_identity_is_followed_only_with_proof(plain: Owned) -> None:
     before = plain.trust
     (logged,) = rotated(plain).rotations
@@ -667,8 +709,23 @@ def test_nobody_rotates_what_is_not_theirs(owned: Owned) -> None:
     der = new_identity(
         common_name="x", key=new, not_before=CLOCK.now() - timedelta(1), not_after=CLOCK.now() + timedelta(1)
     )
-    token = sign_rotation("key-service", old=stranger, new=new, certificate_pem=to_pem(der), now=CLOCK.now())
-    with pytest.raises(RefusedError, match="not of this key service's identity"):
+    for kind in ("key-service", "attestation-service"):
+        token = sign_rotation(kind, old=stranger, new=new, certificate_pem=to_pem(der), now=CLOCK.now())
+        with pytest.raises(RefusedError, match="not of an attestation service that it believes"):
+            owned.runner.owner.rotate(token)
+    with pytest.raises(ConflictError, match="run by its owner"):  # whose key it has itself
+        owned.runner.owner.rotate_service()
+
+
+def test_the_key_services_key_replaces_no_attestation_service(owned: Owned) -> None:
+    """Each identity speaks for itself alone: a key service that was broken into names no attestation service."""
+    own = open_identity(owned.state, common_name="x", sans=["127.0.0.1"], now=CLOCK.now())
+    new = SigningKey.generate("ES256")
+    der = new_identity(
+        common_name="x", key=new, not_before=CLOCK.now() - timedelta(1), not_after=CLOCK.now() + timedelta(1)
+    )
+    token = sign_rotation("attestation-service", old=own.key, new=new, certificate_pem=to_pem(der), now=CLOCK.now())
+    with pytest.raises(RefusedError, match="not of an attestation service that it believes"):
         owned.runner.owner.rotate(token)
 
 

@@ -12,6 +12,7 @@ from tests.fuzz import samples
 from tests.fuzz.attesting import ATTESTING
 from tests.fuzz.custody import CUSTODY
 from tests.fuzz.dataset import DATASET
+from tests.fuzz.logs import LOGS
 from tests.fuzz.samples import bench, endorsements, message, signer, vectors
 from tests.fuzz.service import KEY_SERVICE, MANAGED_SERVICE, SERVICE, AnsweredNoError
 from tests.fuzz.target import Target, of_text, text_of
@@ -87,14 +88,18 @@ from strongroom.services.evidence_kinds import EVIDENCE_KINDS, read_attest_reque
 from strongroom.wire import (
     approvals,
     azure_guest,
+    data_keys,
     descriptor,
     events,
     key_service,
     lease,
     manifest,
     receipt,
+    restore,
+    rotation,
     runtime_data,
     service,
+    sign_in,
     ticket,
     trust,
     vault_key,
@@ -106,13 +111,17 @@ _ID, _HASH = "a5" * 16, "5a" * 32
 _WIRE = (
     approvals,
     azure_guest,
+    data_keys,
     descriptor,
     key_service,
     lease,
     manifest,
     receipt,
+    restore,
+    rotation,
     runtime_data,
     service,
+    sign_in,
     ticket,
     trust,
     vault_key,
@@ -932,4 +941,6 @@ TARGETS: tuple[Target, ...] = (
     *(_message(kind) for kind in _MESSAGES),
     # master keys
     *CUSTODY,
+    # logs, witnesses, people
+    *LOGS,
 )

@@ -76,12 +76,21 @@ def test_an_owner_has_the_log_witnessed_audits_it_and_rotates_its_identity(
         again = installed.done("identity", "follow", str(installed.state.rotations), "--trust", str(kept))
         assert "nothing that is pinned was replaced" in again
 
+        before = trusted_service(load_trust(kept), "attestation-service")
+        assert "approve anew" not in installed.done("identity", "rotate", "attestation-service")
+        installed.done("up")
+        installed.done("identity", "follow", str(installed.state.rotations), "--trust", str(kept))
+        after = trusted_service(load_trust(installed.state.trust), "attestation-service")
+        assert after == trusted_service(load_trust(kept), "attestation-service")
+        assert after.identity != before.identity
+        assert after.predecessors == (before.identity,)
+
         installed.done("identity", "rotate", "owner")
         installed.done("up")
         assert len(load_trust(installed.state.trust).owners) == 2
         installed.done("dataset", "create", "report")
         events = json.loads(installed.done("log", "verify", "--json"))["events"]
-        assert events["identity-rotated"] == 2
+        assert events["identity-rotated"] == 3
 
 
 def test_log_commands_refuse_a_log_that_went_back(installed: Installation) -> None:

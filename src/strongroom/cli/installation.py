@@ -238,6 +238,7 @@ def _attestation_service(
         measurement=expected_measurement(socket_of(state.platform), entry=attestation_service.__name__),
         configuration=config.digest(),
         log_key=None,
+        predecessors=identity.predecessors,
     )
     return service, config
 

@@ -1,10 +1,11 @@
 """Rotating the identity keys of an installation, and the file of rotations that is handed to others."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from strongroom.base.clock import Clock
-from strongroom.base.errors import ConfigurationError, ConflictError, FormatError
+from strongroom.base.errors import ConfigurationError, ConflictError, FormatError, VerificationError
 from strongroom.cli.owner_keys import install_owner_key, load_signing_key, prepare_owner_key
 from strongroom.cli.session import owner_client
 from strongroom.cli.state import State
@@ -12,11 +13,12 @@ from strongroom.clients.seen_log import log_key_of
 from strongroom.crypto.keys import SigningKey
 from strongroom.datasets.storage import write_file
 from strongroom.log.rotation import follow, read_rotation, sign_rotation
-from strongroom.services import key_service
-from strongroom.services.identity import has_sealed_identity, install_successor, open_identity, prepare_successor
+from strongroom.services import attestation_service, key_service
+from strongroom.services.identity import install_successor, open_identity, prepare_successor
 from strongroom.submit.run import load_trust
 from strongroom.submit.services import trusted_service
-from strongroom.wire.rotation import IdentityKind, Rotations
+from strongroom.wire.rotation import IdentityKind, IdentityRotation, LoggedRotation, Rotations
+from strongroom.wire.service import ServiceKind
 
 _HOST: Final = "127.0.0.1"
 
@@ -43,32 +45,53 @@ def former_owners(state: State) -> tuple[str, ...]:
     return tuple(each.old for each in found if each.kind == "owner")
 
 
-def rotate_key_service(state: State, *, clock: Clock) -> tuple[str, str]:
-    """Replace the identity key of the key service, which runs: it logs that, and takes the new one at its next start.
+def rotate_service(state: State, kind: ServiceKind, *, clock: Clock) -> tuple[str, str]:
+    """Replace a service's identity key. The key service, which runs, logs it; the service takes it at its next start.
+
+    An attested key service has its key to itself: it makes the new one, and its owner only asks for it.
 
     Returns:
         The old identity and the new one.
 
     Raises:
-        ConfigurationError: The key service is attested.
+        ConfigurationError: The service's state is not here.
         UnavailableError: The key service does not run.
-        RefusedError: It has another identity than the folder says.
+        RefusedError: It has another identity than the folder says, or does not believe this attestation service.
     """
-    folder, now = state.key_service, clock.now()
-    if has_sealed_identity(folder):
-        raise ConfigurationError(
-            "the identity of an attested key service is sealed: its operator cannot replace it",
-            action="Set up a new service, and approve for it.",
-        )
-    identity = open_identity(folder, common_name=key_service.COMMON_NAME, sans=[_HOST], now=now)
-    new, certificate_pem = prepare_successor(folder, common_name=key_service.COMMON_NAME, now=now)
+    if trusted_service(load_trust(state.trust), kind).mode == "attested":
+        return _rotate_attested(state, kind)
+    folder, name, now = *_places(state)[kind], clock.now()
+    identity = open_identity(folder, common_name=name, sans=[_HOST], now=now)
+    new, certificate_pem = prepare_successor(folder, common_name=name, now=now)
 
     def sign() -> str:
-        return sign_rotation("key-service", old=identity.key, new=new, certificate_pem=certificate_pem, now=now)
+        return sign_rotation(kind, old=identity.key, new=new, certificate_pem=certificate_pem, now=now)
 
-    old = _logged(state, "key-service", new, sign)
+    old = _logged(state, kind, new, sign)
     install_successor(folder, old=old)
     return old, new.verifying_key.thumbprint
+
+
+def _rotate_attested(state: State, kind: ServiceKind) -> tuple[str, str]:
+    if kind != "key-service":
+        raise ConfigurationError(
+            "only a key service keeps its own identity key", action="Replace the key where the service runs."
+        )
+    pinned, client = trusted_service(load_trust(state.trust), kind), owner_client(state)
+    try:
+        logged = client.rotate_service()
+    except ConflictError:  # a crash came between its logging and our writing
+        logged = _find(client.rotations(), kind, old=pinned.identity)
+    rotation = _keep(state, logged, kind=kind)
+    return rotation.old, rotation.new
+
+
+def _places(state: State) -> dict[ServiceKind, tuple[Path, str]]:
+    """Return each service's state folder, and what its certificates call it."""
+    return {
+        "attestation-service": (state.attestation_service, attestation_service.COMMON_NAME),
+        "key-service": (state.key_service, key_service.COMMON_NAME),
+    }
 
 
 def rotate_owner(state: State, *, clock: Clock) -> tuple[str, str]:
@@ -94,16 +117,35 @@ def _logged(state: State, kind: IdentityKind, new: SigningKey, sign: Callable[[]
         rotation = read_rotation(each.statement)
         if (rotation.kind, rotation.new) == (kind, new.verifying_key.thumbprint):
             return rotation.old
-    token = sign()
-    try:
-        logged = owner_client(state).rotate(token)
-    except ConflictError as error:
-        raise ConflictError(
-            "this identity was replaced before, and its rotation is not in the file",
-            action=f"Restore {state.rotations}; the log has the rotation: strongroom log show --event identity-rotated",
-        ) from error
+    token, client = sign(), owner_client(state)
     old = read_rotation(token).old
+    try:
+        logged = client.rotate(token)
+    except ConflictError:  # a crash came between its logging and our writing
+        logged = _find(client.rotations(), kind, old=old, new=new.verifying_key.thumbprint)
+    return _keep(state, logged, kind=kind).old
+
+
+def _find(rotations: Rotations, kind: IdentityKind, *, old: str, new: str | None = None) -> LoggedRotation:
+    """Return the rotation of an identity that the key service logged before."""
+    for each in rotations.rotations:
+        rotation = read_rotation(each.statement)
+        if (rotation.kind, rotation.old) == (kind, old) and new in {None, rotation.new}:
+            return each
+    raise ConflictError(
+        "this identity was replaced before, by another one than is prepared here",
+        action="Restore the state folder as it was; the log has the rotation: strongroom log show --event"
+        " identity-rotated",
+    )
+
+
+def _keep(state: State, logged: LoggedRotation, *, kind: IdentityKind) -> IdentityRotation:
+    """Verify that a rotation is logged, and add it to the file; nothing is replaced that others could not follow."""
+    rotation = read_rotation(logged.statement)
     log = log_key_of(trusted_service(load_trust(state.trust), "key-service").log_key)
-    follow([logged], kind=kind, start=old, log=log)  # nothing is replaced that others could not follow
+    follow([logged], kind=kind, start=rotation.old, log=log)
+    if rotation.kind != kind:
+        raise VerificationError("the key service logged the rotation of another kind of identity")
+    known = read_rotations(state)
     write_file(state.rotations, Rotations(rotations=(*known.rotations, logged)).to_json())
-    return old
+    return rotation

@@ -25,7 +25,7 @@ from strongroom.wire.restore import (
     RestoreAcceptance,
     RestoreAcceptanceUpload,
 )
-from strongroom.wire.rotation import LoggedRotation, RotationRequest
+from strongroom.wire.rotation import LoggedRotation, RotationRequest, Rotations
 from strongroom.wire.sign_in import WhoYouAre
 
 _PREFIX: Final = "/strongroom/v1"
@@ -340,13 +340,26 @@ class OwnerClient:
         """Have the rotation of an identity logged.
 
         Raises:
-            RefusedError: It is not of the key service's identity, or not of this person's key.
+            RefusedError: It is not of the key service's identity, not of an attestation service that this believes, or
+                not of this person's key.
             ConflictError: One of its identities was replaced before.
         """
         answer = LoggedRotation.from_object(self._post("/rotations", RotationRequest(statement=statement)))
         if answer.statement != statement:
             raise VerificationError("the key service logged another rotation")
         return answer
+
+    def rotate_service(self) -> LoggedRotation:
+        """Have an attested key service replace its own identity, at its next start.
+
+        Raises:
+            ConflictError: Its owner runs it, and replaces the key where it runs; or its identity was replaced before.
+        """
+        return LoggedRotation.from_object(self._post("/identity/rotate", None))
+
+    def rotations(self) -> Rotations:
+        """Return every rotation that the key service logged, oldest first. The caller MUST follow them to believe."""
+        return Rotations.from_object(self._get("/rotations"))
 
     def log_leaves(self, start: int, end: int) -> Iterator[str]:
         """Return the log's leaves from position `start` up to before `end`, as text; they are asked for in pages.

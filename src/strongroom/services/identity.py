@@ -173,6 +173,7 @@ def open_identity(
     """
     prepare_folder(folder)
     state_key = None if sealing is None else _load_or_make_state_key(folder, sealing)
+    _finish_installing(folder, state_key)
     key = load_or_make_key(folder / _IDENTITY_KEY, "ES256", sealing=state_key)
     certificate = _load_or_issue_certificate(folder / _IDENTITY_CERTIFICATE, key, common_name=common_name, now=now)
     authority = Authority(key=key, certificate_der=certificate, common_name=common_name, sans=tuple(sans))
@@ -187,41 +188,79 @@ def open_identity(
     )
 
 
-def prepare_successor(folder: Path, *, common_name: str, now: datetime) -> tuple[SigningKey, str]:
+def prepare_successor(
+    folder: Path, *, common_name: str, now: datetime, sealing: KeySealing | None = None
+) -> tuple[SigningKey, str]:
     """Return the key that is to take the identity's place, and its certificate (PEM); make them at the first time.
 
     Nothing else uses them until `install_successor`.
 
+    Args:
+        folder: The service's state folder.
+        common_name: What the certificate calls the service.
+        now: The present time.
+        sealing: As in `open_identity`.
+
     Raises:
         ConfigurationError: The folder cannot be used, or holds something else under their names.
+        IntegrityError: A sealed key was changed, or belongs to another master key.
     """
     prepare_folder(folder)
-    key = load_or_make_key(folder / _NEXT_KEY, "ES256")
+    state_key = None if sealing is None else _load_or_make_state_key(folder, sealing)
+    key = load_or_make_key(folder / _NEXT_KEY, "ES256", sealing=state_key)
     certificate = _load_or_issue_certificate(folder / _NEXT_CERTIFICATE, key, common_name=common_name, now=now)
     return key, x509.to_pem(certificate)
 
 
-def install_successor(folder: Path, *, old: str) -> None:
+def install_successor(folder: Path, *, old: str, sealing: KeySealing | None = None) -> None:
     """Put the prepared key in the place of the identity key, which is gone then; the next start works with it.
 
-    May be called again after a crash at any point. The caller MUST have had the rotation logged.
+    May be called again after a crash at any point; `open_identity` goes on with what was begun. The caller MUST have
+    had the rotation logged.
 
     Args:
         folder: The service's state folder.
         old: The identity that is replaced.
+        sealing: As in `open_identity`.
 
     Raises:
+        IntegrityError: A sealed key was changed, or belongs to another master key.
         UnavailableError: The disk does not take it.
     """
+    state_key = None if sealing is None else _load_or_make_state_key(folder, sealing)
     predecessors = _read_predecessors(folder)
     if old not in predecessors:
         replace_file(folder / _PREDECESSORS, canonical_json([*predecessors, old]))
-    for successor, name in ((_NEXT_KEY, _IDENTITY_KEY), (_NEXT_CERTIFICATE, _IDENTITY_CERTIFICATE)):
-        content = read_file(folder / successor)
-        if content is not None:
-            replace_file(folder / name, content)
-    for successor in (_NEXT_KEY, _NEXT_CERTIFICATE):
-        (folder / successor).unlink(missing_ok=True)
+    _finish_installing(folder, state_key)
+
+
+def has_successor(folder: Path, *, new: str, sealing: KeySealing) -> bool:
+    """Return whether this is the identity whose sealed key is prepared to take the place of the present one.
+
+    Raises:
+        IntegrityError: The sealed key was changed, or belongs to another master key.
+    """
+    key = _load_key(folder / _NEXT_KEY, "ES256", sealing=_load_or_make_state_key(folder, sealing))
+    return key is not None and key.verifying_key.thumbprint == new
+
+
+def _finish_installing(folder: Path, sealing: LocalMasterKey | None) -> None:
+    """Install the prepared key if that was begun: once the identity stands among the predecessors, it is replaced."""
+    successor = _load_key(folder / _NEXT_KEY, "ES256", sealing=sealing)
+    if successor is None:
+        return
+    current = _load_key(folder / _IDENTITY_KEY, "ES256", sealing=sealing)
+    if current is None:
+        return
+    named, next_named = current.verifying_key.thumbprint, successor.verifying_key.thumbprint
+    if named != next_named and named not in _read_predecessors(folder):
+        return
+    _write_key(folder / _IDENTITY_KEY, successor, sealing=sealing)
+    certificate = read_file(folder / _NEXT_CERTIFICATE)
+    if certificate is not None:
+        replace_file(folder / _IDENTITY_CERTIFICATE, certificate)
+    (folder / _NEXT_CERTIFICATE).unlink(missing_ok=True)
+    _key_path(folder / _NEXT_KEY, sealing).unlink(missing_ok=True)  # last: as long as it is there, this is not done
 
 
 def _read_predecessors(folder: Path) -> tuple[str, ...]:
@@ -314,17 +353,20 @@ def load_or_make_key(path: Path, algorithm: Algorithm, *, sealing: LocalMasterKe
         ConfigurationError: The file holds something else, or others may read it.
         IntegrityError: A sealed key was changed, or belongs to another master key.
     """
-    if sealing is not None:
-        path = path.with_name(f"{path.name}.sealed")
-    context = _SEALED_FOR + path.name.encode("ascii")
+    key = _load_key(path, algorithm, sealing=sealing)
+    if key is None:
+        key = SigningKey.generate(algorithm)
+        _write_key(path, key, sealing=sealing)
+    return key
+
+
+def _load_key(path: Path, algorithm: Algorithm, *, sealing: LocalMasterKey | None) -> SigningKey | None:
+    path = _key_path(path, sealing)
     pem = _read_private(path)
     if pem is None:
-        key = SigningKey.generate(algorithm)
-        made = key.to_pem()
-        replace_file(path, made.reveal() if sealing is None else sealing.wrap(made, context=context))
-        return key
+        return None
     if sealing is not None:
-        pem = sealing.unwrap(pem.reveal(), context=context)
+        pem = sealing.unwrap(pem.reveal(), context=_sealed_for(path))
     try:
         key = SigningKey.from_pem(pem)
     except FormatError as error:
@@ -332,6 +374,19 @@ def load_or_make_key(path: Path, algorithm: Algorithm, *, sealing: LocalMasterKe
     if key.algorithm != algorithm:
         raise ConfigurationError(f"{path} holds a key of another kind", action="Restore it from its backup.")
     return key
+
+
+def _write_key(path: Path, key: SigningKey, *, sealing: LocalMasterKey | None) -> None:
+    path, pem = _key_path(path, sealing), key.to_pem()
+    replace_file(path, pem.reveal() if sealing is None else sealing.wrap(pem, context=_sealed_for(path)))
+
+
+def _key_path(path: Path, sealing: LocalMasterKey | None) -> Path:
+    return path if sealing is None else path.with_name(f"{path.name}.sealed")
+
+
+def _sealed_for(path: Path) -> bytes:
+    return _SEALED_FOR + path.name.encode("ascii")
 
 
 def _load_or_issue_certificate(path: Path, key: SigningKey, *, common_name: str, now: datetime) -> bytes:

@@ -18,6 +18,7 @@ from strongroom.base.errors import ConfigurationError, FormatError, StrongroomEr
 from strongroom.crypto.x509 import to_pem
 from strongroom.keys.providers import MasterKey, open_master_key
 from strongroom.keys.store import LogSigner, Store, open_store
+from strongroom.keys.store.rotations import rotation_of
 from strongroom.log.note import verification_key
 from strongroom.services.approvals import ApprovalDesk
 from strongroom.services.custody import LockedService, certificate_of_this_start
@@ -34,8 +35,11 @@ from strongroom.services.http import Call, application, endpoint, json_reply, lo
 from strongroom.services.identity import (
     ServiceIdentity,
     has_sealed_identity,
+    has_successor,
+    install_successor,
     open_identity,
     prepare_folder,
+    prepare_successor,
     tls_names,
 )
 from strongroom.services.issuers import AttestationServiceSettings, AzureAttestationSettings, configured_issuers
@@ -51,7 +55,7 @@ from strongroom.services.owners import OwnerDesk
 from strongroom.services.people import People, PeopleSettings, configuration_of_people, configured_people
 from strongroom.services.restores import RestoreDesk
 from strongroom.services.rosters import RosterDesk
-from strongroom.services.rotations import RotationDesk
+from strongroom.services.rotations import OwnSuccessor, RotationDesk
 from strongroom.services.runs import PREFIX, RunDesk
 from strongroom.services.sign_in import TokenIssuers
 from strongroom.services.sign_in_desk import SignInDesk
@@ -270,14 +274,15 @@ def build(launched: Launched, *, clock: Clock, unlocked: MasterKey | None) -> Ke
     sealing = unlocked
     if settings.mode == "attested" and unlocked is None:
         sealing = open_master_key(settings.master_key, create=not has_sealed_identity(Path(settings.state)))
-    identity = open_identity(
-        Path(settings.state),
-        common_name=COMMON_NAME,
-        sans=tls_names(settings.url, settings.names),
-        now=clock.now(),
-        sealing=sealing,
-    )
+    folder, sans = Path(settings.state), tls_names(settings.url, settings.names)
+
+    def opened() -> ServiceIdentity:
+        return open_identity(folder, common_name=COMMON_NAME, sans=sans, now=clock.now(), sealing=sealing)
+
+    identity = opened()
     store = open_state(settings, identity, opened=sealing)
+    if sealing is not None and _finish_rotation(store, identity, folder=folder, sealing=sealing):
+        identity = opened()
     clock = LogClock(clock, newest_time=lambda: store.newest_time)
     store.end_master_key_rotation(now=clock.now())
     with store.transaction() as tx:
@@ -317,8 +322,44 @@ def build(launched: Launched, *, clock: Clock, unlocked: MasterKey | None) -> Ke
         store=store,
         vault=vault,
         witnesses=witnesses,
-        app=_application(desk, vault, launched),
+        app=_application(desk, vault, launched, successor=_successor(identity, folder=folder, sealing=sealing)),
     )
+
+
+def _finish_rotation(store: Store, identity: ServiceIdentity, *, folder: Path, sealing: MasterKey) -> bool:
+    """Put the new identity in its place if its rotation is logged and a crash came before that.
+
+    Returns:
+        Whether there was something to do.
+
+    Raises:
+        ConfigurationError: The identity was replaced, and the new one is not in the state folder.
+    """
+    with store.reading() as tx:
+        logged = rotation_of(tx, identity.identity)
+    if logged is None:
+        return False
+    if not has_successor(folder, new=logged.new, sealing=sealing):
+        raise ConfigurationError(
+            f"the log says that this service's identity was replaced by {logged.new}, whose key is not here",
+            action=f"Restore {folder} as it was after the rotation.",
+        )
+    install_successor(folder, old=identity.identity, sealing=sealing)
+    return True
+
+
+def _successor(identity: ServiceIdentity, *, folder: Path, sealing: MasterKey | None) -> OwnSuccessor | None:
+    """Return how an attested service replaces its identity; None where the key is its operator's."""
+    if sealing is None:
+        return None
+    return OwnSuccessor(
+        prepare=lambda now: prepare_successor(folder, common_name=COMMON_NAME, now=now, sealing=sealing),
+        install=lambda: install_successor(folder, old=identity.identity, sealing=sealing),
+    )
+
+
+def _believed(settings: KeyServiceSettings) -> list[str]:
+    return [each.identity for each in settings.attestation_services if isinstance(each, AttestationServiceSettings)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -361,7 +402,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _application(desk: KeyDesk, vault: KeyVault, launched: Launched) -> Starlette:
+def _application(desk: KeyDesk, vault: KeyVault, launched: Launched, *, successor: OwnSuccessor | None) -> Starlette:
     evidence = ServiceEvidenceSource(
         service="key-service",
         mode=desk.mode,
@@ -406,7 +447,7 @@ def _application(desk: KeyDesk, vault: KeyVault, launched: Launched) -> Starlett
         *RosterDesk(desk).routes(),
         *LeaseDesk(desk).routes(),
         *LogDesk(desk).routes(),
-        *RotationDesk(desk).routes(),
+        *RotationDesk(desk, believed=_believed(launched.settings), successor=successor).routes(),
         endpoint(f"{PREFIX}/evidence", show_evidence, errors=strongroom_error),
         endpoint("/healthz", health, errors=strongroom_error),
         endpoint("/readyz", ready, errors=strongroom_error),

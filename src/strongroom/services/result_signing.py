@@ -204,11 +204,16 @@ class ResultSigner:
             return self._current.thumbprint
 
     def published(self) -> list[Json]:
-        """Return the public JWKs of all keys whose tokens may still be good, the newest first: x5c, n and e."""
+        """Return the public JWKs of all keys whose tokens may still be good, the newest first: x5c, n and e.
+
+        Keys that an identity certified which was replaced since are not among them: nobody who pins the present one
+        could verify them.
+        """
         now = int(self._clock.now().timestamp())
         with self._lock:
-            records = self._records
-        return [_jwk(record) for index, record in enumerate(records) if not index or record.last_expiry >= now]
+            newest, *older = self._records
+        issuer = newest.chain_der[1:]
+        return [_jwk(newest), *(_jwk(key) for key in older if key.last_expiry >= now and key.chain_der[1:] == issuer)]
 
     def _is_old(self, now: datetime) -> bool:
         return now.timestamp() - self._records[0].made_at > self._tokens.signing_key_max_age.total_seconds()

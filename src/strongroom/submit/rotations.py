@@ -1,10 +1,11 @@
 """Following rotated identities in a trust file: from what is pinned, step by step, each proved to be logged."""
 
 from strongroom.clients.seen_log import log_key_of
+from strongroom.log.note import NoteKey
 from strongroom.log.rotation import follow
 from strongroom.submit.services import trusted_service
 from strongroom.wire.rotation import IdentityRotation, Rotations
-from strongroom.wire.trust import Trust
+from strongroom.wire.trust import Trust, TrustedService
 
 
 def follow_rotations(trust: Trust, rotations: Rotations) -> tuple[Trust, tuple[IdentityRotation, ...]]:
@@ -22,9 +23,26 @@ def follow_rotations(trust: Trust, rotations: Rotations) -> tuple[Trust, tuple[I
         FormatError: A rotation is malformed, or the trust file names no log.
         VerificationError: A rotation does not hold, is not logged, or the chain has a gap.
     """
-    service = trusted_service(trust, "key-service")
-    log = log_key_of(service.log_key)
-    found = follow(rotations.rotations, kind="key-service", start=service.identity, log=log)
+    log = log_key_of(trusted_service(trust, "key-service").log_key)
+    found: list[IdentityRotation] = []
+    services: list[TrustedService] = []
+    for service in trust.services:
+        followed, steps = _follow_service(service, rotations, log=log)
+        services.append(followed)
+        found += steps
+    owners, people = list(trust.owners), []
+    for owner in trust.owners:
+        steps = follow(rotations.rotations, kind="owner", start=owner, log=log)
+        people += [step for step in steps if step not in people]
+        owners += [step.new for step in steps if step.new not in owners]
+    updated = trust.model_copy(update={"services": tuple(services), "owners": tuple(owners)})
+    return Trust.from_json(updated.to_json()), (*found, *people)
+
+
+def _follow_service(
+    service: TrustedService, rotations: Rotations, *, log: NoteKey
+) -> tuple[TrustedService, tuple[IdentityRotation, ...]]:
+    found = follow(rotations.rotations, kind=service.service, start=service.identity, log=log)
     for rotation in found:
         service = service.model_copy(
             update={
@@ -33,11 +51,4 @@ def follow_rotations(trust: Trust, rotations: Rotations) -> tuple[Trust, tuple[I
                 "predecessors": (*service.predecessors, rotation.old),
             }
         )
-    services = tuple(service if each.service == "key-service" else each for each in trust.services)
-    owners, people = list(trust.owners), []
-    for owner in trust.owners:
-        steps = follow(rotations.rotations, kind="owner", start=owner, log=log)
-        people += [step for step in steps if step not in people]
-        owners += [step.new for step in steps if step.new not in owners]
-    updated = trust.model_copy(update={"services": services, "owners": tuple(owners)})
-    return Trust.from_json(updated.to_json()), (*found, *people)
+    return service, found

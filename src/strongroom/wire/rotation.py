@@ -10,7 +10,7 @@ from strongroom.wire.model import B64Url, CompactJws, Hex32, Message, Timestamp
 ROTATION_TYP: Final = "strongroom-rotation+jws"
 ROTATION_CONTEXT: Final = b"strongroom identity rotation 1\n"
 
-IdentityKind = Literal["key-service", "owner"]
+IdentityKind = Literal["attestation-service", "key-service", "owner"]
 
 
 class IdentityRotation(Message):
@@ -49,7 +49,7 @@ class LoggedRotation(Message):
 
 
 class Rotations(Message):
-    """A file of rotations, oldest first, to be handed to everybody who pinned one of the old identities."""
+    """Rotations, oldest first, to be handed to everybody who pinned one of the old identities."""
 
     version: Literal[1] = 1
     rotations: tuple[LoggedRotation, ...] = Field(max_length=256)

@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.custody import KEY_SERVICE, AttestedInstallation, attested_installation
+from tests.support.custody import KEY_SERVICE, AttestedInstallation, attested_installation, trust_in
 from tests.support.softhsm import SoftHsm, softhsm
 
 from strongroom.attestation.evidence.simulated import entry_command
+from strongroom.base.errors import ConflictError
+from strongroom.submit.rotations import follow_rotations
+from strongroom.wire.rotation import Rotations
 
 
 def ended(config: Path) -> tuple[int, str]:
@@ -57,3 +60,49 @@ def test_starts_by_itself_is_pinned_from_its_evidence_and_needs_its_module(tmp_p
         installed.keys = installed.start_keys(installed.key_config)
         assert installed.pinned() == pinned
         assert "kept" in {each["dataset"] for each in installed.owner_client().datasets()["datasets"]}
+
+
+@pytest.mark.needs_softhsm
+def test_replaces_its_own_identity_when_its_owner_asks(tmp_path: Path) -> None:
+    """The key is made and sealed in the TEE; its operator, who has the state folder, never has it."""
+    (tmp_path / "hsm").mkdir()
+    with softhsm(tmp_path / "hsm") as hsm, attested_installation(tmp_path) as installed:
+        installed.key_config = config_with(installed, hsm, "master")
+        installed.keys = installed.start_keys(installed.key_config)
+        pinned, owner = installed.pinned(), installed.owner_client()
+        trust = trust_in(installed.roots, services=(pinned,), owners=(installed.owner.verifying_key.thumbprint,))
+        owner.create_dataset("kept")
+        logged = owner.rotate_service()
+        assert [each.statement for each in owner.rotations().rotations] == [logged.statement]
+        with pytest.raises(ConflictError):  # one successor, until it has taken the old one's place
+            owner.rotate_service()
+        assert installed.pinned() == pinned, "until it is started again"
+        assert installed.keys.stop() == 0
+        assert not list((tmp_path / "attested").glob("*.key"))
+
+        installed.keys = installed.start_keys(installed.key_config)
+        followed, (step,) = follow_rotations(trust, Rotations(rotations=(logged,)))
+        (service,) = followed.services
+        assert (step.old, step.new) == (pinned.identity, installed.keys.identity)
+        assert service == installed.pinned().model_copy(update={"predecessors": (pinned.identity,)})
+        assert service.log_key == pinned.log_key
+        assert "kept" in {each["dataset"] for each in installed.owner_client().datasets()["datasets"]}
+
+
+@pytest.mark.needs_softhsm
+def test_an_identity_that_was_replaced_is_not_put_back(tmp_path: Path) -> None:
+    (tmp_path / "hsm").mkdir()
+    with softhsm(tmp_path / "hsm") as hsm, attested_installation(tmp_path) as installed:
+        installed.key_config = config_with(installed, hsm, "master")
+        installed.keys = installed.start_keys(installed.key_config)
+        owner, state = installed.owner_client(), tmp_path / "attested"
+        old = {path.name: path.read_bytes() for path in state.glob("identity*")}
+        owner.rotate_service()
+        installed.keys.stop()
+        for path in [*state.glob("identity*"), state / "predecessors.json"]:
+            path.unlink()
+        for name, content in old.items():  # the operator puts the old identity back, and the new one is gone
+            (state / name).write_bytes(content)
+            (state / name).chmod(0o600)
+        status, text = ended(installed.key_config)
+        assert (status, "was replaced by" in text) == (1, True)

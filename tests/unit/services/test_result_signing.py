@@ -16,7 +16,7 @@ from strongroom.crypto.jose import unverified_header, verify_jws
 from strongroom.crypto.keys import VerifyingKey
 from strongroom.crypto.x509 import LeafUsage, verify_leaf
 from strongroom.services.attestation_service import COMMON_NAME
-from strongroom.services.identity import open_identity
+from strongroom.services.identity import install_successor, open_identity, prepare_successor
 from strongroom.services.result_signing import ResultProperties
 
 
@@ -143,6 +143,19 @@ def test_another_identity_certifies_the_key_anew(installed: Installation) -> Non
         (folder / name).unlink()
     open_identity(folder, common_name=COMMON_NAME, sans=["127.0.0.1"], now=NOW)
     installed.restart()
+    demand_good(installed, installed.service.signer.sign({}))
+
+
+def test_keys_that_a_replaced_identity_certified_are_not_published(installed: Installation) -> None:
+    signer, folder = installed.service.signer, Path(installed.config.state)
+    signer.sign({})
+    newest = signer.rotate()
+    assert len(kids(installed)) == 2
+    installed.store.close()
+    prepare_successor(folder, common_name=COMMON_NAME, now=NOW)
+    install_successor(folder, old=installed.identity.identity)
+    installed.restart()
+    assert kids(installed) == [newest]
     demand_good(installed, installed.service.signer.sign({}))
 
 

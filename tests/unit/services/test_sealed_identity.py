@@ -1,7 +1,9 @@
 """An attested service's own keys lie on disk only wrapped by its master key."""
 
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.platform import NOW
@@ -10,7 +12,15 @@ from strongroom.base.errors import IntegrityError
 from strongroom.base.secret import SecretBytes
 from strongroom.keys.providers.envelope import WrapAlgorithm
 from strongroom.keys.providers.local import LocalMasterKey
-from strongroom.services.identity import ServiceIdentity, has_sealed_identity, open_identity
+from strongroom.services import identity
+from strongroom.services.identity import (
+    ServiceIdentity,
+    has_sealed_identity,
+    has_successor,
+    install_successor,
+    open_identity,
+    prepare_successor,
+)
 
 NAMES = ("identity.key", "signing.key", "statement.key")
 
@@ -69,6 +79,73 @@ def test_a_key_in_the_clear_is_never_taken_for_a_sealed_one(folder: Path) -> Non
     (folder / "identity.pem").unlink()
     ours = opened(folder, sealing=master_key())
     assert ours.identity != theirs.identity
+
+
+def prepared(folder: Path) -> str:
+    key, _ = prepare_successor(folder, common_name="test", now=NOW, sealing=master_key())
+    return key.verifying_key.thumbprint
+
+
+def test_a_successor_is_sealed_too_and_takes_the_identitys_place(folder: Path) -> None:
+    first = opened(folder, sealing=master_key())
+    new = prepared(folder)
+    assert prepared(folder) == new
+    assert not (folder / "identity-next.key").exists()
+    assert b"PRIVATE" not in b"".join(path.read_bytes() for path in folder.iterdir())
+    assert has_successor(folder, new=new, sealing=master_key())
+    assert not has_successor(folder, new=first.identity, sealing=master_key())
+    assert opened(folder, sealing=master_key()).identity == first.identity, "nothing uses it before it is installed"
+
+    install_successor(folder, old=first.identity, sealing=master_key())
+    after = opened(folder, sealing=master_key())
+    assert (after.identity, after.predecessors) == (new, (first.identity,))
+    assert after.statement.thumbprint == first.statement.thumbprint
+    assert not list(folder.glob("identity-next*"))
+    assert not has_successor(folder, new=new, sealing=master_key())
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize("written", range(5))
+def test_a_crash_at_any_point_of_installing_leaves_a_service_that_starts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, written: int, sealed: bool
+) -> None:
+    sealing = master_key() if sealed else None
+    first = opened(folder, sealing=sealing)
+    new, _ = prepare_successor(folder, common_name="test", now=NOW, sealing=sealing)
+    todo = written
+
+    class PowerCutError(Exception): ...
+
+    def until_the_cut(act: Callable[..., None]) -> Callable[..., None]:
+        def cut(*args: Any, **options: Any) -> None:
+            nonlocal todo
+            if todo == 0:
+                raise PowerCutError
+            todo -= 1
+            act(*args, **options)
+
+        return cut
+
+    with monkeypatch.context() as patched:
+        patched.setattr(identity, "replace_file", until_the_cut(identity.replace_file))
+        patched.setattr(Path, "unlink", until_the_cut(Path.unlink))
+        with pytest.raises(PowerCutError):
+            install_successor(folder, old=first.identity, sealing=sealing)
+    after = opened(folder, sealing=sealing)
+    if written == 0:  # it was not begun
+        assert after.identity == first.identity
+        install_successor(folder, old=first.identity, sealing=sealing)
+        after = opened(folder, sealing=sealing)
+    assert (after.identity, after.predecessors) == (new.verifying_key.thumbprint, (first.identity,))
+    assert not list(folder.glob("identity-next*"))
+
+
+def test_the_operators_own_successor_is_not_taken(folder: Path) -> None:
+    """The operator of an attested service prepares a key that he knows."""
+    first = opened(folder, sealing=master_key())
+    prepare_successor(folder, common_name="test", now=NOW)
+    (folder / "predecessors.json").write_text(f'["{first.identity}"]')
+    assert opened(folder, sealing=master_key()).identity == first.identity
 
 
 def test_the_master_keys_holder_sees_none_of_them(folder: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final
 
 from pydantic import Field
 
-from strongroom.base.encoding import Json, canonical_json, from_b64url, to_b64url
+from strongroom.base.encoding import Json, canonical_json, from_b64url, parse_json_object, to_b64url
 from strongroom.base.errors import ConflictError, FormatError, IntegrityError
 from strongroom.base.secret import SecretBytes
 from strongroom.crypto import aead
@@ -170,23 +170,32 @@ def open_backup(source: BinaryIO, *, master_key: MasterKey | None, recipient: Re
     header, text = read_header(source)
     key = _backup_key(header, master_key=master_key, recipient=recipient)
     lines = _lines(source, key=key, header=text)
-    first = next(lines)
+    match next(lines, None):
+        case {"store_key": str(content)}:
+            store_key = _secret(content)
+        case _:
+            raise _malformed()
     files: dict[str, SecretBytes] = {}
     pending: dict[str, Any] | None = None
     for line in lines:
-        if "file" not in line:
-            pending = line
-            break
-        files[line["file"]] = SecretBytes(from_b64url(line["content"]))
+        match line:
+            case {"file": str(name), "content": str(content)}:
+                files[name] = _secret(content)
+            case _:
+                pending = line
+                break
 
     def rows() -> Iterator[tuple[str, dict[str, Any]]]:
         line = pending
         while line is not None:
-            row = {name: _from_json(value) for name, value in line["row"].items() if name not in _COUNTED}
-            yield line["table"], row
+            match line:
+                case {"table": str(table), "row": dict(row)}:
+                    yield table, {name: _from_json(value) for name, value in row.items() if name not in _COUNTED}
+                case _:
+                    raise _malformed()
             line = next(lines, None)
 
-    return Opened(store_key=SecretBytes(from_b64url(first["store_key"])), files=files, rows=rows())
+    return Opened(store_key=store_key, files=files, rows=rows())
 
 
 def write_rows(writer: Writer, opened: Opened, *, tables: Sequence[str]) -> None:
@@ -267,16 +276,43 @@ def _lines(source: BinaryIO, *, key: SecretBytes, header: bytes) -> Iterator[dic
         sealed = source.read(_length(source, at_most=_LARGEST_PIECE))
         try:
             content = aead.decrypt(key, sealed, context=_piece_context(digest, number=number, last=last)).reveal()
-            lines = zlib.decompress(content).split(b"\n")
+            lines = _decompressed(content).split(b"\n")
         except (IntegrityError, FormatError, zlib.error) as error:
             raise IntegrityError(
                 "the backup was changed or cut off, or the key is another one", action="Restore another copy of it."
             ) from error
         number += 1
         for line in filter(None, lines):
-            yield json.loads(line)
+            yield _line(line)
     if source.read(1):
         raise IntegrityError("the backup has something after its end", action="Restore another copy of it.")
+
+
+def _decompressed(content: bytes) -> bytes:
+    """Return a piece's lines. Whoever knows a recipient's public key can make a backup for it: sizes are bounded."""
+    stream = zlib.decompressobj()
+    lines = stream.decompress(content, _LARGEST_PIECE)
+    if stream.unconsumed_tail or not stream.eof:
+        raise _malformed()
+    return lines
+
+
+def _line(text: bytes) -> dict[str, Any]:
+    try:
+        return parse_json_object(text)
+    except FormatError as error:
+        raise _malformed() from error
+
+
+def _secret(text: str) -> SecretBytes:
+    try:
+        return SecretBytes(from_b64url(text))
+    except FormatError as error:
+        raise _malformed() from error
+
+
+def _malformed() -> IntegrityError:
+    return IntegrityError("the backup does not hold what a backup holds", action="Restore another copy of it.")
 
 
 def _length(source: BinaryIO, *, at_most: int) -> int:
@@ -297,4 +333,13 @@ def _to_json(value: Any) -> Json:  # noqa: ANN401 - a database value
 
 
 def _from_json(value: Any) -> Any:  # noqa: ANN401 - a database value
-    return base64.b64decode(value["b64"]) if isinstance(value, dict) else value
+    match value:
+        case {"b64": str(text)}:
+            try:
+                return base64.b64decode(text, validate=True)
+            except ValueError as error:
+                raise _malformed() from error
+        case dict() | list() | bool():
+            raise _malformed()
+        case _:
+            return value

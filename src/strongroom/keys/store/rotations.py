@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from pydantic import Field
+
 from strongroom.keys.store.transaction import Transaction
 from strongroom.wire.model import CompactJws, Hex32, Message
 
@@ -11,10 +13,15 @@ CREATE TABLE identity_rotations (old TEXT PRIMARY KEY, public TEXT NOT NULL, sea
 
 
 class RotationRecord(Message):
-    """A rotation that was logged."""
+    """A rotation that was logged.
+
+    Attributes:
+        leaf: Where in the log; None for one that an older version recorded.
+    """
 
     new: Hex32
     statement: CompactJws
+    leaf: int | None = Field(default=None, ge=0)
 
 
 def add_rotation(tx: Transaction, old: str, record: RotationRecord) -> None:
@@ -30,6 +37,12 @@ def rotation_of(tx: Transaction, old: str) -> RotationRecord | None:
     """Return what an identity was replaced by; None if it was not."""
     found = tx.rows.find("identity_rotations", {"old": old}, RotationRecord)
     return None if found is None else found[0]
+
+
+def all_rotations(tx: Transaction) -> list[RotationRecord]:
+    """Return every rotation whose place in the log is recorded, oldest first."""
+    found = [record for record, _ in tx.rows.select("identity_rotations", {}, RotationRecord)]
+    return sorted((record for record in found if record.leaf is not None), key=lambda record: record.leaf or 0)
 
 
 def names_of(tx: Transaction, identity: str) -> frozenset[str]:
