@@ -14,8 +14,9 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 JAVA_SOURCES := $(shell find jvm -name '*.java' 2>/dev/null)
-SYSTEM_PACKAGES := postgresql softhsm2 swtpm
-CODE := src tests examples verifier $(wildcard benchmarks)
+SYSTEM_PACKAGES := postgresql softhsm2 swtpm \
+	containerd runc containernetworking-plugins iptables conntrack iproute2 mmdebstrap
+CODE := src tests examples verifier deploy $(wildcard benchmarks)
 
 # A virtual environment, our own Java and our own Spark: what is set on this machine does not reach them.
 unexport JAVA_HOME JAVA_TOOL_OPTIONS JDK_JAVA_OPTIONS _JAVA_OPTIONS
@@ -32,6 +33,7 @@ help: ## Show this list
 	@echo '  make bench-attestation ARGS=...  --quick for a smoke run, --requests N, --json, --out FOLDER'
 	@echo '  make bench-keys ARGS=...  --quick for a smoke run, --keys N, --leaves N, --json, --out FOLDER'
 	@echo '  make test ARGS=...      passes further options to pytest'
+	@echo '  make test-kubernetes ARGS=...  likewise; KUBECONFIG=FILE uses a cluster of yours'
 	@echo '  make fuzz ARGS=...      --target NAME --seconds N, --all or --list'
 
 # --- set-up ------------------------------------------------------------------------------------------------------
@@ -70,8 +72,9 @@ setup: .venv/.setup ## Make the virtual environment, Spark and Java included, an
 	@touch $@
 
 .PHONY: system
-system: ## Install the system packages that some tests need (as root, with apt)
-	@if command -v swtpm >/dev/null && command -v pg_ctlcluster >/dev/null && command -v softhsm2-util >/dev/null; then :; \
+system: .venv/.installed ## Install the system packages that some tests need (as root, with apt)
+	@if command -v swtpm >/dev/null && command -v pg_ctlcluster >/dev/null && command -v softhsm2-util >/dev/null && \
+		$(BIN)/python -m tests.support.kubernetes.machine; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update --quiet=2 && \
 		DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends $(SYSTEM_PACKAGES); \
@@ -97,11 +100,23 @@ bench-attestation: .venv/.setup .venv/.developer ## Measure verification, polici
 bench-keys: .venv/.setup .venv/.developer ## Measure releases, wraps, look-ups and starts of the key service; needs two cores
 	$(BIN)/python benchmarks/keys.py $(ARGS)
 
+.PHONY: images
+images: .venv/.developer system ## Build the images of the containers into build/images
+	$(BIN)/python deploy/images/build.py $(ARGS)
+
+.PHONY: bench-crowd
+bench-crowd: .venv/.setup .venv/.developer ## Measure a thousand executors that join a run at once; needs two cores
+	$(BIN)/python benchmarks/crowd.py $(ARGS)
+
 # --- checks ------------------------------------------------------------------------------------------------------
 
 .PHONY: test
 test: .venv/.setup .venv/.developer .venv/.identity-provider system lint ## Run every check and every test
-	$(BIN)/pytest --numprocesses auto --dist loadfile $(ARGS)
+	env --unset=KUBECONFIG $(BIN)/python -m tests.support.suite $(ARGS)
+
+.PHONY: test-kubernetes
+test-kubernetes: .venv/.setup .venv/.developer system ## Run the tests on a cluster: one made here, or that of KUBECONFIG
+	$(BIN)/python -m tests.support.suite $(if $(filter tests/%,$(ARGS)),,tests/kubernetes) $(ARGS)
 
 .venv/.fuzzer: .venv/.developer requirements/fuzz.txt
 	$(PIP) install --require-hashes --requirement requirements/fuzz.txt
@@ -133,10 +148,14 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.1
 lock: .venv/.developer ## Choose the newest allowed versions and write requirements/*.txt
 	$(LOCK) requirements/build.in --output-file requirements/build.txt
 	$(LOCK) pyproject.toml --extra services --extra spark --output-file requirements/runtime.txt
-	$(LOCK) pyproject.toml --extra services --extra spark --extra postgres --extra azure --extra pkcs11 requirements/dev.in \
+	$(LOCK) pyproject.toml --extra services --extra spark --extra postgres --extra azure --extra pkcs11 --extra kubernetes \
+		requirements/dev.in \
 		--constraint requirements/build.txt --constraint requirements/runtime.txt \
 		--output-file requirements/dev.txt
 	$(LOCK) requirements/fuzz.in --output-file requirements/fuzz.txt
+	$(LOCK) pyproject.toml --extra services --extra postgres --extra azure --extra pkcs11 \
+		--constraint requirements/dev.txt --output-file requirements/image-service.txt
+	$(LOCK) pyproject.toml --extra spark --constraint requirements/dev.txt --output-file requirements/image-spark.txt
 	@! grep -n '://' requirements/*.txt
 
 .PHONY: clean

@@ -35,7 +35,7 @@ from strongroom.crypto.keys import ReceivingKey, SigningKey
 from strongroom.crypto.random import random_bytes, random_id
 from strongroom.policy.approval import Approval
 from strongroom.wire import key_service as wire
-from strongroom.wire.runtime_data import RuntimeData
+from strongroom.wire.runtime_data import Role, RuntimeData
 from strongroom.wire.ticket import TICKET_TYP, RunTicket
 
 DATASET: Final = "trips"
@@ -43,6 +43,8 @@ VERIFIED_SHARE: Final = 50
 """Of so many releases, the service's signature over one is verified; run and key are compared in each."""
 _CLOCK: Final = SystemClock()
 _RUNS: Final = 8
+_MAX_RUNS: Final = 1000
+_MAX_EXECUTORS: Final = 1000
 _FRESH_S: Final = 20.0
 """So long a signed request is sent again and again; the service takes it for a minute."""
 _KEY_NAME: Final = "bench"
@@ -52,11 +54,21 @@ Wrapping = Literal["A256KW", "RSA-OAEP-256"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A TEE that joined a run."""
+    """A TEE that joined a run.
 
+    Attributes:
+        ticket: The run's ticket.
+        run: Its digest.
+        signing: The TEE's signing key.
+        tee_key: The name of the key that its secrets are sealed to.
+        client: Its connection to the key service.
+    """
+
+    ticket: str
     run: str
     signing: SigningKey
     tee_key: str
+    client: TeeKeyServiceClient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +79,14 @@ class KeyServer:
         owner: Its owner's key.
         version: What the runs are bound to.
         members: A driver of each run.
+        runs: Opens further ones.
     """
 
     service: Service
     owner: SigningKey
     version: wire.WrittenDataset
     members: Sequence[Member]
+    runs: "Runs"
 
 
 @contextmanager
@@ -104,8 +118,9 @@ def running_key_service(
             DATASET, wire.Commit(dataset=DATASET, base=None, manifest_digest=digest, write_ids=(write.write_id,))
         )
         version = wire.WrittenDataset(number=1, write_keys={write.write_id: write.wrapped})
-        runs = _Runs(machines, attestation, service, client, owner=owner)
-        yield KeyServer(service=service, owner=owner, version=version, members=[runs.open() for _ in range(_RUNS)])
+        runs = Runs(machines, attestation, service, client, owner=owner)
+        members = [runs.open() for _ in range(_RUNS)]
+        yield KeyServer(service=service, owner=owner, version=version, members=members, runs=runs)
     finally:
         service.stop()
 
@@ -147,14 +162,14 @@ def start_key_service(config: Path, *, core: int) -> Service:
     return Service(config.parent, process, url=settings["url"])
 
 
-class _Runs:
-    """Opens runs, each with fresh evidence."""
+class Runs:
+    """Opens runs and joins them, each TEE with fresh evidence. Threads may share it."""
 
     def __init__(
         self, machines: Machines, attestation: Service, service: Service, client: OwnerClient, *, owner: SigningKey
     ) -> None:
         self._machines, self._service, self._owner = machines, service, owner
-        self._attest = AttestationClient(attestation.http())
+        self._attestation = attestation
         self._receiving = ReceivingKey.generate_rsa()
         self._application = ApplicationDescription(
             name="report",
@@ -176,31 +191,40 @@ class _Runs:
                 attestation_issuer=attestation.url,
                 hardware="simulated",
                 shape="process",
-                max_runs=_RUNS,
+                max_runs=_MAX_RUNS,
+                max_executors=_MAX_EXECUTORS,
                 submitters=(owner.verifying_key.thumbprint,),
                 issued_at=to_rfc3339(_CLOCK.now()),
             ),
             application=self._application.to_json().decode(),
         )
 
-    def open(self) -> Member:
-        """Open one run as its driver."""
-        ticket, signing = self._ticket(), SigningKey.generate("ES256")
-        run = sha256_hex(unverified_payload(ticket))
+    def open(self, *, executors: int = 1) -> Member:
+        """Open one run as its driver; so many executors may join it."""
+        return self._join(self._ticket(executors), driver=None, receiving=self._receiving)
+
+    def join(self, driver: Member, *, receiving: ReceivingKey) -> Member:
+        """Join a driver's run as an executor, on connections of its own."""
+        return self._join(driver.ticket, driver=driver, receiving=receiving)
+
+    def _join(self, ticket: str, *, driver: Member | None, receiving: ReceivingKey) -> Member:
+        run, signing = sha256_hex(unverified_payload(ticket)), SigningKey.generate("ES256")
         client = TeeKeyServiceClient(
             self._service.http(),
             statements=ServiceStatements(identity=self._service.identity, now=_CLOCK.now),
             signing_key=signing,
-            receiving_key=self._receiving,
+            receiving_key=receiving,
             run=run,
         )
+        role: Role = "executor" if driver else "driver"
         data = RuntimeData(
             application=self._application.digest,
-            role="driver",
+            role=role,
             run=run,
             nonces={self._service.identity: client.nonce()},
-            keys=(self._receiving.public_jwk,),
+            keys=(receiving.public_jwk,),
             signing_key=signing.verifying_key.to_jwk(),
+            driver_key=driver.signing.verifying_key.thumbprint if driver else None,
         ).to_json()
         application = bytes.fromhex(self._application.digest)
         intel = self._machines.intel
@@ -213,19 +237,19 @@ class _Runs:
         evidence = UnverifiedEvidence(kind="sgx", quote=intel.quote(replace(report)), runtime_data=data)
         request = wire.JoinRequest(
             ticket=ticket,
-            result=self._attest.attest(evidence),
+            result=AttestationClient(self._attestation.http()).attest(evidence),
             evidence=wire.Evidence(kind="sgx", quote=to_b64url(evidence.quote), runtime_data=to_b64url(data)),
         )
-        client.join(request, role="driver")
-        return Member(run=run, signing=signing, tee_key=str(self._receiving.public_jwk["kid"]))
+        client.join(request, role=role)
+        return Member(ticket=ticket, run=run, signing=signing, tee_key=str(receiving.public_jwk["kid"]), client=client)
 
-    def _ticket(self) -> str:
+    def _ticket(self, executors: int) -> str:
         key = self._owner
         ticket = RunTicket(
             run_id=random_id(),
             application=self._application.digest,
             datasets={DATASET: 1},
-            max_executors=1,
+            max_executors=executors,
             not_after=to_rfc3339(_CLOCK.now() + timedelta(hours=12)),
             submitter=key.verifying_key.thumbprint,
             checkpoints={},

@@ -20,16 +20,10 @@ from sessions import (
     repetitions,
 )
 
+from strongroom.engine.cluster import StandaloneCluster
+from strongroom.engine.node import Child, InsecurePlainNode
 from strongroom.engine.runtime import SparkRuntime, find_runtime
-from strongroom.engine.spark import (
-    Application,
-    Child,
-    InsecurePlainNode,
-    Resources,
-    start_driver,
-    start_master,
-    start_worker,
-)
+from strongroom.engine.spark import Application, Resources, start_driver, start_master, start_worker
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - the memory file system that the protected side uses too
 _HOST = "127.0.0.1"
@@ -82,7 +76,6 @@ def _run(application: Application, *, executors: int, runtime: SparkRuntime, fol
         driver_memory=f"{MEMORY_MB}m",
         executor_memory=f"{MEMORY_MB}m",
         executor_cores=EXECUTOR_CORES,
-        cores_max=EXECUTOR_CORES * executors,
     )
     with ExitStack() as running, (folder / "output").open("wb") as output:
         node = _node(runtime, folder / "driver")
@@ -92,8 +85,9 @@ def _run(application: Application, *, executors: int, runtime: SparkRuntime, fol
             place = _node(runtime, folder / f"e{index}")
             worker = start_worker(place, master_url=url, cores=EXECUTOR_CORES, memory=f"{MEMORY_MB}m")
             running.callback(_end, worker)
+        cluster = StandaloneCluster(url=url, cores_max=EXECUTOR_CORES * executors)
         driver = start_driver(
-            node, master_url=url, application=application, resources=resources, stdout=output, stderr=output
+            node, cluster=cluster, application=application, resources=resources, stdout=output, stderr=output
         )
         running.callback(_end, driver)
         status = driver.wait()

@@ -9,8 +9,7 @@ receipt as an anchor: roots, services, owners, witnesses and agents come from th
 has. Everything that is not exactly as expected raises `DoesNotHoldError`.
 
 What it does not do: it asks nobody, so a log that shows others another history is found by witnesses, or by comparing
-logs; it verifies a DCAP quote alone, where the product lets a second program verify it as well; it refuses receipts of
-runs whose keys are in an Azure vault.
+logs; it verifies a DCAP quote alone, where the product lets a second program verify it as well.
 
 Exit status: 0 the receipt holds, 1 it does not, 2 it was called wrongly.
 """
@@ -28,6 +27,7 @@ import warnings
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
+from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -223,13 +223,27 @@ B64URL, NAME = text(r"[A-Za-z0-9_-]*"), text(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])
 TIME = text(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 JWS = text(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 URL = text(r"https://[A-Za-z0-9.\-\[\]:]+(/[A-Za-z0-9./_\-]*)?")
+ORIGIN = text(r"https://[a-z0-9.\-]+(:[0-9]{1,5})?", most=300)
 ROLE, TEE, HARDWARE = one_of("driver", "executor"), one_of("sgx", "tdx", "snp"), one_of("simulated", "real")
 HOLDER = one_of("file", "pkcs11", "vault", "https", "custody")
+VAULTS = ("azure-key-vault", "azure-managed-hsm")
 OUTCOME, MODE, FIRST = one_of("succeeded", "failed"), one_of("owner-operated", "attested"), {"version": one_of(1)}
 PROOF = record({"leaf": TEXT, "index": NUMBER, "checkpoint": TEXT, "path": array(HEX32, most=64)})
+VTPM = record(
+    {
+        "hcl_report": B64URL,
+        "tpm_quote": B64URL,
+        "tpm_signature": B64URL,
+        "pcrs": mapping(text(r"1?[0-9]|2[0-3]"), HEX32, 1),
+    }
+)
 EVIDENCE = record(
     {"kind": TEE, "quote": B64URL, "runtime_data": B64URL},
-    {"certificate_chain": either(text(most=64 << 10), NOTHING)},
+    {
+        "certificate_chain": either(text(most=64 << 10), NOTHING),
+        "initdata": either(B64URL, NOTHING),
+        "vtpm": either(VTPM, NOTHING),
+    },
 )
 MEMBER = record(
     {"number": whole(), "role": ROLE, "joined_at": TIME, "result": JWS, "evidence": EVIDENCE},
@@ -240,6 +254,17 @@ APPROVAL_PROOF = record({}, {"signatures": DETACHED, "rosters": array(SIGNED_ROS
 RECORD = record(
     {"run": HEX32, "members": array(MEMBER), "approvals": mapping(NAME, JWS), "leaves": array(PROOF)},
     {"proofs": mapping(NAME, APPROVAL_PROOF)},
+)
+VAULT_RECORD = record(
+    {
+        "statement": TEXT,
+        "approvals": mapping(NAME, JWS, 1),
+        "member": MEMBER,
+        "policy": B64URL,
+        "policy_immutable": FLAG,
+        "version_keys": mapping(NAME, mapping(TEXT, TEXT)),
+        "outputs": mapping(NAME, JWS),
+    }
 )
 OUTPUT = record({"manifest_digest": HEX32, "files": whole(), "size_bytes": whole()})
 BODY = record(
@@ -254,14 +279,19 @@ BODY = record(
         "ticket": JWS,
         "application": TEXT,
         "attestation_service": URL,
-        "attestation_certificates": array(B64URL, 2, 16),
         "endorsements": mapping(TEXT, TEXT),
         "records": mapping(HEX32, RECORD),
         "inputs": mapping(NAME, JWS),
         "outputs": mapping(NAME, OUTPUT),
         "log_digest": HEX32,
     },
-    {"version": one_of(1, 2), "input_proofs": mapping(NAME, PROOF), "vaults": mapping(HEX32, lambda _: True)},
+    {
+        "version": one_of(1, 2),
+        "attestation_certificates": array(B64URL, most=16),
+        "attestation_keys": mapping(text(r"[!-~]{1,200}"), B64URL, most=16),
+        "vaults": mapping(HEX32, VAULT_RECORD),
+        "input_proofs": mapping(NAME, PROOF),
+    },
 )
 ENVELOPE = record(
     {"payload": TEXT, "payloadType": TEXT, "signatures": array(record({"keyid": HEX32, "sig": TEXT}), 1, 1)}
@@ -327,6 +357,14 @@ PLATFORM = record(
         "min_crl_number": either(NUMBER, NOTHING),
     }
 )
+CLUSTER = {
+    "issuer": URL,
+    "subject": text(r"system:serviceaccount:[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?:[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"),
+}
+WORKLOAD_DEMAND = record(CLUSTER, {"role": either(ROLE, NOTHING)})
+WORKLOAD = record(
+    {**CLUSTER, "pod": text(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"), "pod_uid": text(r"[0-9A-Za-z-]{1,64}")}
+)
 APPROVAL = record(
     {
         "dataset": NAME,
@@ -336,7 +374,6 @@ APPROVAL = record(
         "evidence_policy_hash": text(r"[A-Za-z0-9_-]{43}"),
         "attestation_issuer": URL,
         "hardware": HARDWARE,
-        "shape": one_of("process"),
         "submitters": array(HEX32, 1, 64),
         "issued_at": TIME,
     },
@@ -348,7 +385,7 @@ APPROVAL = record(
         "not_after": either(TIME, NOTHING),
         "recipients": array(mapping(TEXT, TEXT), most=64),
         "columns": array(text(r"[^\W\d][\w-]{0,62}"), most=1000),
-        "back_end": one_of("strongroom"),
+        "back_end": one_of("strongroom", *VAULTS),
         "not_before": either(TIME, NOTHING),
         "max_executors": either(whole(1, 10_000), NOTHING),
         "max_executors_total": either(whole(1, 1_000_000), NOTHING),
@@ -357,7 +394,24 @@ APPROVAL = record(
         "writers": either(NOTHING, array(text(r"(owner|application):[0-9a-f]{64}"), 1, 64)),
         "purpose": text(most=500),
         "roster": either(HEX32, NOTHING),
+        "shape": either(one_of("process"), NOTHING),
+        "shapes": array(one_of("process", "pod", "confidential-node"), most=3),
+        "workloads": array(WORKLOAD_DEMAND, most=64),
     },
+)
+VAULT_KEY = record(
+    {
+        **FIRST,
+        "kind": one_of(*VAULTS),
+        "url": ORIGIN,
+        "key": text(r"[0-9A-Za-z-]{1,127}"),
+        "key_version": HEX16,
+        "kty": one_of("RSA", "RSA-HSM", "oct", "oct-HSM"),
+        "public_jwk": either(NOTHING, mapping(TEXT, TEXT)),
+        "check_value": either(NOTHING, HEX32),
+        "roots": array(HEX32, 1, 16),
+        "owners": array(HEX32, 1, 64),
+    }
 )
 ROSTER = record(
     {
@@ -387,6 +441,7 @@ SERVICE = record(
         "witnesses": array(TEXT, most=32),
         "witnesses_required": whole(0, 32),
         "predecessors": array(HEX32),
+        "cluster_url": either(URL, NOTHING),
     },
 )
 ANCHORS = {
@@ -396,7 +451,35 @@ ANCHORS = {
     "owners": array(HEX32),
     "agent_measurements": array(HEX32),
 }
-MORE_ANCHORS = {"agent_mrtds": array(HEX48), "agent_launch_digests": array(HEX48)}
+ENDORSEMENT_SERVERS = record(
+    {}, {"pcs": either(URL, NOTHING), "kds": either(URL, NOTHING), "authorities_pem": either(TEXT, NOTHING)}
+)
+PROVIDER = record(
+    {
+        "address": record(
+            {"kind": one_of("azure-attestation"), "url": ORIGIN},
+            {"authorities_pem": either(TEXT, NOTHING), "endorsements": ENDORSEMENT_SERVERS},
+        ),
+        "certificates": array(HEX32, 1, 256),
+    }
+)
+MORE_ANCHORS = {
+    "agent_mrtds": array(HEX48),
+    "agent_launch_digests": array(HEX48),
+    "azure_attestation": array(PROVIDER, most=16),
+    "pods": array(
+        record(
+            {"tee": one_of("tdx", "snp"), "measurement": HEX48},
+            {
+                "configuration": either(HEX32, NOTHING),
+                "template": either(HEX32, NOTHING),
+                "image": either(text(r"sha256:[0-9a-f]{64}"), NOTHING),
+            },
+        ),
+        most=1024,
+    ),
+    "nodes": array(record({"tee": one_of("tdx", "snp"), "measurement": HEX48}), most=1024),
+}
 PARTNER = record({"name": NAME, "accept_results": FLAG, "anchors": record(ANCHORS, MORE_ANCHORS)})
 TRUST = record(ANCHORS, {**FIRST, **MORE_ANCHORS, "partners": array(PARTNER, most=63)})
 LEVEL = {"tcbDate": TIME, "tcbStatus": one_of(
@@ -1141,7 +1224,129 @@ def amd_extension(certificate: x509.Certificate, name: str) -> bytes:
     return found
 
 
-# === 8. The log: signed notes, checkpoints, inclusion, witnesses ======================================================
+# === 8. Azure confidential VMs: the paravisor's report and the vTPM's quote ===========================================
+# Sources: Azure confidential VM guest attestation; TCG TPM 2.0 Library, Part 2, 10.12.
+
+
+def read_hcl_report(data: bytes) -> dict:
+    """The paravisor's report: the hardware's report, and a document that names the vTPM's key (AK)."""
+    magic, version, _, request_type, _, start = *struct.unpack_from("<4sIIII", data), 1216
+    demand_true(magic == b"HCLA" and version in (1, 2) and request_type == 2, "not a paravisor's report")
+    _, _, report_type, hash_type, length = struct.unpack_from("<IIIII", data, start)
+    kind, size = {2: ("snp", 1184), 4: ("tdx", 1024)}[report_type]
+    document, rest = data[start + 20 :][:length], data[start + 20 + length :]
+    demand_true(len(document) == length, "a paravisor's report is truncated")
+    demand_true(not any(data[32 + size : start] + rest), "a byte of a paravisor's report that should be zero is not")
+    said = parse_json(document)
+    keys = [key for key in said["keys"] if isinstance(key, dict) and key.get("kid") == "HCLAkPub"]
+    demand_true(len(keys) == 1 and keys[0].get("key_ops") == ["sign"], "a paravisor names no key, or several")
+    demand_true(isinstance(said["vm-configuration"], dict), "a paravisor names no configuration")
+    hashed = {1: hashlib.sha256, 2: hashlib.sha384, 3: hashlib.sha512}[hash_type](document).digest()
+    return {
+        "kind": kind,
+        "hardware_report": data[32 : 32 + size],
+        "report_data": hashed.ljust(64, b"\0"),
+        "key": key_of_jwk(keys[0]),
+        "user_data": unhex(said.get("user-data", "00" * 64).lower(), 64),
+    }
+
+
+def read_tpm_quote(data: bytes) -> dict:
+    """TPMS_ATTEST of a quote over registers of the SHA-256 bank: nonce, registers, the digest of their values."""
+    part = Bytes(data)
+    number = lambda size: int.from_bytes(part.take(size), "big")  # noqa: E731 - as the library's tables read
+    demand("kind of a TPM's statement", b"\xffTCG\x80\x18", part.take(6))
+    part.take(number(2))  # the signer's qualified name
+    nonce = part.take(number(2))
+    part.take(16)  # clock, resets, restarts
+    demand_true(part.take(1) in (b"\0", b"\1"), "a TPM's quote does not say whether its clock is safe")
+    part.take(8)  # firmware version
+    demand("banks of a TPM's quote", (1, 0x000B), (number(4), number(2)))
+    bits = int.from_bytes(part.take(number(1)), "little")
+    digest = part.take(number(2))
+    part.finish()
+    demand("size of a digest of registers", 32, len(digest))
+    return {"nonce": nonce, "pcrs": [each for each in range(bits.bit_length()) if bits >> each & 1], "digest": digest}
+
+
+def verify_vtpm(evidence: dict, report_data: bytes, runtime_data: bytes) -> None:
+    """Check that a VM's vTPM binds the runtime data; the hardware's evidence, with these report data, is verified.
+
+    1. The hardware stands for the paravisor's document, which names the vTPM's key.
+    2. That key signed the quote, which stands for exactly the register values that are shown.
+    3. The quote's nonce is SHA-256 of the runtime data; the guest's user data, if it gave any, are SHA-512 of them.
+    """
+    vtpm = evidence["vtpm"]
+    hcl, quote = read_hcl_report(unbase64url(vtpm["hcl_report"])), read_tpm_quote(unbase64url(vtpm["tpm_quote"]))
+    demand("hardware of a paravisor", hcl["kind"], evidence["kind"])
+    if hcl["kind"] == "snp":
+        demand("report of a paravisor", hcl["hardware_report"], unbase64url(evidence["quote"]))
+    demand("report data of a paravisor", hcl["report_data"], report_data)  # 1
+    verify_signature(hcl["key"], unbase64url(vtpm["tpm_quote"]), unbase64url(vtpm["tpm_signature"]))  # 2
+    numbers = sorted(map(int, vtpm["pcrs"]))
+    demand("registers of a vTPM's quote", quote["pcrs"], numbers)
+    values = b"".join(unhex(vtpm["pcrs"][str(number)]) for number in numbers)
+    demand("values of a vTPM's registers", quote["digest"], hashlib.sha256(values).digest())
+    demand("runtime data of a vTPM's quote", quote["nonce"], hashlib.sha256(runtime_data).digest())  # 3
+    users = (bytes(64), hashlib.sha512(runtime_data).digest())
+    demand_true(hcl["user_data"] in users, "the hardware's report binds other user data")
+
+
+# === 9. Initdata: what a pod was launched with ========================================================================
+# Source: Confidential Containers, Initdata Specification; of TOML, the one spelling that Strongroom reads.
+
+
+def read_initdata(document: bytes, kind: str, launched_with: str) -> dict:
+    """Read the document that a pod was launched with: its application, and what names the rest of it.
+
+    1. Its hash, cut off or filled up with zeros, is what verified evidence has in MRCONFIGID or HOST_DATA.
+    2. `strongroom.json` names the application.
+    3. The rest is named by its digest; and where the policy names its image in a line, by digest and image apart.
+    """
+    demand_true(len(document) <= 64 << 10, "initdata that are too large")
+    said = document.decode("utf-8")
+    demand_true(not re.search("[\x00-\x08\x0b-\x1f\x7f]", said), "initdata with a character that they cannot have")
+    head, found, data = said.partition("\n\n[data]\n")
+    lines = dict(line.split(" = ") for line in head.split("\n"))
+    demand("members of initdata", (["algorithm", "version"], 2), (sorted(lines), len(head.split("\n"))))
+    algorithm = lines["algorithm"].strip('"')
+    demand_true(bool(found) and algorithm in ("sha256", "sha384", "sha512"), "not initdata")
+    demand("initdata", {"algorithm": f'"{algorithm}"', "version": '"0.1.0"'}, lines)
+    size = {"tdx": 48, "snp": 32}[kind]
+    fixed = hashlib.new(algorithm, document).digest()[:size].ljust(size, b"\0")
+    demand("what a pod was launched with", fixed.hex(), launched_with)  # 1
+    entries: dict = {}
+    while data.strip("\n"):
+        start = re.match(r"""\n*"([A-Za-z0-9][A-Za-z0-9._-]{0,63})" = '''\n""", data)
+        demand_true(start is not None, "an entry of initdata that cannot be read")
+        value, end, data = data[start.end() :].partition("'''")
+        demand_true(bool(end) and data[:1] in ("", "\n"), "an entry of initdata that cannot be read")
+        demand_true(start[1] not in entries and len(entries) < 32, "initdata with too many entries")
+        entries[start[1]] = value
+    launch = parse_json(entries.pop("strongroom.json").encode("utf-8"))  # 2
+    read(launch, record({"application": HEX32}, FIRST), "an entry about the application")
+
+    def digest(rest: dict) -> str:
+        return sha256(canonical({"version": "0.1.0", "algorithm": algorithm, "data": rest}))
+
+    line, image, template = r"^strongroom_image\b.*$", None, None  # 3
+    found_lines = re.findall(line, entries.get("policy.rego", ""), re.MULTILINE)
+    if found_lines:
+        pattern = r'strongroom_image := "[a-z0-9][a-z0-9._:/-]{0,254}@(sha256:[0-9a-f]{64})"'
+        named = re.fullmatch(pattern, found_lines[0])
+        demand_true(len(found_lines) == 1 and named is not None, "initdata that name their image in another form")
+        image = named[1]
+        policy = re.sub(line, 'strongroom_image := ""', entries["policy.rego"], flags=re.MULTILINE)
+        template = digest({**entries, "policy.rego": policy})
+    return {
+        "application": launch["application"],
+        "configuration": digest(entries),
+        "template": template,
+        "image": image,
+    }
+
+
+# === 10. The log: signed notes, checkpoints, inclusion, witnesses =====================================================
 # Sources: C2SP signed-note, tlog-checkpoint, tlog-cosignature; RFC 9162, section 2.1.
 
 ED25519_NOTE, COSIGNATURE = b"\x01", b"\x04"
@@ -1233,7 +1438,7 @@ def cosigned_by(note: str, witnesses: Iterable[str]) -> list[str]:
     return found
 
 
-# === 9. The steps of the recipe =======================================================================================
+# === 11. The steps of the recipe ======================================================================================
 
 RECEIPT_CONTEXT = b"strongroom receipt 1\n"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -1265,6 +1470,13 @@ CLAIMS = {
 }
 """By kind of TEE: attestation type, claim of the measurement, claim of what was fixed at launch and its size, and what
 every approval demands."""
+ISOLATION = "x-ms-isolation-tee"
+SHAPES = ("process", "pod", "confidential-node")
+"""Whom a TEE leaves inside with the application, the strongest first (`shape_of_evidence`)."""
+
+
+REPORT_DATA = {"tdx": "tdx_report_data", "snp": "x-ms-sevsnpvm-reportdata"}
+"""By kind of TEE: the claim of what the TEE chose for itself."""
 
 
 def verify_ticket(body: dict) -> dict:
@@ -1289,6 +1501,11 @@ def identities_of(service: dict, until: str | None = None) -> list[str]:
     return identities if until is None else identities[: identities.index(until) + 1]
 
 
+def addresses_of(service: dict) -> list[str]:
+    """Where a service is reached: by a client, and inside the cluster that it runs in, where that is another one."""
+    return [each for each in (service["url"], service.get("cluster_url")) if each is not None]
+
+
 def parties(trust: dict) -> list[dict]:
     """Everybody's anchors, one's own first. They are never mixed: each party's count for its own services alone."""
     return [trust, *(partner["anchors"] for partner in trust.get("partners", []))]
@@ -1303,6 +1520,15 @@ def check_trust(trust: dict) -> None:
     demand_true(len(set(identities)) == len(identities), "a service of the trust file is two parties' at once")
     same = all(party["hardware"] == trust["hardware"] for party in parties(trust))
     demand_true(same, "the parties of the trust file trust different kinds of hardware")
+    for pod in (pod for party in parties(trust) for pod in party.get("pods", [])):
+        by_configuration = [pod.get(name) is not None for name in ("configuration", "template", "image")]
+        what_runs = by_configuration in ([True, False, False], [False, True, True])
+        demand_true(what_runs, "a trusted pod is named neither by its configuration nor by template and image")
+    for party in parties(trust):
+        ours = [each for each in party["services"] if each["service"] == "attestation-service"]
+        providers = [provider["address"]["url"] for provider in party.get("azure_attestation", [])]
+        urls = [url for each in ours for url in set(addresses_of(each))] + providers
+        demand_true(not providers or len(set(urls)) == len(urls), "two attestation services have one address")
     for service in services:
         if service["mode"] == "attested":
             demand_true(service["measurement"] is not None, "an attested service without a measurement is trusted")
@@ -1329,6 +1555,41 @@ def owner_of(trust: dict, identity: str) -> tuple[dict, dict]:
     return find_service(trust, "key-service", lambda each: identity in identities_of(each), "a key service of the run")
 
 
+def attestation_service(trust: dict, url: str) -> tuple[dict, dict]:
+    """The attestation service of the trust file at an address, and the party whose it is.
+
+    It is one of ours, pinned by its identity, or a provider of Azure Attestation, pinned by certificates of its keys.
+    """
+    for party in parties(trust):
+        for service in party["services"]:
+            if service["service"] == "attestation-service" and url in addresses_of(service):
+                return service, party
+        for provider in party.get("azure_attestation", []):
+            if provider["address"]["url"] == url:
+                return provider, party
+    raise DoesNotHoldError("the attestation service of the run is not in the trust file")
+
+
+def our_key(body: dict, token: str, service: dict, now: datetime) -> Any:  # noqa: ANN401
+    """The key that signed a result of a service of ours: its identity certified it."""
+    shown = [unbase64url(each) for each in body.get("attestation_certificates", [])]
+    kid = jws_parts(token)[0].get("kid")
+    signers = [each for each in shown[:-1] if thumbprint(load_certificate(each).public_key()) == kid]
+    demand_true(bool(signers), "the receipt holds no certificate of the key that signed a result")
+    return verify_leaf([signers[0], shown[-1]], identities_of(service), now)
+
+
+def azures_key(body: dict, token: str, provider: dict, now: datetime) -> Any:  # noqa: ANN401
+    """The key that signed a result of Azure Attestation: its certificate is one that the trust file names."""
+    shown = body.get("attestation_keys", {}).get(jws_parts(token)[0].get("kid"))
+    demand_true(shown is not None, "the receipt holds no certificate of the key that signed a result")
+    der = unbase64url(shown)
+    demand_true(sha256(der) in provider["certificates"], "a key of Azure Attestation's is not in the trust file")
+    certificate = load_certificate(der)
+    valid_at(certificate.not_valid_before_utc, certificate.not_valid_after_utc, now, "a certificate of Azure's")
+    return certificate.public_key()
+
+
 def verify_members(body: dict, log_record: dict, ticket: dict, trust: dict) -> list[dict]:
     """Step 3: every member's attestation result and evidence; returns the results' claims."""
     demand("run of a record", body["run"], log_record["run"])
@@ -1341,18 +1602,16 @@ def verify_members(body: dict, log_record: dict, ticket: dict, trust: dict) -> l
 def verify_member(body: dict, member: dict, ticket: dict, trust: dict) -> dict:
     """One member: its result is the pinned service's, its evidence verifies, and both say the same."""
     now, kind = moment(member["joined_at"]), member["evidence"]["kind"]
-    url = body["attestation_service"]
-    service, party = find_service(
-        trust, "attestation-service", lambda each: each["url"] == url, "the attestation service of the run"
-    )
-    *leaves, identity = (unbase64url(each) for each in body["attestation_certificates"])
-    kid = jws_parts(member["result"])[0].get("kid")
-    signers = [leaf for leaf in leaves if thumbprint(load_certificate(leaf).public_key()) == kid]
-    demand_true(bool(signers), "the receipt holds no certificate of the key that signed a result")
-    key = verify_leaf([signers[0], identity], identities_of(service), now)
+    service, party = attestation_service(trust, body["attestation_service"])
+    is_azure = "certificates" in service
+    key = (azures_key if is_azure else our_key)(body, member["result"], service, now)
     demand("algorithm of attestation results", "RS256", algorithm_of(key))
     claims = parse_json(verify_jws(member["result"], key, "JWT"))
-    demand("issuer of a result", service["url"], claims.get("iss"))
+    demand(
+        "issuer of a result", body["attestation_service"] if is_azure else addresses_of(service)[-1], claims.get("iss")
+    )
+    if is_azure:  # it does not say that hardware is real: all that it vouches for is
+        claims = {"x-ms-strongroom-hardware": "real", **claims}
     for name in ("nbf", "exp"):
         demand_true(whole()(claims.get(name)), f"a result without {name}")
     demand_true(claims["nbf"] - 60 <= now.timestamp() < claims["exp"], "a result was not valid when it was used")
@@ -1362,20 +1621,133 @@ def verify_member(body: dict, member: dict, ticket: dict, trust: dict) -> dict:
     runtime = read(parse_json(runtime_data), RUNTIME_DATA, "runtime data")
     demand_true((runtime["role"] == "executor") == (runtime.get("driver_key") is not None), "a driver's key is amiss")
     measurement, launched_with, hardware = verify_evidence(body, member["evidence"], runtime_data, party, now)
-    attestation_type, measured, _, launch_bytes, _ = CLAIMS[kind]
+    attestation_type, measured, *_ = CLAIMS[kind]
+    shape, initdata = shape_of_evidence(member["evidence"], launched_with, ticket["application"])
+    below = claims if member["evidence"].get("vtpm") is None else claims[ISOLATION]
+    outer = "azurevm" if member["evidence"].get("vtpm") is not None else attestation_type
     demand("runtime data of a result", runtime, claims.get("x-ms-runtime"))
     demand("run of a member", body["run"], runtime["run"])
     demand("role of a member", member["role"], runtime["role"])
     demand("application of a member", ticket["application"], runtime["application"])
-    demand("application fixed at launch", ticket["application"].ljust(2 * launch_bytes, "0"), launched_with)
-    demand("measurement of a result", measurement, claims.get(measured))
+    demand("shape of a member", shape, shape_of_result(claims))
+    demand_initdata(claims, member["evidence"], initdata)
+    demand("measurement of a result", measurement, below.get(measured))
     demand("hardware of a member", trust["hardware"], hardware)
-    demand("kind of a result", attestation_type, claims.get("x-ms-attestation-type"))
-    digest = claims["x-ms-sgx-collateral"]["quotehash"] if kind == "sgx" else claims["x-ms-strongroom-quotehash"]
-    demand("quote of a result", digest, sha256(unbase64url(member["evidence"]["quote"])))
-    agents = {"sgx": "agent_measurements", "tdx": "agent_mrtds", "snp": "agent_launch_digests"}[kind]
-    demand_true(measurement in party.get(agents, []), "the run used an agent that is not trusted")
+    demand("hardware of a result", hardware, claims.get("x-ms-strongroom-hardware"))
+    said = (claims.get("x-ms-attestation-type"), below.get("x-ms-attestation-type"))
+    demand("kind of a result", (outer, attestation_type), said)
+    demand_true(not is_azure or below is claims, "Azure Attestation does not say what a vTPM signed")
+    named = claims["x-ms-sgx-collateral"]["quotehash"] if kind == "sgx" else claims.get("x-ms-strongroom-quotehash")
+    if is_azure and kind != "sgx" and not isinstance(named, str):
+        # Azure names the quote for SGX alone; the rest must have the report data, made of keys of this very run.
+        report_data = sha256(runtime_data) + "00" * 32
+        demand("report data of a result", report_data, claims.get(REPORT_DATA[kind]))
+    else:
+        demand("quote of a result", sha256(unbase64url(member["evidence"]["quote"])), named)
+    trusted = is_trusted(party, kind, shape, measurement, initdata)
+    demand_true(trusted, "the run used an agent that is not trusted as what it ran as")
     return claims
+
+
+def forms(shape: str, kind: str, application: str) -> list[tuple[dict, dict]]:
+    """The forms in which results of a shape come: which claims say it, and what every approval demands beside.
+
+    A claim is named by its dotted path. What the hardware below a paravisor says, stands inside another claim.
+    """
+    attestation_type, _, launched_with, launch_bytes, demanded = CLAIMS[kind]
+    named = {"x-ms-attestation-type": attestation_type}
+    if shape == "process":
+        return [({**named, launched_with: application.ljust(2 * launch_bytes, "0")}, demanded)]
+    if kind == "sgx":
+        return []
+    if shape == "pod":
+        return [({**named, "x-ms-strongroom-initdata-application": application}, demanded)]
+    ours = "x-ms-strongroom-"
+    below = {name if name.startswith(ours) else f"{ISOLATION}.{name}": value for name, value in demanded.items()}
+    azure = {
+        "x-ms-attestation-type": "azurevm",
+        f"{ISOLATION}.x-ms-attestation-type": attestation_type,
+        "x-ms-strongroom-runtime-data-attested": True,
+    }
+    return [({**named, launched_with: "00" * launch_bytes}, demanded), (azure, below)]
+
+
+def says(claims: dict, wanted: dict) -> bool:
+    """Whether a result says all of this; paths are dotted."""
+    for path, value in wanted.items():
+        found: Any = claims
+        for part in path.split("."):
+            if not isinstance(found, dict) or part not in found:
+                return False
+            found = found[part]
+        if type(found) is not type(value) or found != value:
+            return False
+    return True
+
+
+def shape_of_result(claims: dict) -> str | None:
+    """The shape of the TEE that a result is about; None where it is of none."""
+    runtime = claims.get("x-ms-runtime")
+    application = runtime.get("application") if isinstance(runtime, dict) else None
+    if not isinstance(application, str):
+        return None
+    for shape in SHAPES:
+        if any(says(claims, named) for kind in CLAIMS for named, _ in forms(shape, kind, application)):
+            return shape
+    return None
+
+
+def shape_of_evidence(evidence: dict, launched_with: str | None, application: str) -> tuple[str, dict | None]:
+    """The shape of a TEE, from where its verified evidence has the application digest, and a pod's initdata.
+
+    process: in the field that is fixed at launch. pod: in a document whose hash stands there. confidential-node: in
+    runtime data alone; whoever administers the node is inside the TEE.
+    """
+    kind = evidence["kind"]
+    beside = [name for name in ("initdata", "vtpm") if evidence.get(name) is not None]
+    demand_true(len(beside) <= (0 if kind == "sgx" else 1), "evidence of several forms at once")
+    if evidence.get("vtpm") is not None:
+        return "confidential-node", None
+    if evidence.get("initdata") is not None:
+        initdata = read_initdata(unbase64url(evidence["initdata"]), kind, launched_with or "")
+        demand("application of initdata", application, initdata["application"])
+        return "pod", initdata
+    if kind != "sgx" and not (launched_with or "").strip("0"):
+        return "confidential-node", None
+    demand("application fixed at launch", application.ljust(2 * CLAIMS[kind][3], "0"), launched_with)
+    return "process", None
+
+
+def demand_initdata(claims: dict, evidence: dict, initdata: dict | None) -> None:
+    """A result says of initdata what they say; and nothing where there are none."""
+    found: dict = {} if initdata is None else {**initdata, "document": sha256(unbase64url(evidence["initdata"]))}
+    for name, claim in (
+        ("document", "x-ms-strongroom-initdata"),
+        ("application", "x-ms-strongroom-initdata-application"),
+        ("configuration", "x-ms-strongroom-pod-configuration"),
+        ("template", "x-ms-strongroom-pod-template"),
+        ("image", "x-ms-strongroom-image"),
+    ):
+        demand(f"{name} of initdata in a result", found.get(name), claims.get(claim))
+
+
+def is_trusted(party: dict, kind: str, shape: str, measurement: str, initdata: dict | None) -> bool:
+    """Whether code is trusted as what it ran as: a node's image that was launched as if it were an agent is none."""
+    if shape == "process":
+        names = {"sgx": "agent_measurements", "tdx": "agent_mrtds", "snp": "agent_launch_digests"}
+        return measurement in party.get(names[kind], [])
+    known = [
+        each
+        for each in party.get("pods" if shape == "pod" else "nodes", [])
+        if (each["tee"], each["measurement"]) == (kind, measurement)
+    ]
+    if initdata is None:
+        return bool(known)
+    by_configuration = [each for each in known if each.get("template") is None]
+    by_image = [each for each in known if each.get("template") is not None]
+    return any(each["configuration"] == initdata["configuration"] for each in by_configuration) or any(
+        (each["template"], each["image"]) == (initdata["template"], initdata["image"]) for each in by_image
+    )
 
 
 def verify_evidence(
@@ -1401,20 +1773,24 @@ def verify_evidence(
             measurement, launched_with = report["mrenclave"], report["config_id"] if report["kss"] else None
         else:
             measurement, launched_with = report["mrtd"], report["mrconfigid"]
-    demand("runtime data of the evidence", hashlib.sha256(runtime_data).digest() + bytes(32), report["report_data"])
+    if evidence.get("vtpm") is not None:
+        verify_vtpm(evidence, report["report_data"], runtime_data)
+    else:
+        bound = hashlib.sha256(runtime_data).digest() + bytes(32)
+        demand("runtime data of the evidence", bound, report["report_data"])
     return measurement.hex(), launched_with.hex() if launched_with is not None else None, hardware
 
 
-def verify_driver(receipt: dict, content: bytes, members: dict) -> Any:  # noqa: ANN401
+def verify_driver(receipt: dict, content: bytes, members: Sequence[Sequence[dict]]) -> Any:  # noqa: ANN401
     """Step 4: the body, and the statement for other tools, are signed with the key that the driver's evidence names."""
     keys = {}
-    for results in members.values():
+    for results in members:
         key = key_of_jwk(results[0]["x-ms-runtime"]["signing_key"])
         keys[thumbprint(key)] = key
-    demand("drivers that the key services saw", 1, len(keys))
+    demand("drivers that keys were given to", 1, len(keys))
     ((driver, key),) = keys.items()
     verify_signature(key, RECEIPT_CONTEXT + content, unbase64url(receipt["signature"]))
-    for results in members.values():
+    for results in members:
         for claims in results[1:]:
             demand("driver of an executor", driver, claims["x-ms-runtime"].get("driver_key"))
     if receipt.get("attestation") is None:
@@ -1448,6 +1824,7 @@ def statement_of(body: dict, digest: str) -> dict:
         {"name": f"strongroom://{name}", "digest": {"sha256": output["manifest_digest"]}}
         for name, output in sorted(body["outputs"].items())
     ]
+    vaults = {"vaults": sorted(body["vaults"])} if body.get("vaults") else {}
     return {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [*outputs, {"name": f"{body['run_id']}.receipt", "digest": {"sha256": digest}}],
@@ -1476,14 +1853,22 @@ def statement_of(body: dict, digest: str) -> dict:
                         "number": member["number"],
                         "role": member["role"],
                         "tee": member["evidence"]["kind"],
+                        **spelled_shape(member["result"]),
                         "result": {"sha256": sha256(member["result"].encode("ascii"))},
                     }
                     for member in each["members"]
                 ]
                 for identity, each in body["records"].items()
             },
+            **vaults,
         },
     }
+
+
+def spelled_shape(result: str) -> dict:
+    """How a statement says a shape; a TEE for each process is not spelled out, as it never was."""
+    shape = shape_of_result(parse_json(jws_parts(result)[1]))
+    return {} if shape in (None, "process") else {"shape": shape}
 
 
 def statement_key(token: str, identities: Sequence[str], now: datetime) -> Any:  # noqa: ANN401
@@ -1536,6 +1921,20 @@ def verify_leaves(body: dict, content: bytes, log_record: dict, closing: dict, s
     versions = {name: sha256(token.encode("ascii")) for name, token in closing["versions"].items()}
     demand("versions in the log", versions, leaves[-1].get("versions"))
     return leaves
+
+
+def verify_joinings(log_record: dict, members: list[dict], leaves: list[dict]) -> list[dict | None]:
+    """Step 6, too: the log names each member's shape, as verified; returns the workloads that it names."""
+    joined = [leaf for leaf in leaves[:-1] if leaf.get("event") in ("run-opened", "member-joined")]
+    workloads = []
+    for claims, leaf in zip(members, joined):
+        shape = shape_of_result(claims)
+        demand("shape in the log", shape, leaf.get("shape", shape))
+        workloads.append(read(leaf["workload"], WORKLOAD, "a workload") if "workload" in leaf else None)
+    demand("members of a record", len(log_record["members"]), len(workloads))
+    pods = [(each["issuer"], each["pod_uid"]) for each in workloads if each is not None]
+    demand("pods that joined more than once", len(set(pods)), len(pods))
+    return workloads
 
 
 def verify_witnesses(closing: dict, service: dict, minimum: int) -> list[str]:
@@ -1632,8 +2031,21 @@ def demand_within(approval: dict, log_record: dict, version: int | None) -> None
     demand_true(not limited or approval["access"] == "read", "an approval to write limits what is read")
 
 
-def verify_approvals(body: dict, ticket: dict, members: dict, opened: dict, trust: dict) -> dict:
-    """Step 7: each approval is signed by those who must, and covers ticket, members and access."""
+def check_approval(approval: dict) -> None:
+    """What an approval says can be meant."""
+    tees = approval.get("tees", ["sgx"])
+    demand_true(len(set(tees)) == len(tees), "an approval names a kind of TEE twice")
+    named = approval["hardware"] == "simulated" or approval.get("platform") is not None
+    demand_true(named, "an approval of real hardware names no machines")
+    demand_true(approval.get("purpose", "").isprintable(), "an approval's purpose is not one line of text")
+    for jwk in approval.get("recipients", []):
+        plain = sorted(jwk) == ["crv", "kty", "x", "y"] and algorithm_of(key_of_jwk(jwk)) == "ES256"
+        demand_true(plain, "a recipient that is no P-256 key")
+    check_shapes(approval)
+
+
+def verify_approvals(body: dict, ticket: dict, members: dict, opened: dict, workloads: dict, trust: dict) -> dict:
+    """Step 7: each approval is signed by those who must, and covers ticket, members, their workloads and access."""
     bindings = json.loads(body["application"])["datasets"]
     approvals = {}
     for identity, log_record in body["records"].items():
@@ -1641,21 +2053,19 @@ def verify_approvals(body: dict, ticket: dict, members: dict, opened: dict, trus
         for name, token in log_record["approvals"].items():
             approval, rosters = verify_consent(token, log_record.get("proofs", {}).get(name, {}), owners, body)
             demand_opened_under(name, jws_parts(token)[1], rosters, opened[identity])
-            tees = approval.get("tees", ["sgx"])
-            demand_true(len(set(tees)) == len(tees), "an approval names a kind of TEE twice")
-            named = approval["hardware"] == "simulated" or approval.get("platform") is not None
-            demand_true(named, "an approval of real hardware names no machines")
+            check_approval(approval)
             demand("dataset of an approval", name, approval["dataset"])
             demand("key service of an approval", identity, approval["key_service"])
+            demand("back end of an approval", "strongroom", approval.get("back_end", "strongroom"))
             demand("application of an approval", ticket["application"], approval["application"])
             demand("access of an approval", bindings[name]["access"], approval["access"])
             demand("key service of a dataset", identity, bindings[name]["key_service"])
             demand_true(ticket["submitter"] in approval["submitters"], "an approval does not name the submitter")
-            for member, claims in zip(log_record["members"], members[identity]):
+            for member, claims, workload in zip(log_record["members"], members[identity], workloads[identity]):
                 demand_approved(approval, claims, member["role"])
+                demand_workload(approval, workload, member["role"])
             demand_within(approval, log_record, ticket["datasets"].get(name))
             approvals[name] = approval
-    demand("datasets that were approved", sorted(ticket["datasets"]), sorted(approvals))
     return approvals
 
 
@@ -1668,32 +2078,65 @@ def demand_approved(approval: dict, claims: dict, role: str) -> None:
         wanted = platform["machines"] == "any" or bool(found & set(platform["machines"]))
         demand_true(wanted, "a member ran on a machine that an approval does not name")
         least = {"x-ms-strongroom-crl-number": platform["min_crl_number"]}
-        if claims.get("x-ms-attestation-type") != CLAIMS["snp"][0]:
+        hardware = claims if claims.get("x-ms-attestation-type") != "azurevm" else claims.get(ISOLATION, {})
+        if hardware.get("x-ms-attestation-type") != CLAIMS["snp"][0]:
             least["x-ms-strongroom-tcb-evaluation-data-number"] = platform["min_tcb_evaluation_data_number"]
         for name, number in least.items():
             enough = number is None or (whole()(claims.get(name)) and claims[name] >= number)
             demand_true(enough, f"a member's {name} is lower than an approval demands")
-    kinds = approval.get("tees", ["sgx"])
-    demand_true(
-        any(meets(approval, claims, role, kind) for kind in kinds), "a member of the run does not meet an approval"
+    meets_one = any(
+        meets(approval, claims, role, {**named, **demanded})
+        for shape in admitted_shapes(approval)
+        for kind in approval.get("tees", ["sgx"])
+        for named, demanded in forms(shape, kind, approval["application"])
     )
+    demand_true(meets_one, "a member of the run does not meet an approval")
 
 
-def meets(approval: dict, claims: dict, role: str, kind: str) -> bool:
-    """Whether a result says what an approval demands of one kind of TEE."""
-    attestation_type, _, launched_with, launch_bytes, demanded = CLAIMS[kind]
+def meets(approval: dict, claims: dict, role: str, form: dict) -> bool:
+    """Whether a result says what an approval demands of one shape and kind of TEE."""
     runtime = claims["x-ms-runtime"]
     pairs = [
         (claims["iss"].rstrip("/"), approval["attestation_issuer"].rstrip("/")),
         (claims.get("x-ms-policy-hash"), approval["evidence_policy_hash"]),
-        (claims.get("x-ms-attestation-type"), attestation_type),
-        (claims.get(launched_with), approval["application"].ljust(2 * launch_bytes, "0")),
         (runtime.get("application"), approval["application"]),
         (runtime.get("role"), role),
         (claims.get("x-ms-strongroom-hardware"), approval["hardware"]),
-        *((claims.get(name), value) for name, value in demanded.items()),
     ]
-    return all(type(found) is type(wanted) and found == wanted for found, wanted in pairs)
+    return says(claims, form) and all(type(found) is type(wanted) and found == wanted for found, wanted in pairs)
+
+
+def admitted_shapes(approval: dict) -> list[str]:
+    """The shapes that an approval names; before there were several it said one in another member."""
+    return approval.get("shapes", []) or [approval["shape"]]
+
+
+def check_shapes(approval: dict) -> None:
+    """An approval names its shapes in one way, each once, and none that no kind of TEE it names can have."""
+    one, several, kinds = approval.get("shape"), approval.get("shapes", []), approval.get("tees", ["sgx"])
+    demand_true((one is None) == bool(several), "an approval names no shape, or names it in two ways")
+    demand_true(len(set(several)) == len(several), "an approval names a shape twice")
+    possible = {(shape, kind) for shape in admitted_shapes(approval) for kind in kinds if forms(shape, kind, "")}
+    all_possible = {each for each, _ in possible} == set(admitted_shapes(approval)) and {
+        kind for _, kind in possible
+    } == set(kinds)
+    demand_true(all_possible, "an approval names a shape, or a kind of TEE, that goes with none of the others")
+
+
+def demand_workload(approval: dict, workload: dict | None, role: str) -> None:
+    """Where an approval names service accounts, the log says that the member ran as one of them.
+
+    That is the key service's word, which it took from a token of the cluster's.
+    """
+    named = approval.get("workloads", [])
+    accounts = [(each["issuer"], each["subject"], each.get("role")) for each in named]
+    demand_true(len(set(accounts)) == len(accounts), "an approval names a service account twice")
+    for each_role in ("driver", "executor"):
+        admitted = [(issuer, subject) for issuer, subject, only in accounts if only in (None, each_role)]
+        demand_true(bool(admitted) or not named, "an approval names service accounts for one role only")
+        if named and each_role == role:
+            shown = None if workload is None else (workload["issuer"], workload["subject"])
+            demand_true(shown in admitted, "a member of the run was not the service account that an approval names")
 
 
 def raw_key(key: Any) -> bytes:  # noqa: ANN401
@@ -1701,8 +2144,11 @@ def raw_key(key: Any) -> bytes:  # noqa: ANN401
     return key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 
 
-def verify_versions(body: dict, ticket: dict, closings: dict, trust: dict) -> tuple[dict, dict]:
-    """Step 8: inputs and outputs are the versions that the key services countersigned and logged."""
+def verify_versions(body: dict, ticket: dict, closings: dict, trust: dict, inputs: dict, outputs: dict) -> None:
+    """Step 8: inputs and outputs are the versions that the key services countersigned and logged.
+
+    Those of datasets under vaults' keys, which are verified already, are given; the others are added.
+    """
     now, bindings = moment(body["finished_at"]), json.loads(body["application"])["datasets"]
 
     def version_of(token: str, identity: str, name: str) -> dict:
@@ -1717,8 +2163,9 @@ def verify_versions(body: dict, ticket: dict, closings: dict, trust: dict) -> tu
         demand("dataset of a version", name, version["dataset"])
         return version
 
-    inputs, outputs = {}, {}
     for name, token in body["inputs"].items():
+        if name in inputs:
+            continue
         identity = bindings[name]["key_service"]
         demand_true(identity in closings, "the key service of an input has no part in the receipt")
         inputs[name] = version_of(token, identity, name)
@@ -1736,10 +2183,124 @@ def verify_versions(body: dict, ticket: dict, closings: dict, trust: dict) -> tu
     demand("outputs", sorted(body["outputs"]), sorted(outputs))
     read_ones = [name for name, number in ticket["datasets"].items() if number is not None]
     demand_true(all(name in inputs for name in read_ones), "an input of the ticket is missing")
-    return inputs, outputs
 
 
-# === 10. The recipe ===================================================================================================
+def key_of_statement(jwk: dict | None, fault: str) -> Any:  # noqa: ANN401
+    """The key that a statement carries in its header."""
+    demand_true(isinstance(jwk, dict), fault)
+    return key_of_jwk(jwk or {})
+
+
+def read_vault_key(statement: str, identity: str) -> dict:
+    """Step 9: what the application's bindings pin of a vault's key; it says itself which key it is."""
+    content = statement.encode("utf-8")
+    key = read(parse_canonical(content), VAULT_KEY, "a statement about a vault's key")
+    demand("digest of a vault key's statement", identity, sha256(content))
+    jwk, is_rsa = key["public_jwk"], key["kty"].startswith("RSA")
+    named = (jwk is not None, key["check_value"] is not None)
+    demand("what identifies a vault's key", (is_rsa, not is_rsa), named)
+    if is_rsa:
+        demand("algorithm of a vault's key", "RS256", algorithm_of(key_of_jwk(jwk)))
+        numbers = [unbase64url(jwk[name]) for name in ("n", "e")]
+        demand_true(sorted(jwk) == ["e", "kty", "n"] and all(number[0] for number in numbers), "not the key's one form")
+    return key
+
+
+def verify_vault(
+    body: dict, log_record: dict, ticket: dict, claims: dict, *, identity: str, trust: dict
+) -> tuple[dict, dict, dict, dict]:
+    """Step 9: what the receipt says of one vault's key; returns the key, approvals, inputs and outputs.
+
+    Nobody keeps a log there. The application's bindings pin the key; that names the owners, who sign approvals and
+    versions. The driver vouches for the key that signs versions which runs write.
+    """
+    key = read_vault_key(log_record["statement"], identity)
+    datasets = json.loads(body["application"])["datasets"]
+    bindings = {name: each for name, each in datasets.items() if each["key_service"] == identity}
+    demand("datasets of a vault's key", sorted(bindings), sorted(log_record["approvals"]))
+    demand("driver's place", [0, "driver"], [log_record["member"]["number"], log_record["member"]["role"]])
+    approvals, inputs, outputs = {}, {}, {}
+    for name, token in log_record["approvals"].items():
+        signer = key_of_statement(jws_parts(token)[0].get("jwk"), "an approval that carries no key")
+        demand_true(thumbprint(signer) in key["owners"], "an approval is signed by no owner of the vault's key")
+        demand_true(thumbprint(signer) in trust["owners"], "an approval is signed by nobody whom the trust file names")
+        approval = read(parse_json(verify_jws(token, signer, "strongroom-approval+jws")), APPROVAL, "an approval")
+        check_approval(approval)
+        demand("dataset of an approval", name, approval["dataset"])
+        demand("key of an approval", identity, approval["key_service"])
+        demand("application of an approval", ticket["application"], approval["application"])
+        demand("access of an approval", bindings[name]["access"], approval["access"])
+        demand_true(ticket["submitter"] in approval["submitters"], "an approval does not name the submitter")
+        demand_no_more_than_a_vault_enforces(approval, key["kind"])
+        demand_approved(approval, claims, "driver")
+        approvals[name] = approval
+    for name, token in body["inputs"].items():
+        if name in bindings:
+            inputs[name] = vault_version(token, key, log_record, name, ticket["datasets"].get(name))
+    for name, token in log_record["outputs"].items():
+        written = name in bindings and bindings[name]["access"] == "write"
+        demand_true(written, "the receipt names an output that the application does not write")
+        outputs[name] = vault_version(token, key, log_record, name, None)
+        demand("writer of an output", f"run:{body['run']}", outputs[name]["writer"])
+        demand("manifest of an output", body["outputs"][name]["manifest_digest"], outputs[name]["manifest_digest"])
+    return key, approvals, inputs, outputs
+
+
+def vault_version(token: str, key: dict, log_record: dict, name: str, number: int | None) -> dict:
+    """A version that an owner of the vault's key signed, or a run with the key that the driver vouches for."""
+    signer = key_of_statement(jws_parts(token)[0].get("jwk"), "a version that carries no key")
+    jwk = log_record["version_keys"].get(name)
+    is_run = jwk is not None and thumbprint(signer) == thumbprint(key_of_jwk(jwk))
+    demand_true(is_run or thumbprint(signer) in key["owners"], "a version is signed by no owner and no run")
+    version = read(parse_json(verify_jws(token, signer, "strongroom-version+jws")), VERSION, "a version")
+    demand("dataset of a version", name, version["dataset"])
+    demand("key of a version", sha256(log_record["statement"].encode("utf-8")), version["key_service"])
+    writer = "run:" if is_run else f"owner:{thumbprint(signer)}"
+    demand_true(version["writer"].startswith(writer), "a version names another kind of writer than its signer")
+    demand_true(number in (None, version["number"]), "a version of another number than the ticket names")
+    return version
+
+
+LIMITS_OF_KEY_SERVICES = (
+    "not_before",
+    "not_after",
+    "max_executors",
+    "max_executors_total",
+    "max_duration_s",
+    "versions",
+    "writers",
+    "roster",
+)
+
+
+def is_azures(url: str) -> bool:
+    """Whether an attestation service's address is one of Azure Attestation's."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:  # half of an IPv6 address
+        return False
+    return host.endswith((".attest.azure.net", ".attest.azure.us", ".attest.azure.cn"))
+
+
+def demand_no_more_than_a_vault_enforces(approval: dict, kind: str) -> None:
+    """An approval for a vault names it, and states no limit that nobody there would hold a run to."""
+    demand("back end of an approval", kind, approval.get("back_end", "strongroom"))
+    azures, is_simulated = is_azures(approval["attestation_issuer"]), approval["hardware"] == "simulated"
+    demand_true(azures or kind == "azure-managed-hsm", "an Azure Key Vault believes Azure Attestation alone")
+    demand_true(not is_simulated or not azures, "Azure Attestation vouches for real hardware alone")
+    movable = "tdx" in approval.get("tees", ["sgx"])  # Azure Attestation does not say whether a trust domain can move
+    demand_true(not (azures and movable), "an approval of trust domains by Azure Attestation")
+    platform = approval.get("platform") or {"machines": "any"}
+    numbers = [platform.get("min_tcb_evaluation_data_number"), platform.get("min_crl_number")]
+    demand_true(platform["machines"] == "any" and numbers == [None, None], "a vault knows no machines and no numbers")
+    demand_true(approval.get("max_runs", 1) == 1_000_000 and not approval.get("columns"), "a vault does not count runs")
+    demand("shapes in an approval for a vault", ["process"], list(admitted_shapes(approval)))
+    demand_true(not approval.get("workloads"), "a vault does not know service accounts")
+    for limit in LIMITS_OF_KEY_SERVICES:
+        demand_true(approval.get(limit) is None, f"a vault does not enforce {limit}")
+
+
+# === 12. The recipe ===================================================================================================
 
 
 def verify(receipt_bytes: bytes, trust_bytes: bytes, minimum_witnesses: int = 0) -> dict:
@@ -1747,16 +2308,19 @@ def verify(receipt_bytes: bytes, trust_bytes: bytes, minimum_witnesses: int = 0)
 
     1. The file is canonical JSON and a receipt; its hardware is the trust file's.
     2. The ticket is signed by its submitter, names the application whose description is shown, and is this run.
-    3. Each member's attestation result is signed by the pinned attestation service, and its evidence verifies under
-       the trusted roots; both say the same code, application, run and role; the code is a trusted agent's.
+    3. Each member's attestation result is signed by a key of the pinned attestation service, ours or Azure's, and its
+       evidence verifies under the trusted roots; both say the same code, application, run, role, shape and hardware;
+       the code is trusted as that shape.
     4. The body is signed with the key that the driver's evidence names, and so is the statement for other tools, which
        says the same.
     5. Each key service's closing statement holds, names this very body and counts every leaf.
-    6. Each leaf is in the service's log; their numbers have no gap; exactly the members are among them; as many
-       witnesses as are demanded cosigned the log with all of them.
+    6. Each leaf is in the service's log; their numbers have no gap; exactly the members are among them, with their
+       shapes; as many witnesses as are demanded cosigned the log with all of them.
     7. Each approval is signed by a trusted owner, or by as many people as a roster demands that leads back to one, and
-       covers ticket, members and access. The log names it in the run's first leaf.
+       covers ticket, members, their workloads and access. The log names it in the run's first leaf.
     8. Inputs and outputs are the versions that the key services countersigned and logged.
+    9. What it says of keys in Azure vaults holds: the application's bindings pin each key; its owners signed approvals,
+       which the driver meets, and versions, or a run with the vault's key did.
 
     Returns what the receipt proves; raises DoesNotHoldError.
     """
@@ -1768,27 +2332,41 @@ def verify(receipt_bytes: bytes, trust_bytes: bytes, minimum_witnesses: int = 0)
         content = canonical(body)
         demand("versions of receipt and body", receipt.get("version", 2), body.get("version", 2))
         demand("hardware", trust["hardware"], body["hardware"])
-        records = body["records"]
-        demand_true(not body.get("vaults"), "it rests on keys in vaults, which this file does not verify")
-        demand_true(bool(records), "the receipt names no key service")
+        records, vaults = body["records"], body.get("vaults", {})
+        demand_true(bool(records or vaults), "the receipt names nothing that kept the keys")
+        ours, azures = body.get("attestation_certificates", []), body.get("attestation_keys", {})
+        demand_true(bool(ours) != bool(azures) and len(ours) != 1, "not the keys of one attestation service")
+        demand_true(not (vaults and minimum_witnesses), "keys in vaults have no log that witnesses could cosign")
         ticket = verify_ticket(body)  # 2
         members = {identity: verify_members(body, each, ticket, trust) for identity, each in records.items()}  # 3
-        statement = verify_driver(receipt, content, members)  # 4
+        drivers = {identity: verify_member(body, each["member"], ticket, trust) for identity, each in vaults.items()}
+        first_ones = [*members.values(), *([claims] for claims in drivers.values())]
+        statement = verify_driver(receipt, content, first_ones)  # 4
         demand("closing statements", sorted(records), sorted(receipt["closings"]))  # 5
         services = {identity: key_service(trust, identity) for identity in records}
         closings = {
             identity: verify_closing(body, content, identity, receipt["closings"][identity], services[identity])
             for identity in records
         }
-        witnesses, opened = {}, {}
+        witnesses, opened, workloads = {}, {}, {}
         for identity, each in records.items():  # 6
-            opened[identity] = verify_leaves(body, content, each, closings[identity], services[identity])[0]
+            leaves = verify_leaves(body, content, each, closings[identity], services[identity])
+            opened[identity] = leaves[0]
+            workloads[identity] = verify_joinings(each, members[identity], leaves)
             witnesses[identity] = verify_witnesses(closings[identity], services[identity], minimum_witnesses)
-        approvals = verify_approvals(body, ticket, members, opened, trust)  # 7
-        inputs, outputs = verify_versions(body, ticket, closings, trust)  # 8
+        approvals = verify_approvals(body, ticket, members, opened, workloads, trust)  # 7
+        inputs, outputs, kinds = {}, {}, {}
+        for identity, each in vaults.items():  # 9
+            found = verify_vault(body, each, ticket, drivers[identity], identity=identity, trust=trust)
+            kinds[identity] = found[0]["kind"]
+            approvals.update(found[1])
+            inputs.update(found[2])
+            outputs.update(found[3])
+        demand("datasets that were approved", sorted(ticket["datasets"]), sorted(approvals))  # 7
+        verify_versions(body, ticket, closings, trust, inputs, outputs)  # 8
     except MALFORMED as error:
         raise DoesNotHoldError(f"a part of it is malformed ({type(error).__name__}: {error})") from error
-    first = next(iter(records))
+    shown = [*(each["members"] for each in records.values()), *([each["member"]] for each in vaults.values())]
     return {
         "run": body["run_id"],
         "outcome": body["outcome"],
@@ -1796,13 +2374,21 @@ def verify(receipt_bytes: bytes, trust_bytes: bytes, minimum_witnesses: int = 0)
         "application": ticket["application"],
         "time": [body["started_at"], body["finished_at"]],
         "members": [
-            {"number": member["number"], "role": member["role"], "tee": member["evidence"]["kind"]}
-            for member in records[first]["members"]
+            {
+                "number": member["number"],
+                "role": member["role"],
+                "tee": member["evidence"]["kind"],
+                "shape": shape_of_result(claims),
+                **({} if workload is None else {"pod": workload}),
+            }
+            for member, claims, workload in zip(shown[0], first_ones[0], next(iter(workloads.values()), [None]))
         ],
         "inputs": {name: version["number"] for name, version in inputs.items()},
         "outputs": {name: version["number"] for name, version in outputs.items()},
         "approved": sorted(approvals),
         "key_services": {identity: services[identity]["mode"] for identity in records},
+        "vaults": kinds,
+        "attested_by": body["attestation_service"],
         "witnesses": witnesses,
         "statement": statement is not None,
     }
@@ -1830,6 +2416,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{options.receipt.name}: verified")
     if found["hardware"] == "simulated":
         print("  the hardware is simulated: it protects nothing")
+    if any(member["shape"] == "confidential-node" for member in found["members"]):
+        print("  the weaker shape: whoever administers the cluster was inside these TEEs")
+    if found["vaults"]:
+        print("  keys in vaults: there is no log of them, and nobody counted runs and TEEs")
     for name, value in found.items():
         print(f"  {name:<12} {value if isinstance(value, str) else json.dumps(value, sort_keys=True)}")
     return 0

@@ -2,20 +2,40 @@
 hands can say, and what comes of it.
 
 The vault is our own key service, which speaks the same contract, over TLS; the TEEs are this process's, on a simulated
-platform. Every test takes the good path of `tests.support.vault_releases` and changes one thing.
+platform; a provider of Azure Attestation is our own service, with what it says signed again. Every test takes the
+good path of `tests.support.vault_releases` or `azure_attestation` and changes one thing; receipts are verified by the
+product and by the auditor's file.
 """
 
 import base64
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from tests.support.azure_attestation import (
+    AZURE_HOST,
+    AzureInstallation,
+    AzureProvider,
+    AzureRunner,
+    ProviderKey,
+    azure_attested,
+)
+from tests.support.receipts import verify_by_both
+from tests.support.service_processes import CLOCK
 from tests.support.tee import PlatformDevice
-from tests.support.vault_releases import Said, TlsServer, VaultInstallation, VaultRunner, vault_installation
+from tests.support.vault_releases import (
+    AttestedTee,
+    Said,
+    TlsServer,
+    VaultInstallation,
+    VaultRunner,
+    vault_installation,
+)
 
 from strongroom.agent.finish import Kept
 from strongroom.agent.member import Membership
@@ -32,13 +52,17 @@ from strongroom.base.errors import (
 )
 from strongroom.base.workflow import Step
 from strongroom.cli.main import strongroom
-from strongroom.crypto.keys import SigningKey
+from strongroom.crypto.jose import unverified_header, unverified_payload
+from strongroom.crypto.keys import ReceivingKey, SigningKey
 from strongroom.datasets.storage import Storage
 from strongroom.datasets.vault_versions import newest_version, read_version, sign_version
 from strongroom.policy.key_back_ends import KeyBackEnd, not_enforced
 from strongroom.policy.vault_approval import vault_release_policy
 from strongroom.receipts.build import sign_receipt
 from strongroom.receipts.verify import VerifiedReceipt, verify_receipt
+from strongroom.submit.services import verify_azure_attestation
+from strongroom.wire.azure_attestation import TrustedAzureAttestation
+from strongroom.wire.descriptor import ServiceAddress
 from strongroom.wire.key_service import DatasetVersion
 from strongroom.wire.receipt import ReceiptBody
 
@@ -108,7 +132,7 @@ def test_a_whole_run_reads_writes_and_has_a_receipt(
         assert driver.datasets["trips"].write_keys == executor.datasets["trips"].write_keys
         runner.write(driver)
         kept = runner.finish(driver, descriptor)
-        verified = verify_receipt((tmp_path / "out" / kept.receipt).read_bytes(), trust=runner.trust())
+        verified = verify_by_both((tmp_path / "out" / kept.receipt).read_bytes(), trust=runner.trust())
         assert verified.outputs["report"].number == number
         assert verified.inputs["trips"].number == 1
         assert set(verified.approvals) == {"trips", "report"}
@@ -409,16 +433,16 @@ def test_of_two_runs_that_write_one_is_told_to_start_again(services: VaultInstal
 
 
 class Finished:
-    """A run with its receipt and the driver's key."""
+    """A run with its receipt and the driver's key. What it is verified with is the product and the auditor's file."""
 
-    def __init__(self, services: VaultInstallation, folder: Path) -> None:
-        self.runner = VaultRunner(services, folder)
-        descriptor = self.runner.descriptor(self.runner.ticket())
-        self.driver = self.runner.join(descriptor)
-        self.runner.write(self.driver)
-        kept: Kept = self.runner.finish(self.driver, descriptor)
-        self.receipt = (folder / "out" / kept.receipt).read_bytes()
-        self.trust = self.runner.trust()
+    def __init__(self, runner: VaultRunner, *, device: PlatformDevice | None = None) -> None:
+        self.runner = runner
+        descriptor = runner.descriptor(runner.ticket())
+        self.driver = runner.join(descriptor, device=device)
+        runner.write(self.driver)
+        kept: Kept = runner.finish(self.driver, descriptor)
+        self.receipt = (runner.folder / "out" / kept.receipt).read_bytes()
+        self.trust = runner.trust()
 
     def signed_again(self, edit: Callable[[dict[str, Any]], None]) -> bytes:
         """The receipt with another body, signed by the driver's own TEE: no log would notice."""
@@ -427,12 +451,12 @@ class Finished:
         return sign_receipt(ReceiptBody.from_object(copy["body"]), key=self.driver.signing_key, closings={})
 
     def verify(self, receipt: bytes) -> VerifiedReceipt:
-        return verify_receipt(receipt, trust=self.trust)
+        return verify_by_both(receipt, trust=self.trust)
 
 
 @pytest.fixture(scope="module")
 def finished(services: VaultInstallation, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return Finished(services, tmp_path_factory.mktemp("finished"))
+    return Finished(VaultRunner(services, tmp_path_factory.mktemp("finished")))
 
 
 def test_no_key_is_left_outside_the_tee(finished: Finished) -> None:
@@ -543,7 +567,7 @@ def test_a_receipt_holds_what_its_bindings_pin_even_if_the_driver_signed_it(
 def test_a_receipt_needs_an_owner_whom_the_auditor_knows(finished: Finished) -> None:
     stranger = finished.trust.model_copy(update={"owners": ("ab" * 32,)})
     with pytest.raises(RefusedError):
-        verify_receipt(finished.receipt, trust=stranger)
+        verify_by_both(finished.receipt, trust=stranger)
 
 
 def test_the_receipt_says_what_nobody_enforced(finished: Finished, tmp_path: Path) -> None:
@@ -616,3 +640,390 @@ def test_an_output_in_a_receipt_is_this_runs(finished: Finished) -> None:
     ):
         with pytest.raises(StrongroomError):
             finished.verify(finished.signed_again(lambda body, text=text: _vault(body)["outputs"].update(report=text)))
+
+
+# --- promises 1, 7 and 8 where Azure Attestation appraises ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureInstallation]:
+    with azure_attested(tmp_path_factory.mktemp("azure")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def mallory(azure: AzureInstallation) -> Iterator[AzureProvider]:
+    """Another provider that is as good as the one that counts, but is not that one."""
+    made = AzureProvider(azure.attestation.http())
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="module")
+def azures(azure: AzureInstallation, tmp_path_factory: pytest.TempPathFactory) -> AzureRunner:
+    """An owner and an application that no test changes; the provider vouches for its TEEs."""
+    return AzureRunner(azure, tmp_path_factory.mktemp("azures"))
+
+
+@pytest.fixture
+def provider(azure: AzureInstallation) -> Iterator[AzureProvider]:
+    """The provider; what a test makes of it is taken back."""
+    before = azure.provider.signing, azure.provider.published
+    yield azure.provider
+    azure.provider.signing, azure.provider.published = before
+    azure.provider.honest()
+
+
+@pytest.fixture(scope="module")
+def appraised(azures: AzureRunner) -> Finished:
+    return Finished(azures)
+
+
+@pytest.fixture(scope="module")
+def stranger(azure: AzureInstallation) -> ProviderKey:
+    """A key with the provider's name that the provider does not have."""
+    return ProviderKey.new(azure.provider.url)
+
+
+def in_kind(azure: AzureInstallation, folder: Path, kind: Any) -> tuple[AzureRunner, PlatformDevice]:
+    """A runner whose approvals name one kind of TEE, and a TEE of it."""
+    runner = AzureRunner(azure, folder)
+    runner.approvals = {
+        name: approval.model_copy(update={"tees": (kind,)}) for name, approval in runner.approvals.items()
+    }
+    runner.open_key()
+    return runner, PlatformDevice(services=azure, kind=kind)
+
+
+@pytest.mark.parametrize(("kind", "sent"), [("sgx", "quote"), ("snp", "report")])
+def test_a_whole_run_that_azure_attestation_appraises(
+    azure: AzureInstallation, tmp_path: Path, kind: Any, sent: str
+) -> None:
+    runner, device = in_kind(azure, tmp_path, kind)
+    azure.provider.server.requests.clear()
+    descriptor = runner.descriptor(runner.ticket())
+    driver = runner.join(descriptor, device=device)
+    executor = runner.join(runner.descriptor(descriptor.ticket, driver=driver), device=device)
+    assert driver.secret == executor.secret
+    runner.write(driver)
+    kept = runner.finish(driver, descriptor)
+    receipt = (tmp_path / "out" / kept.receipt).read_bytes()
+    verified = verify_by_both(receipt, trust=runner.trust())
+    assert (verified.outputs["report"].number, verified.members[0]["tee"]) == (1, kind)
+    assert verified.body.attestation_service == azure.provider.url
+    assert set(verified.body.attestation_keys) == {azure.provider.signing.kid}
+    assert b"attestation_certificates" not in receipt
+    assert {line.partition("?")[0] for line in azure.provider.server.requests} == {
+        f"POST /attest/{'SgxEnclave' if kind == 'sgx' else 'SevSnpVm'}",
+        "GET /certs",
+    }
+    body = azure.provider.bodies[-1]
+    assert set(body) == {sent, "runtimeData", "nonce"}
+    assert body["runtimeData"]["dataType"] == "JSON"
+
+
+def test_azure_attestation_cannot_vouch_for_a_domain_that_may_move(azure: AzureInstallation, tmp_path: Path) -> None:
+    runner, device = in_kind(azure, tmp_path, "tdx")
+    with pytest.raises(RefusedError) as refused:
+        runner.join(runner.descriptor(runner.ticket()), device=device)
+    assert "x-ms-strongroom-migratable" in mismatches(refused.value)
+
+
+def _now(**shifted: int) -> int:
+    return int((CLOCK.now() + timedelta(**shifted)).timestamp())
+
+
+def _of_another_application(claims: dict[str, Any]) -> dict[str, Any]:
+    runtime = {**claims["x-ms-runtime"], "application": "ab" * 32}
+    return {**claims, "x-ms-runtime": runtime, "x-ms-sgx-config-id": "ab" * 32 + "00" * 32}
+
+
+def _of_another_runtime(claims: dict[str, Any]) -> dict[str, Any]:
+    """What an application says whose launch is that of the approved one."""
+    return {**claims, "x-ms-runtime": {**claims["x-ms-runtime"], "application": "ab" * 32}}
+
+
+FORGED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "expired": lambda claims: {**claims, "exp": _now(hours=-1)},
+    "not valid yet": lambda claims: {**claims, "nbf": _now(hours=1)},
+    "another application": _of_another_application,
+    "another application at run time": _of_another_runtime,
+    "another role": lambda claims: {**claims, "x-ms-runtime": {**claims["x-ms-runtime"], "role": "auditor"}},
+    "another evidence policy": lambda claims: {**claims, "x-ms-policy-hash": "A" * 43},
+    "debug": lambda claims: {**claims, "x-ms-sgx-is-debuggable": True},
+    "another kind": lambda claims: {**claims, "x-ms-attestation-type": "sevsnpvm"},
+    "another issuer": lambda claims: {**claims, "iss": "https://another.weu.attest.azure.net"},
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_no_key_for_what_azure_attestation_says_of_others(azures: AzureRunner, name: str) -> None:
+    """The provider's own word, signed with its own key: only what it says is not what was approved."""
+    tee = AttestedTee.of(azures)
+    claims = parse_json_object(unverified_payload(tee.result))
+    tee.client(azures).release(azures.services.provider.sign(claims))
+    with pytest.raises(RefusedError, match="does not release"):
+        tee.client(azures).release(azures.services.provider.sign(FORGED[name](claims)))
+
+
+def test_no_key_for_a_result_that_the_provider_did_not_sign(
+    azures: AzureRunner, mallory: AzureProvider, stranger: ProviderKey
+) -> None:
+    tee, provider = AttestedTee.of(azures), azures.services.provider
+    claims = parse_json_object(unverified_payload(tee.result))
+    for token in (
+        mallory.sign({**claims, "iss": mallory.url}),
+        mallory.sign(claims),
+        provider.sign(claims, key=stranger),
+        provider.sign(claims, key=stranger, kid=provider.signing.kid),
+    ):
+        with pytest.raises(RefusedError, match="does not release"):
+            tee.client(azures).release(token)
+
+
+def test_a_result_about_another_tee_opens_nothing_here(azures: AzureRunner) -> None:
+    first, second = AttestedTee.of(azures), AttestedTee.of(azures)
+    with pytest.raises(IntegrityError):
+        second.client(azures).release(first.result)
+
+
+def unattested(runner: AzureRunner, error: type[StrongroomError], **changed: Any) -> StrongroomError:
+    """Join with one thing changed; return the refusal, from which the vault learned nothing."""
+    runner.services.relay.requests.clear()
+    with pytest.raises(error) as refused:
+        join(runner, **changed)
+    assert refused.value.step == Step.ATTEST
+    assert refused.value.action
+    assert runner.services.relay.requests == []
+    return refused.value
+
+
+ANSWERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "expired": FORGED["expired"],
+    "not valid yet": FORGED["not valid yet"],
+    "another issuer": FORGED["another issuer"],
+    "another request's": lambda claims: {**claims, "nonce": "another"},
+    "without a nonce": lambda claims: {name: value for name, value in claims.items() if name != "nonce"},
+    "another TEE's key": lambda claims: {
+        **claims,
+        "x-ms-runtime": {**claims["x-ms-runtime"], "keys": [ReceivingKey.generate_rsa().public_jwk]},
+    },
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_agent_takes_no_answer_that_is_none_to_its_own_request(
+    azures: AzureRunner, provider: AzureProvider, name: str
+) -> None:
+    provider.claims = ANSWERS[name]
+    unattested(azures, VerificationError)
+
+
+def test_an_agent_takes_no_result_under_a_key_that_the_provider_does_not_publish(
+    azures: AzureRunner, provider: AzureProvider, stranger: ProviderKey
+) -> None:
+    provider.signing = stranger
+    assert "does not publish" in unattested(azures, VerificationError).message
+    provider.header = {"kid": provider.published[-1].kid}
+    assert "publish" not in unattested(azures, VerificationError).message
+
+
+def test_an_agent_takes_no_answer_twice(azures: AzureRunner, provider: AzureProvider) -> None:
+    kept: list[Said] = []
+
+    def replay(said: Said) -> Said:
+        if b'"token"' not in said.body:
+            return said
+        kept.append(said)
+        return kept[0]
+
+    provider.answer = replay
+    join(azures)
+    unattested(azures, VerificationError)
+
+
+def test_an_agent_knows_a_provider_by_its_certificate(azures: AzureRunner) -> None:
+    foreign = azures.services.address(authorities_pem=azures.services.entra.authority_pem)
+    unattested(azures, VerificationError, attestation_service=foreign)
+
+
+def test_code_that_the_providers_policy_does_not_know_is_refused_there(azures: AzureRunner) -> None:
+    device = PlatformDevice(services=azures.services, changed={"mrenclave": bytes(32)})
+    with pytest.raises(RefusedError, match="policy of") as refused:
+        azures.join(azures.descriptor(azures.ticket()), device=device)
+    assert "strongroom policy azure" in refused.value.action
+
+
+def test_the_host_cannot_choose_who_appraises(azures: AzureRunner, mallory: AzureProvider) -> None:
+    """Another provider, or Strongroom's own service: the approval names the one whose results count."""
+    services = azures.services
+    ours = ServiceAddress(url=services.attestation.url, certificate_pem=services.attestation.certificate_pem)
+    for address in (mallory.address(services.vendors), ours):
+        services.relay.requests.clear()
+        assert "iss" in mismatches(refusal(azures, RefusedError, attestation_service=address))
+        assert services.relay.requests == []
+
+
+def _azures_result(body: dict[str, Any]) -> dict[str, Any]:
+    return parse_json_object(unverified_payload(_vault(body)["member"]["result"]))
+
+
+def _said_again(
+    appraised: Finished, change: Callable[[dict[str, Any]], dict[str, Any]], *, key: ProviderKey | None = None
+) -> bytes:
+    """A receipt whose result says something else, signed by the provider, or with a key that is shown as its own."""
+    provider = appraised.runner.services.provider  # type: ignore[attr-defined]
+
+    def edit(body: dict[str, Any]) -> None:
+        signer = key or provider.signing
+        _vault(body)["member"]["result"] = provider.sign(change(_azures_result(body)), key=signer)
+        body["attestation_keys"] = {signer.kid: to_b64url(signer.certificate)}
+
+    return appraised.signed_again(edit)
+
+
+TOLD: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    **{name: FORGED[name] for name in FORGED if name != "not valid yet"},
+    "not valid then": lambda claims: {**claims, "nbf": _now(hours=1)},
+    "another TEE's key": ANSWERS["another TEE's key"],
+    "another quote": lambda claims: {**claims, "x-ms-sgx-collateral": {"quotehash": "ab" * 32}},
+    "no quote": lambda claims: {name: value for name, value in claims.items() if name != "x-ms-sgx-collateral"},
+    "another measurement": lambda claims: {**claims, "x-ms-sgx-mrenclave": "ab" * 32},
+    "real hardware": lambda claims: {**claims, "x-ms-strongroom-hardware": "real"},
+    "unsaid hardware": lambda claims: {
+        name: value for name, value in claims.items() if name != "x-ms-strongroom-hardware"
+    },
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_a_receipt_holds_what_azure_attestation_said_of_this_very_tee(appraised: Finished, name: str) -> None:
+    assert appraised.verify(_said_again(appraised, lambda claims: claims))
+    with pytest.raises(StrongroomError):
+        appraised.verify(_said_again(appraised, TOLD[name]))
+
+
+def test_a_receipt_needs_a_key_of_the_providers_that_the_auditor_knows(
+    azures: AzureRunner, appraised: Finished, mallory: AzureProvider, stranger: ProviderKey
+) -> None:
+    provider = azures.services.provider
+    assert appraised.verify(appraised.receipt)
+    for key in (stranger, mallory.signing):
+        with pytest.raises(RefusedError, match="does not name"):
+            appraised.verify(_said_again(appraised, lambda claims: claims, key=key))
+    with pytest.raises(VerificationError, match="not valid at"):
+        appraised.verify(_said_again(appraised, lambda claims: claims, key=provider.published[0]))
+
+    def under_a_known_name(body: dict[str, Any]) -> None:
+        kid = provider.signing.kid
+        _vault(body)["member"]["result"] = provider.sign(_azures_result(body), key=stranger, kid=kid)
+
+    def not_shown(body: dict[str, Any]) -> None:
+        _vault(body)["member"]["result"] = provider.sign(_azures_result(body), kid="unknown")
+
+    for edit in (under_a_known_name, not_shown):
+        with pytest.raises(StrongroomError):
+            appraised.verify(appraised.signed_again(edit))
+
+
+def test_a_receipt_is_of_a_provider_that_the_auditor_knows(
+    azures: AzureRunner, appraised: Finished, mallory: AzureProvider
+) -> None:
+    def elsewhere(body: dict[str, Any]) -> None:
+        token = mallory.sign({**_azures_result(body), "iss": mallory.url})
+        _vault(body)["member"]["result"] = token
+        body["attestation_service"] = mallory.url
+        body["attestation_keys"] = {mallory.signing.kid: to_b64url(mallory.signing.certificate)}
+
+    with pytest.raises(RefusedError, match="not in the trust file"):
+        appraised.verify(appraised.signed_again(elsewhere))
+    with pytest.raises(RefusedError, match="not in the trust file"):
+        verify_by_both(appraised.receipt, trust=azures.trust(azure_attestation=()))
+    both = azures.trust(
+        azure_attestation=(
+            azures.services.pinned(),
+            TrustedAzureAttestation(
+                address=mallory.address(azures.services.vendors), certificates=(mallory.signing.digest,)
+            ),
+        )
+    )
+    assert verify_by_both(appraised.receipt, trust=both)
+    with pytest.raises(RefusedError):  # both are known, and the owner approved what one of them says
+        verify_by_both(appraised.signed_again(elsewhere), trust=both)
+
+
+def test_the_keys_of_one_attestation_service_are_no_keys_of_the_other(appraised: Finished, finished: Finished) -> None:
+    def as_ours(body: dict[str, Any]) -> None:
+        ((_, certificate),) = body.pop("attestation_keys").items()
+        body["attestation_certificates"] = [certificate, certificate]
+
+    with pytest.raises(VerificationError):
+        appraised.verify(appraised.signed_again(as_ours))
+
+    def as_azures(body: dict[str, Any]) -> None:
+        kid = unverified_header(_vault(body)["member"]["result"])["kid"]
+        body["attestation_keys"] = {kid: body.pop("attestation_certificates")[0]}
+
+    with pytest.raises(VerificationError):
+        finished.verify(finished.signed_again(as_azures))
+
+
+def test_new_keys_of_a_provider_count_once_they_are_taken_up(tmp_path: Path) -> None:
+    with azure_attested(tmp_path) as azure:
+        before = azure.pinned()
+        verify_azure_attestation(before)
+        azure.provider.rotate()
+        with pytest.raises(RefusedError, match="does not name") as refused:
+            verify_azure_attestation(before)
+        assert (refused.value.step, len(refused.value.mismatches)) == (Step.POLICY, 1)
+        (tmp_path / "run").mkdir()
+        ended = Finished(AzureRunner(azure, tmp_path / "run"))
+    assert ended.verify(ended.receipt)
+    with pytest.raises(RefusedError, match="does not name"):
+        verify_by_both(ended.receipt, trust=ended.runner.trust(azure_attestation=(before,)))
+
+
+def test_the_report_of_a_guest_is_bound_to_its_result_by_keys_of_its_own(
+    azure: AzureInstallation, tmp_path: Path
+) -> None:
+    runner, device = in_kind(azure, tmp_path, "snp")
+    ended = Finished(runner, device=device)
+    other = runner.join(runner.descriptor(runner.ticket()), device=device)
+    assert ended.verify(ended.receipt)
+    assert ended.verify(_said_again(ended, lambda claims: claims))
+
+    def of_another(body: dict[str, Any]) -> None:
+        _vault(body)["member"]["evidence"] = other.evidence.model_dump(mode="json")
+
+    with pytest.raises(VerificationError):
+        ended.verify(ended.signed_again(of_another))
+    for claim, value in (
+        ("x-ms-sevsnpvm-reportdata", "ab" * 64),
+        ("x-ms-attestation-type", "sgx"),
+        ("x-ms-strongroom-quotehash", "ab" * 32),
+        ("x-ms-sevsnpvm-launchmeasurement", "ab" * 48),
+    ):
+        with pytest.raises(StrongroomError):
+            ended.verify(_said_again(ended, lambda claims, claim=claim, value=value: {**claims, claim: value}))
+
+
+def test_simulated_hardware_is_not_real_under_a_name_of_azures(tmp_path: Path) -> None:
+    """The best that simulated hardware can do: a provider with Azure's name that vouches for it, a Key Vault, a key."""
+    with azure_attested(tmp_path, host=AZURE_HOST) as made:
+        (tmp_path / "run").mkdir()
+        runner = AzureRunner(made, tmp_path / "run")
+        assert runner.key.kind == "azure-key-vault"
+        assert b"x-ms-strongroom-" not in vault_release_policy(list(runner.approvals.values())).data
+        ended = Finished(runner)
+        assert json.loads(ended.receipt)["body"]["hardware"] == "real"
+        for hardware in ("real", "simulated"):
+            with pytest.raises(StrongroomError):
+                verify_by_both(ended.receipt, trust=runner.trust(hardware=hardware))
+
+        def as_simulated(body: dict[str, Any]) -> None:
+            body["hardware"] = "simulated"
+
+        with pytest.raises(VerificationError, match="hardware of a result"):
+            verify_by_both(ended.signed_again(as_simulated), trust=runner.trust())

@@ -115,6 +115,23 @@ def test_holds_with_everything_stopped_and_names_what_ran(finished: Finished) ->
     assert set(verified.modes.values()) == {"owner-operated"}
 
 
+def reached_at(trust: Trust, url: str, *, cluster_url: str | None) -> Trust:
+    """A trust file whose attestation service is reached elsewhere than pods reach it."""
+    services = [{**each.model_dump(mode="json")} for each in trust.services]
+    services[0] |= {"url": url, "cluster_url": cluster_url}
+    return Trust.from_object({**trust.model_dump(mode="json"), "services": services})
+
+
+def test_the_issuer_of_results_is_the_services_own_address_and_not_the_auditors(finished: Finished) -> None:
+    own = finished.trust.services[0].url
+    elsewhere = "https://attestation.example"
+    assert verify_by_both(finished.receipt, trust=reached_at(finished.trust, elsewhere, cluster_url=own))
+    with pytest.raises(RefusedError, match="not in the trust file"):
+        verify_by_both(finished.receipt, trust=reached_at(finished.trust, elsewhere, cluster_url=None))
+    with pytest.raises(VerificationError):
+        verify_by_both(finished.receipt, trust=reached_at(finished.trust, own, cluster_url=elsewhere))
+
+
 def test_any_one_byte_edit_shows(finished: Finished) -> None:
     step = max(1, len(finished.receipt) // EDITS)
     for position in range(0, len(finished.receipt), step):

@@ -21,14 +21,14 @@ from tests.support.simulated_guest import ATTRIBUTES, b64, sized, tpm_certificat
 from tests.support.simulated_guest import RUNTIME_DATA as GUEST_RUNTIME_DATA
 from tests.support.swtpm import BOOT, event_log
 
-from strongroom.attestation.attester.azure_vtpm import AK_HANDLE, GUEST_PCRS, AzureVtpm
+from strongroom.attestation.attester.azure_vtpm import AK_HANDLE, AzureVtpm
 from strongroom.attestation.attester.device import HardwareDevice, Quote
 from strongroom.attestation.attester.snp_certificates import certificate_chain, read_certificate_table
 from strongroom.attestation.attester.tpm import Tpm
 from strongroom.attestation.attester.tsm import ask_tsm
 from strongroom.attestation.ear import SUBMODULE, ear_claims
 from strongroom.attestation.evidence.azure_guest import parse_attestation_info
-from strongroom.attestation.evidence.azure_vtpm import parse_hcl_report
+from strongroom.attestation.evidence.azure_vtpm import GUEST_PCRS, parse_hcl_report
 from strongroom.attestation.evidence.tcg_log import parse_event_log, replay
 from strongroom.attestation.evidence.tpm import REGISTERS, parse_tpm_certification, parse_tpm_public
 from strongroom.attestation.inspection.anchors import Anchors, GivenEndorsements, GivenRevocations
@@ -50,7 +50,8 @@ from strongroom.base.errors import (
     VerificationError,
 )
 from strongroom.base.secret import SecretBytes
-from strongroom.clients.azure_guest import azure_vm_request, open_token
+from strongroom.clients.attestation import azure_vm_request
+from strongroom.clients.azure_guest import open_token
 from strongroom.crypto import x509
 from strongroom.crypto.jose import sign_jws
 from strongroom.services.policy_tokens import (

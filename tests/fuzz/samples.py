@@ -21,12 +21,13 @@ from tests.support.platform import NOW, Bench
 from tests.support.simulated_guest import SimulatedGuest
 from tests.support.swtpm import BOOT, event_log
 
+from strongroom.application.parts import package_parts
 from strongroom.attestation.evidence.azure_vtpm import HclKind
 from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.x509 import to_pem
 from strongroom.simulation.azure_vm import SimulatedAzureVm
 from strongroom.simulation.platform import TEE_TCB_SVN
-from strongroom.wire import model, vault_key
+from strongroom.wire import azure_attestation, events, model, pod, vault_key, workload
 
 VECTORS = Path(__file__).parents[3] / "shared" / "vectors"
 _TEXTS = {
@@ -41,10 +42,17 @@ _TEXTS = {
     model.Url: "https://127.0.0.1:8443/a",
     model.CompactJws: "AAAA.AAAA.AAAA",
     model.CompactJwe: "AAAA.AAAA.AAAA.AAAA.AAAA",
-    vault_key.VaultUrl: "https://a.vault.azure.net",
+    model.ImageDigest: "sha256:" + "5a" * 32,
+    workload.ServiceAccount: "system:serviceaccount:team-a:spark",
+    workload.PodName: "spark-driver",
+    workload.PodUid: "5f3c9f52-6d0a-4f8e-9a55-6b7f0b9a0c11",
+    model.OriginUrl: "https://a.vault.azure.net",
+    azure_attestation.KeyId: "a-key",
     vault_key.KeyName: "trips",
     vault_key.ClientId: "a-client",
     vault_key.MetadataUrl: "http://169.254.169.254",
+    pod.FileLocation: "file:///archive",
+    events.DeliveredName: "run.receipt.json",
 }
 _BY_PATTERN = {
     constraints.pattern: text
@@ -66,6 +74,13 @@ _BY_PATTERN = {
     r"^(owner|application):[0-9a-f]{64}\Z": "owner:" + "5a" * 32,
     r"^(?:[0-9a-f]{16}|[0-9a-f]{128})\Z": "5a" * 64,
 }
+
+
+def packages() -> list[bytes]:
+    folder = new_folder()
+    (folder / "description.json").write_bytes(b"{}")
+    (folder / ("application" * 10 + ".py")).write_bytes(b"print()")
+    return list(package_parts(folder))
 
 
 def new_folder() -> Path:
@@ -159,18 +174,26 @@ def message(kind: type[model.Message]) -> bytes:
     return kind.from_object(_object(kind)).to_json()
 
 
+_ONE_OF_SEVERAL: dict[str, dict[str, Any]] = {
+    "RuntimeData": {"role": "executor"},
+    "VcekName": {"fmc": None},  # of another product than the first
+    "Trust": {"partners": []},  # theirs would be the same services as one's own
+    "ReceiptBody": {"attestation_certificates": ["AA", "AA"], "attestation_keys": {}},  # of a service of ours
+    "VaultKey": {"kty": "oct", "public_jwk": None},
+    "Evidence": {"kind": "snp", "initdata": None},
+    "DeviceSetting": {"initdata": None},
+    "PodReference": {"template": None, "image": None},
+}
+"""Members that exclude others, by message."""
+
+
 def _object(kind: type[model.Message]) -> dict[str, Any]:
     value = {field.alias or name: _of_field(field) for name, field in kind.model_fields.items()}
-    if kind.__name__ == "RuntimeData":
-        value["role"] = "executor"
-    if kind.__name__ == "VcekName":
-        value["fmc"] = None  # of another product than the first
-    if kind.__name__ == "Trust":
-        value["partners"] = []  # theirs would be the same services as one's own
-    if kind.__name__ == "VaultKey":
-        value |= {"kty": "oct", "public_jwk": None}
+    value |= _ONE_OF_SEVERAL.get(kind.__name__, {})
     if kind.__name__ == "Approval":
         value["recipients"] = [signer().verifying_key.to_jwk()]
+        value["shape"] = None  # as approvals said it before there were several
+        value["workloads"][0]["role"] = None
     if kind.__name__ == "Roster":
         value["members"], value["previous"] = [signer().verifying_key.to_jwk()], None
     return value

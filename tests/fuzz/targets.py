@@ -3,8 +3,10 @@
 import functools
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -12,9 +14,11 @@ from tests.fuzz import samples
 from tests.fuzz.attesting import ATTESTING
 from tests.fuzz.custody import CUSTODY
 from tests.fuzz.dataset import DATASET
+from tests.fuzz.identity import IDENTITY
 from tests.fuzz.logs import LOGS
 from tests.fuzz.samples import bench, endorsements, message, signer, vectors
 from tests.fuzz.service import KEY_SERVICE, MANAGED_SERVICE, SERVICE, AnsweredNoError
+from tests.fuzz.shapes import POD_SHAPES
 from tests.fuzz.target import Target, of_text, text_of
 from tests.fuzz.vault import VAULT
 from tests.fuzz.vault_releases import VAULT_RELEASES
@@ -24,6 +28,7 @@ from tests.support.platform import NOW
 
 from strongroom.agent.key_socket import Keyholder
 from strongroom.application.description import ApplicationDescription, parse_description
+from strongroom.application.parts import join_package
 from strongroom.attestation.endorsements import bundle, documents
 from strongroom.attestation.endorsements.dcap import DcapEndorsements, parse_endorsements
 from strongroom.attestation.endorsements.snp import SnpEndorsements
@@ -87,6 +92,7 @@ from strongroom.services import endorsement_cache, endorsement_sources
 from strongroom.services.evidence_kinds import EVIDENCE_KINDS, read_attest_request
 from strongroom.wire import (
     approvals,
+    azure_attestation,
     azure_guest,
     data_keys,
     descriptor,
@@ -94,6 +100,7 @@ from strongroom.wire import (
     key_service,
     lease,
     manifest,
+    pod,
     receipt,
     restore,
     rotation,
@@ -103,6 +110,7 @@ from strongroom.wire import (
     ticket,
     trust,
     vault_key,
+    workload,
 )
 from strongroom.wire.model import Message
 
@@ -110,12 +118,14 @@ _SECRET = SecretBytes(bytes(range(32)))
 _ID, _HASH = "a5" * 16, "5a" * 32
 _WIRE = (
     approvals,
+    azure_attestation,
     azure_guest,
     data_keys,
     descriptor,
     key_service,
     lease,
     manifest,
+    pod,
     receipt,
     restore,
     rotation,
@@ -125,6 +135,7 @@ _WIRE = (
     ticket,
     trust,
     vault_key,
+    workload,
 )
 _MESSAGES: tuple[type[Message], ...] = tuple(
     member
@@ -535,12 +546,18 @@ def _any_message(data: bytes) -> Any:
         assert kind.from_json(value.to_json()) == value
 
 
+def _package(data: bytes) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        join_package([data], Path(folder) / "joined")
+
+
 def _event(line: str) -> Any:
     return events.parse_event(line)
 
 
 def _event_samples() -> list[bytes]:
-    return [message(kind) for kind in (events.StepDone, events.DriverReady, events.Failed, events.Finished)]
+    kinds = (events.StepDone, events.DriverReady, events.Failed, events.Delivered, events.Finished)
+    return [message(kind) for kind in kinds]
 
 
 def _checkpoint(data: bytes) -> Any:
@@ -827,6 +844,7 @@ TARGETS: tuple[Target, ...] = (
         refusals=(AuthenticationError,),
     ),
     *ATTESTING,
+    *IDENTITY,
     *VENDORS,
     *VAULT_RELEASES,
     # the key service
@@ -915,6 +933,7 @@ TARGETS: tuple[Target, ...] = (
         write=lambda value: bytes(value.to_json()),
         exact=True,
     ),
+    Target(name="package", parse=_package, samples=samples.packages, refusals=(FormatError, LimitError)),
     Target(
         name="event",
         parse=of_text(_event),
@@ -943,4 +962,6 @@ TARGETS: tuple[Target, ...] = (
     *CUSTODY,
     # logs, witnesses, people
     *LOGS,
+    # pods
+    *POD_SHAPES,
 )

@@ -1,4 +1,6 @@
-"""What an agent reads where a key is in a vault: the vault's answer, storage's versions, the owner's approvals."""
+"""What an agent reads where a key is in a vault: the vault's answer, storage's versions, the owner's approvals; and
+what Azure Attestation publishes.
+"""
 
 import functools
 from datetime import UTC, datetime
@@ -11,6 +13,9 @@ from strongroom.base.encoding import canonical_json, parse_json_object, to_b64ur
 from strongroom.base.errors import FormatError, IntegrityError, RefusedError, VerificationError
 from strongroom.base.secret import SecretBytes
 from strongroom.cli.vaults import describe_key
+from strongroom.clients.attestation import published_keys
+from strongroom.clients.azure_faults import read_fault
+from strongroom.clients.https import Answered
 from strongroom.clients.vault_release import ReleaseRequest, verify_release
 from strongroom.crypto import x509
 from strongroom.crypto.derive import sha256_hex
@@ -135,6 +140,11 @@ def _shown() -> bytes:
     return canonical_json({"key": key, "attributes": {"enabled": True}})
 
 
+def _published() -> bytes:
+    key = {"kid": "fAFUDjo0=", "kty": "RSA", "use": "sig", "alg": "RS256", "x5c": x509.to_x5c([AZURE().root])}
+    return canonical_json({"keys": [key]})
+
+
 def _describe(data: bytes) -> Any:
     parse_json_object(data)
     return describe_key(data, kind="azure-key-vault", roots_der=[b""], owners=[_HASH], check_value=None)
@@ -184,5 +194,12 @@ VAULT_RELEASES: tuple[Target, ...] = (
         parse=of_text(lambda text: AZURE().approval(text)),
         samples=lambda: [AZURE().good_approval().encode()],
         refusals=(*_JWS, RefusedError),
+    ),
+    Target(name="azure-published-keys", parse=published_keys, samples=lambda: [_published()]),
+    Target(
+        name="azure-fault",
+        parse=lambda data: read_fault(Answered(status=400, body=data, headers={})),
+        samples=lambda: [b'{"error":{"code":"Forbidden","message":"no","innererror":{"code":"AKV.SKR.1002"}}}'],
+        refusals=(),
     ),
 )

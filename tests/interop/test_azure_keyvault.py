@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from azure.keyvault.keys.crypto import CryptographyClient, KeyWrapAlgorithm, Sig
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
-from tests.support.azure_vault import ALGORITHMS, attested, azure_installation, client_options, opened, release_policy
+from tests.support.azure_vault import ALGORITHMS, attested, opened, release_policy
 from tests.support.service_processes import Installation
 
 from strongroom.base.encoding import from_any_b64, parse_json_object
@@ -23,23 +22,6 @@ from strongroom.base.errors import IntegrityError
 from strongroom.base.secret import SecretBytes
 from strongroom.crypto.key_wrap import unwrap_with_rsa
 from strongroom.crypto.keys import ReceivingKey
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    with azure_installation(tmp_path_factory.mktemp("installation")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def options(installed: Installation) -> dict[str, Any]:
-    return client_options(installed)
-
-
-@pytest.fixture
-def client(installed: Installation, options: dict[str, Any]) -> Iterator[KeyClient]:
-    with KeyClient(installed.keys.url, **options) as made:
-        yield made
 
 
 def test_creates_reads_lists_and_updates_keys(client: KeyClient) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
 import pytest
@@ -17,7 +17,6 @@ from tests.support.azure_vault import (
     ALGORITHMS,
     Credential,
     attested,
-    azure_installation,
     client_options,
     opened,
     release_policy,
@@ -44,12 +43,6 @@ class AsyncCredential:
 
     async def __aexit__(self, *_args: object) -> None:
         pass
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    with azure_installation(tmp_path_factory.mktemp("installation")) as made:
-        yield made
 
 
 def options(installed: Installation) -> dict[str, Any]:

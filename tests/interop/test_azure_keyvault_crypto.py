@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from azure.core.exceptions import HttpResponseError
 from azure.keyvault.keys import KeyClient, KeyVaultKey
 from azure.keyvault.keys.crypto import CryptographyClient, EncryptionAlgorithm, KeyWrapAlgorithm, SignatureAlgorithm
-from tests.support.azure_vault import ALGORITHMS, attested, azure_installation, client_options, opened, release_policy
+from tests.support.azure_vault import ALGORITHMS, attested, opened, release_policy
 from tests.support.service_processes import Installation
 
 SIZES = {"256": 32, "384": 48, "512": 64, "256K": 32}
@@ -21,23 +20,6 @@ ASYMMETRIC = [
     ("P-521", "ES512"),
     ("P-256K", "ES256K"),
 ]
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    with azure_installation(tmp_path_factory.mktemp("installation")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def options(installed: Installation) -> dict[str, Any]:
-    return client_options(installed)
-
-
-@pytest.fixture(scope="module")
-def client(installed: Installation, options: dict[str, Any]) -> Iterator[KeyClient]:
-    with KeyClient(installed.keys.url, **options) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

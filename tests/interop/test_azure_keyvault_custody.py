@@ -1,7 +1,6 @@
 """Azure's own key vault client: deleting, recovering, backing up, rotating; page by page."""
 
 import os
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,27 +8,10 @@ import pytest
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 from azure.keyvault.keys import KeyClient, KeyRotationLifetimeAction, KeyRotationPolicy, KeyRotationPolicyAction
 from azure.keyvault.keys.crypto import CryptographyClient, KeyWrapAlgorithm
-from tests.support.azure_vault import azure_installation, client_options, release_policy
+from tests.support.azure_vault import release_policy
 from tests.support.service_processes import Installation
 
 AT_ONCE = {"_polling_interval": 0}
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    with azure_installation(tmp_path_factory.mktemp("installation")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def options(installed: Installation) -> dict[str, Any]:
-    return client_options(installed)
-
-
-@pytest.fixture
-def client(installed: Installation, options: dict[str, Any]) -> Iterator[KeyClient]:
-    with KeyClient(installed.keys.url, **options) as made:
-        yield made
 
 
 def test_deletes_recovers_and_purges(client: KeyClient) -> None:

@@ -1,37 +1,60 @@
 """The auditor's single file: alone on its Python, and against the product's verifier on evidence of all kinds."""
 
 import ast
+import contextlib
+import functools
 import hashlib
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import cryptography
 import pytest
+from tests.support.azure_attestation import AzureInstallation, AzureRunner, azure_attested
+from tests.support.azure_node import SimulatedVtpm
 from tests.support.platform import MRENCLAVE, NOW, Bench
-from tests.support.receipts import SINGLE_FILE, single_file
+from tests.support.receipts import SINGLE_FILE, single_file, verify_by_both
 from tests.support.service_processes import installation
 from tests.support.tee import Runner
+from tests.support.vault_releases import VaultRunner, vault_installation
 
+from strongroom.agent import member as agent
+from strongroom.attestation.attester.azure_vtpm import AzureVtpmDevice
 from strongroom.attestation.endorsements.dcap import DcapEndorsements, parse_endorsements
 from strongroom.attestation.endorsements.snp import SnpEndorsements
+from strongroom.attestation.evidence.azure_vtpm import azure_vm_of
+from strongroom.attestation.evidence.fields import read_fields
+from strongroom.attestation.evidence.initdata import launch_value_of, render_initdata, verify_initdata
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
-from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, verify_snp
+from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, verify_azure_vm, verify_snp
 from strongroom.attestation.verifier.sgx import verify_sgx_quote
 from strongroom.attestation.verifier.tdx import verify_tdx_quote
+from strongroom.base.encoding import canonical_json, from_b64url, to_b64url
 from strongroom.base.errors import StrongroomError
 from strongroom.crypto import x509
+from strongroom.crypto.keys import SigningKey
+from strongroom.receipts.build import evidence_of
+from strongroom.receipts.statement import sign_statement
 from strongroom.simulation.amd import SimulatedAmd
+from strongroom.simulation.azure_vm import SimulatedAzureVm
 from strongroom.simulation.platform import TEE_TCB_SVN
+from strongroom.wire.model import VirtualTeeKind
+from strongroom.wire.receipt import RECEIPT_CONTEXT
+from strongroom.wire.trust import Trust
 
 ROOT = SINGLE_FILE.parents[1]
 ALLOWED = {"cryptography", *sys.stdlib_module_names}
+DRIVERS_WORD = re.compile(
+    r"exit_status|log_digest|started_at|finished_at|version|input_proofs|outputs\.report\.(files|size_bytes)"
+    r"|vaults\.[0-9a-f]{64}\.(policy|policy_immutable|version_keys\.trips.*|member\.evidence\.certificate_chain)"
+)
+"""What a receipt over a key in a vault says on the driver's word alone. The chain is none, of an enclave."""
 
 
 # --- alone ------------------------------------------------------------------------------------------------------------
@@ -119,6 +142,161 @@ def test_refuses_what_is_no_receipt(run: tuple[Path, Path], content: bytes) -> N
     for receipt_bytes, trust_bytes in ((content, trust.read_bytes()), (receipt.read_bytes(), content)):
         with pytest.raises(single_file.DoesNotHoldError):
             single_file.verify(receipt_bytes, trust_bytes)
+
+
+# --- runs over keys in vaults ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaultRun:
+    """A finished run over a vault's key.
+
+    Attributes:
+        driver: The key that the driver's TEE signed with.
+    """
+
+    receipt: bytes
+    trust: Trust
+    driver: SigningKey
+
+    def told(self, body: Any) -> bytes:
+        """The receipt with another body, which the driver's own TEE signs, its statement for other tools as well."""
+        content = canonical_json(body)
+        parsed = json.loads(self.receipt)
+        envelope = parsed["attestation"]
+        with contextlib.suppress(*single_file.MALFORMED, single_file.DoesNotHoldError):
+            statement = single_file.statement_of(body, hashlib.sha256(content).hexdigest())
+            envelope = sign_statement(canonical_json(statement), key=self.driver).model_dump(mode="json")
+        signature = to_b64url(self.driver.sign(RECEIPT_CONTEXT + content))
+        return canonical_json({**parsed, "body": body, "signature": signature, "attestation": envelope})
+
+
+@pytest.fixture(scope="module", params=["a service of ours", "Azure Attestation", "both kinds of keepers"])
+def vault_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> VaultRun:
+    folder, runs = tmp_path_factory.mktemp("vault"), tmp_path_factory.mktemp("runs")
+    of_azure = request.param == "Azure Attestation"
+    with azure_attested(folder) if of_azure else vault_installation(folder) as services:
+        runner = (
+            AzureRunner(services, runs)
+            if isinstance(services, AzureInstallation)
+            else VaultRunner(services, runs, mixed=request.param == "both kinds of keepers")
+        )
+        descriptor = runner.descriptor(runner.ticket())
+        driver = runner.join(descriptor)
+        runner.write(driver)
+        kept = runner.finish(driver, descriptor)
+        receipt = (runs / "out" / kept.receipt).read_bytes()
+        return VaultRun(receipt=receipt, trust=runner.trust(), driver=driver.signing_key)
+
+
+def test_verifies_runs_over_vaults_on_its_own(vault_run: VaultRun, tmp_path: Path) -> None:
+    (tmp_path / "receipt.json").write_bytes(vault_run.receipt)
+    (tmp_path / "trust.json").write_bytes(vault_run.trust.to_json())
+    ended = alone(tmp_path, str(tmp_path / "receipt.json"), "--trust", str(tmp_path / "trust.json"))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "nobody counted" in ended.stdout
+    assert "azure-managed-hsm" in ended.stdout
+    assert vault_run.trust.azure_attestation == () or vault_run.trust.azure_attestation[0].url in ended.stdout
+    verify_by_both(vault_run.receipt, trust=vault_run.trust)
+    verify_by_both(vault_run.told(json.loads(vault_run.receipt)["body"]), trust=vault_run.trust)
+
+
+def test_both_refuse_every_edit_of_a_receipt_over_a_vault(vault_run: VaultRun) -> None:
+    step = max(1, len(vault_run.receipt) // 120)
+    for position in range(0, len(vault_run.receipt), step):
+        edited = bytearray(vault_run.receipt)
+        edited[position] ^= 0x01
+        with pytest.raises(StrongroomError):
+            verify_by_both(bytes(edited), trust=vault_run.trust)
+
+
+def paths(value: Any, *place: Any) -> Iterator[tuple[Any, ...]]:
+    """Yield where each value of parsed JSON stands."""
+    if place:
+        yield place
+    for name in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from paths(value[name], *place, name)
+
+
+def others(value: Any) -> Iterator[Any]:
+    """Yield values to put in the place of one."""
+    match value:
+        case bool():
+            yield not value
+        case int():
+            yield value + 1
+        case str():
+            middle = len(value) // 2
+            yield f"{value[:middle]}{'0' if value[middle : middle + 1] != '0' else '1'}{value[middle + 1 :]}"
+            yield ""
+        case list() | dict():
+            yield type(value)()
+    yield None
+
+
+def with_value(body: Any, place: Sequence[Any], value: Any) -> Any:
+    copy = json.loads(json.dumps(body))
+    parent = functools.reduce(lambda found, name: found[name], place[:-1], copy)
+    if value is Ellipsis:
+        del parent[place[-1]]
+    else:
+        parent[place[-1]] = value
+    return copy
+
+
+def test_comes_to_the_same_verdict_on_whatever_a_driver_tells_of_a_run_over_a_vault(vault_run: VaultRun) -> None:
+    """The driver signs each story itself; what nobody else pins is the driver's word, and nothing more."""
+    body = json.loads(vault_run.receipt)["body"]
+    verdicts: dict[bool, set[str]] = {True: set(), False: set()}
+    for place in paths(body):
+        if body["records"] and place[0] != "vaults":
+            continue  # tests/attacks/test_receipt.py
+        value = functools.reduce(lambda found, name: found[name], place, body)
+        for other in (*others(value), Ellipsis):
+            told = with_value(body, place, other)
+            if told == body:
+                continue
+            try:
+                verify_by_both(vault_run.told(told), trust=vault_run.trust)
+            except StrongroomError:
+                verdicts[False].add(".".join(map(str, place)))
+            else:
+                verdicts[True].add(".".join(map(str, place)))
+    if body["records"]:  # the key service logged the body's digest
+        assert verdicts[True] == set()
+    else:
+        assert [name for name in verdicts[True] if not DRIVERS_WORD.fullmatch(name)] == []
+    assert len(verdicts[False]) > 20
+
+
+ANCHORS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "other owners": lambda trust: {**trust, "owners": ["ab" * 32]},
+    "other hardware": lambda trust: {**trust, "hardware": "real"},
+    "other agents": lambda trust: {**trust, "agent_measurements": ["ab" * 32]},
+    "no roots": lambda trust: {**trust, "roots": []},
+    "no services": lambda trust: {**trust, "services": []},
+    "no providers": lambda trust: {**trust, "azure_attestation": []},
+    "a provider twice": lambda trust: {**trust, "azure_attestation": trust["azure_attestation"] * 2},
+    "other keys of providers": lambda trust: {
+        **trust,
+        "azure_attestation": [{**each, "certificates": ["ab" * 32]} for each in trust["azure_attestation"]],
+    },
+}
+
+
+@pytest.mark.parametrize("changed", ANCHORS)
+def test_comes_to_the_same_verdict_with_other_anchors(vault_run: VaultRun, changed: str) -> None:
+    anchors = json.loads(vault_run.trust.to_json())
+    edited = json.dumps(ANCHORS[changed](anchors)).encode()
+    needed = json.loads(edited) != anchors
+    try:
+        trust = Trust.from_json(edited)
+    except StrongroomError:
+        with pytest.raises(single_file.DoesNotHoldError):
+            single_file.verify(vault_run.receipt, edited)
+        return
+    with pytest.raises(StrongroomError) if needed else contextlib.nullcontext():
+        verify_by_both(vault_run.receipt, trust=trust)
 
 
 # --- the same verdict on evidence -------------------------------------------------------------------------------------
@@ -300,3 +478,141 @@ def test_comes_to_the_same_verdict_on_every_edit_of_an_snp_report(amd: Simulated
         case.agree(crl=bytes(listed))
     for days in (-10_000, -1, 1, 400, 20_000):
         case.agree(now=NOW + timedelta(days=days))
+
+
+# --- pods' initdata and confidential VMs' vTPMs -----------------------------------------------------------------------
+
+IMAGE_LINE = 'strongroom_image := "registry.example:5000/strongroom/spark@sha256:' + "c3" * 32 + '"\n'
+INITDATA = render_initdata(
+    {"policy.rego": f"package agent_policy\n{IMAGE_LINE}default AllowRequests := false\n", "cdh.toml": "x = '1'\n"},
+    application="a1" * 32,
+)
+
+
+def initdata_verdict(document: bytes, *, kind: VirtualTeeKind = "snp", launched_with: bytes | None = None) -> bool:
+    """Have both read what a TEE was launched with, or was not."""
+    size = 48 if kind == "tdx" else 32
+    fixed = hashlib.sha256(document).digest().ljust(size, b"\0") if launched_with is None else launched_with
+    try:
+        found = verify_initdata(document, kind=kind, launched_with=fixed)
+    except StrongroomError:
+        ours: object = None
+    else:
+        ours = {name: getattr(found, name) for name in ("application", "configuration", "template", "image")}
+    try:
+        theirs = single_file.read_initdata(document, kind, fixed.hex())
+    except (single_file.DoesNotHoldError, *single_file.MALFORMED):
+        theirs = None
+    assert ours == theirs
+    return ours is not None
+
+
+@pytest.mark.parametrize("kind", ["tdx", "snp"])
+def test_comes_to_the_same_verdict_on_every_edit_of_initdata(kind: VirtualTeeKind) -> None:
+    assert initdata_verdict(INITDATA, kind=kind)
+    assert not initdata_verdict(INITDATA, kind=kind, launched_with=bytes(48 if kind == "tdx" else 32))
+    for position in range(len(INITDATA)):
+        for edited in (
+            bytes([*INITDATA[:position], INITDATA[position] ^ 0x01, *INITDATA[position + 1 :]]),
+            INITDATA[:position] + INITDATA[position + 1 :],
+            INITDATA[:position] + INITDATA[position : position + 1] + INITDATA[position:],
+            INITDATA[:position] + b"\n" + INITDATA[position:],
+        ):
+            initdata_verdict(edited, kind=kind)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"",
+        b"\xff",
+        INITDATA.replace(b"\n", b"\r\n"),
+        INITDATA.replace(b"0.1.0", b"0.2.0"),
+        INITDATA.replace(b"sha256", b"sha384", 1),
+        INITDATA.replace(b"algorithm", b"version"),
+        INITDATA.replace(IMAGE_LINE.encode(), IMAGE_LINE.encode() * 2),
+        INITDATA.replace(IMAGE_LINE.encode(), b""),
+        INITDATA.replace(IMAGE_LINE.encode(), b" " + IMAGE_LINE.encode()),
+        INITDATA.replace(b"strongroom_image :=", b"strongroom_images :="),
+        INITDATA.replace(b"strongroom_image :=", b"strongroom_image="),
+        INITDATA.replace(b'"version":1', b'"version":2'),
+        INITDATA.replace(b'"version":1', b'"version":1,"more":1'),
+        INITDATA + INITDATA,
+        INITDATA + b"\n\n",
+        INITDATA + b"\"x\" = '''\n'''\n",
+        INITDATA + b"".join(b"\"e%d\" = '''\n'''\n" % number for number in range(40)),
+        INITDATA + b"\"x\" = '''\n" + b"x" * (64 << 10) + b"'''\n",
+    ],
+)
+def test_comes_to_the_same_verdict_on_other_initdata(document: bytes) -> None:
+    initdata_verdict(document)
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha384", "sha512"])
+@pytest.mark.parametrize("kind", ["tdx", "snp"])
+def test_comes_to_the_same_verdict_whatever_initdata_are_hashed_with(kind: VirtualTeeKind, algorithm: Any) -> None:
+    document = render_initdata({}, application="a1" * 32, algorithm=algorithm)
+    fixed = launch_value_of(document, kind=kind, algorithm=algorithm)
+    assert initdata_verdict(document, kind=kind, launched_with=fixed)
+    assert not initdata_verdict(document + b"\n", kind=kind, launched_with=fixed)
+
+
+class Vtpm:
+    """A confidential VM's evidence as it stands in receipts, and both verifiers' verdicts on what its vTPM says."""
+
+    def __init__(self, kind: str) -> None:
+        self.machine: Any = (
+            SimulatedAmd.create("Milan", now=NOW, rsa_bits=2048) if kind == "snp" else Bench.new().platform
+        )
+        vm = SimulatedAzureVm.create(self.machine)
+        self.good = agent._message(AzureVtpmDevice(SimulatedVtpm(vm)).evidence(b'{"run":"1"}'))
+        self.roots = TrustedRoots(roots=(TrustedRoot(certificate_der=self.machine.root_der, simulated=True),))
+        endorsements = {"snp": {}, "tdx": {"tee": "TDX"}}[kind]
+        self.endorsements = self.machine.endorsements(now=NOW, **endorsements)
+
+    def agree(self, **parts: Any) -> bool:
+        """Have both look at it with other parts."""
+        assert self.good.vtpm is not None
+        evidence = self.good.model_copy(update={"vtpm": self.good.vtpm.model_copy(update=parts)})
+        shown = json.loads(evidence.to_json())
+        try:
+            vm = azure_vm_of(evidence_of(evidence))
+            found = verify_azure_vm(vm, trusted_roots=self.roots, endorsements=self.endorsements, now=NOW)
+            ours = sorted(map(int, shown["vtpm"]["pcrs"])) == list(found.pcr_values)
+        except StrongroomError:
+            ours = False
+        report_data = read_fields(evidence.kind, from_b64url(evidence.quote)).report_data
+        try:
+            single_file.verify_vtpm(shown, report_data, from_b64url(evidence.runtime_data))
+        except (single_file.DoesNotHoldError, *single_file.MALFORMED):
+            theirs = False
+        else:
+            theirs = True
+        assert ours == theirs
+        return ours
+
+
+@pytest.mark.parametrize("kind", ["snp", "tdx"])
+def test_comes_to_the_same_verdict_on_every_edit_of_what_a_vtpm_said(kind: str) -> None:
+    case = Vtpm(kind)
+    assert case.agree()
+    assert case.good.vtpm is not None
+    for name, step in (("hcl_report", 7), ("tpm_quote", 1), ("tpm_signature", 17)):
+        good = from_b64url(getattr(case.good.vtpm, name))
+        for position in range(0, len(good), step):
+            edited = bytearray(good)
+            edited[position] ^= 0x01
+            assert not case.agree(**{name: to_b64url(bytes(edited))}) or name == "hcl_report"
+        for end in (0, 1, len(good) // 2, len(good) - 1):
+            case.agree(**{name: to_b64url(good[:end])})
+        for more in (b"\0", b"\1"):
+            case.agree(**{name: to_b64url(good + more)})
+    pcrs = case.good.vtpm.pcrs
+    for changed in (
+        {},
+        {**pcrs, "0": "00" * 32},
+        {**pcrs, "8": "00" * 32},
+        {"0": pcrs["0"]},
+        dict(reversed(pcrs.items())),
+    ):
+        case.agree(pcrs=changed)

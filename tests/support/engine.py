@@ -17,18 +17,10 @@ from tests.support.key_socket_server import Dataset, KeySocket, serving
 from strongroom.agent.key_socket import BoundDataset
 from strongroom.crypto.random import random_secret
 from strongroom.engine.build import build_runtime
+from strongroom.engine.cluster import StandaloneCluster
+from strongroom.engine.node import Child, InsecurePlainNode, Node, ProtectedNode
 from strongroom.engine.runtime import find_runtime
-from strongroom.engine.spark import (
-    Application,
-    Child,
-    InsecurePlainNode,
-    Node,
-    ProtectedNode,
-    Resources,
-    start_driver,
-    start_master,
-    start_worker,
-)
+from strongroom.engine.spark import Application, Resources, start_driver, start_master, start_worker
 
 _MEMORY = Path("/dev/shm")
 _START_S = 240.0
@@ -122,7 +114,7 @@ def running_cluster(storage: Path, *, insecure_plain: bool = False) -> Iterator[
         output = stack.enter_context((scratch / "output").open("wb"))
         driver = start_driver(
             driver_node,
-            master_url=master_url,
+            cluster=StandaloneCluster(url=master_url),
             application=Application(name="test", entry_point=script, arguments=(str(scratch / "shell.sock"),)),
             resources=Resources(executor_memory="800m", executor_cores=2),
             stdout=output,

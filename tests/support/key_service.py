@@ -43,6 +43,7 @@ from strongroom.services.restores import RestoreDesk
 from strongroom.services.rosters import RosterDesk
 from strongroom.services.runs import RunDesk
 from strongroom.services.sign_in import TokenIssuers
+from strongroom.services.workloads import WorkloadIssuers, WorkloadIssuerSettings
 from strongroom.wire import key_service as wire
 from strongroom.wire.approvals import ROSTER_TYP, RevocationRequest, RosterUpload, SignatureUpload
 from strongroom.wire.lease import RENEW_TYP, RENEWAL_TYP, Renewal, RenewRequest
@@ -136,6 +137,7 @@ class KeyBench:
         self.issuer = signing_key("issuer")
         self.hardware = hardware
         self.azure_issuers = {ISSUER} if azure else set()
+        self.clusters: tuple[WorkloadIssuerSettings, ...] = ()
         prepare_folder(folder / "state")
         self.identity = _identity()
         self.start()
@@ -150,6 +152,7 @@ class KeyBench:
             hardware=self.hardware,
             clock=self.clock,
             url=URL,
+            workloads=WorkloadIssuers(self.clusters, key_service=self.identity.identity, clock=self.clock),
         )
         self.runs = RunDesk(self.desk)
         self.datasets = DatasetDesk(self.desk)
@@ -423,10 +426,11 @@ class KeyBench:
         *,
         claims: Mapping[str, Any] | None = None,
         config_id: bytes | None = None,
+        workload_token: str | None = None,
         **runtime: Any,
     ) -> str:
         result, evidence = self.attest(self.runtime(tee, ticket, **runtime), claims=claims, config_id=config_id)
-        request = wire.JoinRequest(ticket=ticket, result=result, evidence=evidence)
+        request = wire.JoinRequest(ticket=ticket, result=result, evidence=evidence, workload_token=workload_token)
         return tee.sign(request, typ=wire.JOIN_TYP)
 
     def tee_call(self, token: str, **path: str) -> Call:

@@ -3,15 +3,22 @@
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import tempfile
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import sql
+from typing_extensions import override
+
+from strongroom.services.identity import open_identity
 
 _ROLE = "strongroom"
+_NETWORK_ROLE = "keys"
 _SETTINGS = {
     "listen_addresses": "",
     "max_connections": "60",
@@ -24,6 +31,7 @@ class PostgresServer:
     """One server with as many databases as tests ask for."""
 
     def __init__(self) -> None:
+        self._settings = dict(_SETTINGS)
         self.folder = Path(tempfile.mkdtemp(prefix="strongroom-postgres-"))
         self._account = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
         if self._account is not None:  # PostgreSQL never runs as root
@@ -33,7 +41,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it; it answers when this returns."""
-        given = " ".join(f"-c {name}='{value}'" for name, value in _SETTINGS.items())
+        given = " ".join(f"-c {name}='{value}'" for name, value in self._settings.items())
         options = f"-k {self.folder} {given}"
         self._run("pg_ctl", "start", "--wait", f"--log={self.folder}/log", f"--options={options}")
 
@@ -70,6 +78,67 @@ class PostgresServer:
         if account is not None:
             as_whom = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=self.folder, **as_whom)
+
+
+class NetworkServer(PostgresServer):
+    """A server that others reach over TLS, with a password.
+
+    Args:
+        address: An address of this machine.
+    """
+
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        self.address, self.port = address, _free_port(address)
+        self.password = "a password of a test"
+        self._settings |= {"listen_addresses": address, "port": str(self.port), "ssl": "on"}
+        now = datetime.now(tz=UTC)
+        identity = open_identity(self.folder / "identity", common_name="postgres", sans=[address], now=now)
+        self.authority_pem = identity.certificate_pem
+        self._give("server.crt", identity.tls_chain_pem.encode())
+        self._give("server.key", identity.tls.key.to_pem().reveal())
+        rules = self.folder / "data" / "pg_hba.conf"
+        rules.write_text(f"{rules.read_text()}\nhostssl all {_NETWORK_ROLE} 0.0.0.0/0 scram-sha-256\n")
+
+    @override
+    def start(self) -> None:
+        """Start it, with a role that has the password and makes databases."""
+        super().start()
+        with psycopg.connect(self.url("postgres"), autocommit=True) as link:
+            link.execute(
+                sql.SQL("CREATE ROLE {} LOGIN CREATEDB PASSWORD {}").format(
+                    sql.Identifier(_NETWORK_ROLE), sql.Literal(self.password)
+                )
+            )
+
+    def new_network_database(self) -> str:
+        """Make an empty database of that role; return the URL by which others reach it, without its password."""
+        name = f"network{next(self._numbers)}"
+        with psycopg.connect(self.url("postgres"), autocommit=True) as link:
+            link.execute(f"CREATE DATABASE {name} OWNER {_NETWORK_ROLE}")
+        return f"postgresql://{_NETWORK_ROLE}@{self.address}:{self.port}/{name}?sslmode=verify-full"
+
+    @property
+    def password_file(self) -> str:
+        """The one line of a password file for it."""
+        return f"{self.address}:{self.port}:*:{_NETWORK_ROLE}:{self.password}\n"
+
+    @override
+    def url(self, database: str) -> str:
+        return f"postgresql://{_ROLE}@/{database}?host={self.folder}&port={self.port}"
+
+    def _give(self, name: str, content: bytes) -> None:
+        path = self.folder / "data" / name
+        path.touch(mode=0o600)
+        path.write_bytes(content)
+        if self._account is not None:
+            os.chown(path, self._account.pw_uid, self._account.pw_gid)
+
+
+def _free_port(address: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
 
 
 def _path_of(program: str) -> str:

@@ -4,7 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -48,12 +48,30 @@ def verify_by_both(receipt: bytes, *, trust: Trust, min_witnesses: int = 0) -> V
         ours.body.hardware,
     )
     assert theirs["application"] == ours.application
+    assert [_member(each) for each in theirs["members"]] == [
+        (
+            int(each["number"]),
+            each["role"],
+            each["tee"],
+            each["shape"],
+            each.get("service_account"),
+            each.get("pod_uid"),
+        )
+        for each in ours.members
+    ]
     assert theirs["inputs"] == {name: version.number for name, version in ours.inputs.items()}
     assert theirs["outputs"] == {name: version.number for name, version in ours.outputs.items()}
     assert theirs["approved"] == sorted(ours.approvals)
     assert theirs["key_services"] == ours.modes
+    assert theirs["vaults"] == {identity: vault.back_end for identity, vault in ours.vaults.items()}
+    assert theirs["attested_by"] == ours.body.attestation_service
     assert theirs["statement"] == (ours.statement is not None)
     assert theirs["witnesses"] == {
         identity: [each.witness for each in found] for identity, found in ours.witnesses.items()
     }
     return ours
+
+
+def _member(said: dict[str, Any]) -> tuple[int, str, str, str, str | None, str | None]:
+    pod = said.get("pod", {})
+    return said["number"], said["role"], said["tee"], said["shape"], pod.get("subject"), pod.get("pod_uid")

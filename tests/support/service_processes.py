@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ from tests.support.platform import MRENCLAVE, MRTD, Bench
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
 from strongroom.base.clock import SystemClock
 from strongroom.base.encoding import canonical_json, to_b64url
-from strongroom.clients.attestation import AttestationClient
+from strongroom.clients.attestation import AttestationClient, PolicyKind
 from strongroom.clients.owner import OwnerClient, person_token
 from strongroom.clients.pinned import PinnedHttp, Response
 from strongroom.crypto.jose import sign_jws
@@ -26,21 +26,25 @@ from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.x509 import new_identity, spki_sha256, to_pem, to_x5c
 from strongroom.services.issuers import AttestationServiceSettings, TrustedIssuers, configured_issuers
 from strongroom.simulation.amd import SimulatedAmd
+from strongroom.simulation.azure_vm import PARAVISOR
 from strongroom.simulation.platform import PlatformCondition, SimulatedPlatform
 from strongroom.wire.model import TEE_KINDS
 from strongroom.wire.runtime_data import RuntimeData
 
 CLOCK = SystemClock()
 LAUNCH_DIGEST = hashlib.sha384(b"a guest").digest()
+SNP_PARAVISOR = bytes(range(48))
 POLICY = (
     "version= 1.0;\nauthorizationrules\n{\n"
     f'\t[type=="x-ms-sgx-mrenclave", value=="{MRENCLAVE.hex()}"] && [type=="x-ms-sgx-is-debuggable", value==false]'
     " => permit();\n"
     f'\t[type=="tdx_mrtd", value=="{MRTD.hex()}"] => permit();\n'
     f'\t[type=="x-ms-sevsnpvm-launchmeasurement", value=="{LAUNCH_DIGEST.hex()}"] => permit();\n'
+    f'\t[type=="x-ms-isolation-tee.tdx_mrtd", value=="{PARAVISOR.hex()}"] => permit();\n'
+    f'\t[type=="x-ms-isolation-tee.x-ms-sevsnpvm-launchmeasurement", value=="{SNP_PARAVISOR.hex()}"] => permit();\n'
     "};\nissuancerules\n{\n};\n"
 )
-"""One text for all kinds of TEE. It leaves to approvals what they demand whatever the policy says."""
+"""One text for all kinds of evidence. It leaves to approvals what they demand whatever the policy says."""
 POLICY_HASH = to_b64url(hashlib.sha256(to_b64url(POLICY.encode()).encode()).digest())
 
 
@@ -143,10 +147,10 @@ class Installation:
         state = self.folder / "attestation"
         self.attestation = start("attestation_service", self.attestation.config, url=self.attestation.url, state=state)
 
-    def set_policy(self) -> None:
+    def set_policy(self, text: str = POLICY, *, kinds: Iterable[PolicyKind] = TEE_KINDS) -> None:
         client = AttestationClient(self.attestation.http())
-        for tee in TEE_KINDS:
-            client.set_policy(self.policy_token(POLICY), token=self.attestation_token(), tee=tee)
+        for kind in kinds:
+            client.set_policy(self.policy_token(text), token=self.attestation_token(), tee=kind)
 
     def attestation_token(self) -> str:
         """The owner's bearer token for the attestation service."""

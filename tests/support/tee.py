@@ -5,15 +5,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from tests.support.azure_node import SimulatedVtpm
 from tests.support.platform import MRENCLAVE, MRTD
 from tests.support.service_processes import CLOCK, LAUNCH_DIGEST, POLICY_HASH, Installation
 
 from strongroom.agent.finish import Ended, Kept, finish_run
 from strongroom.agent.member import Membership, become_member, launch_identity
 from strongroom.agent.report import Report
+from strongroom.agent.standalone import StandalonePlace, begin_on_machine
 from strongroom.application.description import ApplicationDescription, DatasetBinding
 from strongroom.application.package import ApplicationSources, pack
-from strongroom.attestation.attester import Quote
+from strongroom.attestation.attester import Device, Quote
+from strongroom.attestation.attester.azure_vtpm import AzureVtpmDevice
 from strongroom.attestation.evidence.fields import launch_value
 from strongroom.base.clock import to_rfc3339
 from strongroom.clients.owner import OwnerClient, dataset_head
@@ -27,14 +30,20 @@ from strongroom.datasets.manifest import build_manifest
 from strongroom.datasets.storage import Storage
 from strongroom.policy.approval import Approval
 from strongroom.services.attestation_service import AttestationServiceConfig
+from strongroom.simulation.azure_vm import SimulatedAzureVm
 from strongroom.wire.descriptor import Descriptor, DeviceSetting, DriverAddress, ServiceAddress, Sizes
 from strongroom.wire.key_service import Commit
 from strongroom.wire.manifest import FileEntry
-from strongroom.wire.model import TeeKind
+from strongroom.wire.model import TeeKind, VirtualTeeKind
 from strongroom.wire.ticket import TICKET_TYP, RunTicket
 from strongroom.wire.trust import Trust, TrustedRootEntry, TrustedService
 
 SCRIPT = b"print('an application')\n"
+
+
+def place_of(descriptor: Descriptor) -> StandalonePlace:
+    """What an agent that is given this descriptor starts with."""
+    return begin_on_machine(descriptor, report=Report.in_file(Path(descriptor.report)))
 
 
 @dataclass(kw_only=True)
@@ -66,6 +75,12 @@ class PlatformDevice:
                 return Quote(kind="snp", data=data, certificate_chain=amd.certificate_chain("VCEK"))
 
 
+def azure_node(services: Installation, kind: VirtualTeeKind) -> AzureVtpmDevice:
+    """The vTPM of a new Azure confidential VM on this installation's hardware."""
+    machine = services.amd if kind == "snp" else services.platform.platform
+    return AzureVtpmDevice(SimulatedVtpm(SimulatedAzureVm.create(machine)))
+
+
 class Runner:
     """An owner with the datasets `trips` and `report`, an approved application, and runs of it without an engine."""
 
@@ -78,6 +93,7 @@ class Runner:
         for name in self.storage:
             self.owner.create_dataset(name)
         self.import_version("trips")
+        self.package = folder / "package"
         self.description = self._pack()
 
     def import_version(self, name: str) -> None:
@@ -92,20 +108,25 @@ class Runner:
             name, Commit(dataset=name, base=write.base, manifest_digest=digest, write_ids=(write.write_id,))
         )
 
-    def _pack(self) -> ApplicationDescription:
+    def pack_again(self, argument: str) -> None:
+        """Go on with another application, of which no approval speaks: the same one with another argument."""
+        self.package = self.folder / f"package-{argument}"
+        self.description = self._pack(argument)
+
+    def _pack(self, *arguments: str) -> ApplicationDescription:
         script = self.folder / "application.py"
         script.write_bytes(SCRIPT)
         identity = self.services.keys.identity
         return pack(
             ApplicationSources(
                 script=str(script),
-                arguments=("strongroom://trips", "strongroom://report"),
+                arguments=("strongroom://trips", "strongroom://report", *arguments),
                 datasets={
                     "trips": DatasetBinding(key_service=identity, access="read", version=None),
                     "report": DatasetBinding(key_service=identity, access="write", version=None),
                 },
             ),
-            output=self.folder / "package",
+            output=self.package,
         )
 
     def approve(self, name: str, access: Any, *, by: OwnerClient | None = None, **changed: Any) -> str:
@@ -157,7 +178,7 @@ class Runner:
             "application": self.description.digest,
             "ticket": ticket,
             "device": DeviceSetting(kind="gramine"),
-            "package": str(self.folder / "package"),
+            "package": str(self.package),
             "scratch": "unused",
             "attestation_service": ServiceAddress(url=attestation.url, certificate_pem=attestation.certificate_pem),
             "key_services": {keys.identity: ServiceAddress(url=keys.url, certificate_pem=keys.certificate_pem)},
@@ -175,14 +196,23 @@ class Runner:
         }
         return Descriptor(**fields)
 
-    def join(self, descriptor: Descriptor, *, device: PlatformDevice | None = None) -> Membership:
+    def join(
+        self, descriptor: Descriptor, *, device: Device | None = None, workload_token: str | None = None
+    ) -> Membership:
         """Do an agent's steps 4 to 6 in a new TEE."""
         tee = device or PlatformDevice(services=self.services)
-        tee.launch(launch_identity(descriptor.application))
+        tee.launch(launch_identity(descriptor.application, descriptor.device))
         scratch = self.folder / f"tee-{random_id()}"
         scratch.mkdir(mode=0o700)
-        report = Report(Path(descriptor.report))
-        return become_member(descriptor, device=tee, scratch=scratch, clock=CLOCK, report=report)
+        place = place_of(descriptor)
+        return become_member(
+            place.start,
+            device=tee,
+            scratch=scratch,
+            clock=CLOCK,
+            report=place.report,
+            workload_token=place.workload_token if workload_token is None else lambda _: workload_token,
+        )
 
     def write(self, member: Membership) -> None:
         """Pretend that the engine wrote one file of the report."""
@@ -195,7 +225,8 @@ class Runner:
         log = self.folder / "log"
         log.write_bytes(b"hello\nauditor\n")
         ended = Ended(exit_status=status, started_at=CLOCK.now(), log=log)
-        return finish_run(member, descriptor=descriptor, ended=ended, clock=CLOCK)
+        place = place_of(descriptor)
+        return finish_run(member, start=place.start, ended=ended, clock=CLOCK, keep=place.keep)
 
     def trust(self, **changed: Any) -> Trust:
         """The trust file of this installation."""

@@ -126,9 +126,9 @@ class TwoOwners:
     def hospital_trust(self) -> Trust:
         """The hospital's trust file: its own anchors, and the taxi commission as a partner."""
         own = self._hospital_anchors()
-        theirs = self.taxis.trust()
+        theirs = self.taxis.trust().model_dump(mode="json")
         mine = Trust.from_object(own.model_dump(mode="json"))
-        anchors = Anchors.from_object({name: theirs.model_dump(mode="json")[name] for name in Anchors.model_fields})
+        anchors = Anchors.from_object({name: theirs[name] for name in theirs if name in Anchors.model_fields})
         return self._trust_of(mine, "taxis", anchors, accept_results=True)
 
     def _trust_of(self, own: Trust, name: str, anchors: Anchors, *, accept_results: bool = False) -> Trust:
@@ -147,7 +147,7 @@ class TwoOwners:
             mode="owner-operated",
             measurement=None,
         )
-        fields = {name: theirs[name] for name in Anchors.model_fields}
+        fields = {name: theirs[name] for name in theirs if name in Anchors.model_fields}
         return Anchors.from_object(
             {
                 **fields,

@@ -310,6 +310,7 @@ class VaultRunner(Runner):
         if mixed:
             self.owner.create_dataset("report")
         self.import_version("trips")
+        self.package = folder / "package"
         self.description = self._pack()
         self.approvals = {"trips": self.approval("trips", "read"), "report": self.approval("report", "write")}
         self.open_key()
@@ -342,20 +343,20 @@ class VaultRunner(Runner):
         )
         publish_version(storage, number, sign_version(version.model_copy(update=changed), key=owner))
 
-    def _pack(self) -> ApplicationDescription:
+    def _pack(self, *arguments: str) -> ApplicationDescription:
         script = self.folder / "application.py"
         script.write_bytes(SCRIPT)
         report = self.services.keys.identity if self.mixed else self.key.identity
         return pack(
             ApplicationSources(
                 script=str(script),
-                arguments=("strongroom://trips", "strongroom://report"),
+                arguments=("strongroom://trips", "strongroom://report", *arguments),
                 datasets={
                     "trips": DatasetBinding(key_service=self.key.identity, access="read", version=self.version),
                     "report": DatasetBinding(key_service=report, access="write", version=None),
                 },
             ),
-            output=self.folder / "package",
+            output=self.package,
         )
 
     def approval(self, name: str, access: Any, **changed: Any) -> Approval:

@@ -22,15 +22,10 @@ from strongroom.base.encoding import from_b64url
 from strongroom.base.secret import SecretBytes
 from strongroom.cli.owned_datasets import open_version
 from strongroom.engine.build import build_runtime
+from strongroom.engine.cluster import StandaloneCluster
+from strongroom.engine.node import InsecurePlainNode
 from strongroom.engine.runtime import find_runtime
-from strongroom.engine.spark import (
-    Application,
-    InsecurePlainNode,
-    Resources,
-    start_driver,
-    start_master,
-    start_worker,
-)
+from strongroom.engine.spark import Application, Resources, start_driver, start_master, start_worker
 from strongroom.keys.hierarchy import derive_file_key, run_secret
 from strongroom.keys.providers import open_master_key
 from strongroom.keys.store import LogSigner, open_store
@@ -125,7 +120,7 @@ def _run_plain(script: Path, arguments: Sequence[str], *, scratch: Path) -> None
         with (scratch / "output").open("wb") as output:
             driver = start_driver(
                 node,
-                master_url=url,
+                cluster=StandaloneCluster(url=url),
                 application=Application(name="report", entry_point=script, arguments=tuple(arguments)),
                 resources=Resources(driver_memory="800m", executor_memory="800m"),
                 stdout=output,

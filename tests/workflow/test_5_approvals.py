@@ -121,3 +121,31 @@ def test_two_of_three_people_approve_sign_and_revoke_at_the_command_line(
         told = stranger.strongroom(*command)
         assert told.status == 1
         assert second["approval"][:12] not in told.text
+
+
+def test_an_owner_reads_whom_each_shape_trusts_before_he_signs(installation: Installation, tmp_path: Path) -> None:
+    script = tmp_path / "shapes.py"
+    script.write_text(COUNT)
+    submission = Submission(
+        script=script, arguments=("strongroom://trips", "strongroom://shapes/all"), writes=("shapes",)
+    )
+    installation.done("dataset", "create", "shapes")
+    digest = installation.pack(submission)
+    approve = ("approve", digest, "--dataset", "trips", "--read")
+
+    plain = installation.done(*approve)
+    weaker = installation.done(*approve, "--tee", "snp", "--shape", "pod", "--shape", "confidential-node")
+
+    assert "process (a TEE for each process" in plain
+    assert "WEAKER" not in plain
+    assert "WEAKER: the cluster's administrator is inside the TEE" in weaker
+    for words, says in (
+        (("--shape", "pod"), "can be a pod"),
+        (("--tee", "sgx", "--tee", "snp", "--shape", "confidential-node"), "--tee sgx can be no --shape"),
+        (("--workload", "team-a/spark@https://cluster.example"), "cluster that this key service does not know"),
+        (("--workload", "driver=team-a/spark@https://cluster.example"), "none for the executor"),
+    ):
+        refused = installation.strongroom(*approve, *words)
+        assert refused.status != 0
+        assert says in refused.text
+        assert "Traceback" not in refused.text

@@ -1,4 +1,6 @@
-"""A whole run, Spark included, over datasets under a key in an Azure vault; our key service takes the vault's place."""
+"""Whole runs, Spark included, over datasets under a key in an Azure vault; our key service takes the vault's place, and
+our attestation service that of Azure Attestation.
+"""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +12,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from pyarrow import parquet as pq
+from tests.support.azure_attestation import AzureProvider
 from tests.support.installation import Installation, Submission
+from tests.support.receipts import verify_by_both
+from tests.support.service_processes import free_port
 from tests.support.vault_releases import Said, TlsServer
 from tests.workflow.conftest import ROWS
 from tests.workflow.test_8_write import WRITE_ALL
@@ -20,8 +25,9 @@ from strongroom.base.encoding import canonical_json, to_b64url
 from strongroom.base.workflow import Step
 from strongroom.cli.owner_keys import load_signing_key
 from strongroom.clients.owner import person_token
+from strongroom.simulation.server import endorsements_of
 from strongroom.submit.run import load_trust
-from strongroom.submit.services import trusted_service
+from strongroom.submit.services import connect, trusted_service
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -137,6 +143,101 @@ def test_a_run_over_a_key_in_a_vault(
     out = tmp_path / "plain"
     installation.done(
         *("vault", "decrypt", str(vault.file), "vreport", "--private-key", str(vault.private_key), "--to", str(out))
+    )
+    assert pq.read_table(out).num_rows == ROWS
+    installation.assert_nothing_left()
+
+
+def collateral_service(installation: Installation, folder: Path) -> tuple[Path, str, Path]:
+    """Return configuration, address and certificate of a cache of what the platform's vendor publishes."""
+    port, state = free_port(), folder / "collateral"
+    url = f"https://127.0.0.1:{port}"
+    trust = load_trust(installation.state.trust)
+    config = {
+        "version": 1,
+        "url": url,
+        "host": "127.0.0.1",
+        "port": port,
+        "state": str(state),
+        "roots": [root.model_dump(mode="json") for root in trust.roots],
+        "endorsements": {"kind": "folder", "path": str(endorsements_of(installation.state.platform))},
+    }
+    path = folder / "collateral.json"
+    path.write_text(json.dumps(config))
+    return path, url, state / "identity.pem"
+
+
+@pytest.fixture
+def provider(installation: Installation, tmp_path: Path) -> Iterator[AzureProvider]:
+    """A provider of Azure Attestation: the trust file, and the key service in the vault's place, believe it."""
+    trust = load_trust(installation.state.trust)
+    made = AzureProvider(connect(trusted_service(trust, "attestation-service")))
+    cache, url, identity = collateral_service(installation, tmp_path)
+    settings = json.loads((installation.state.key_service / "config.json").read_text())
+    believed = {"kind": "azure-attestation", "url": made.url, "authorities_pem": made.authority_pem}
+    config = tmp_path / "key-service.json"
+    config.write_text(json.dumps({**settings, "attestation_services": [believed]}))
+    authority, policy = tmp_path / "provider.pem", tmp_path / "evidence-policy.txt"
+    authority.write_text(made.authority_pem)
+    policy.write_text(installation.done("policy", "azure"))
+    installation.done("policy", "set", str(policy))
+    try:
+        with (
+            installation.without("key-service"),
+            installation.service("key-service", config=config),
+            installation.service("collateral-service", config=cache),
+        ):
+            installation.done(
+                *("trust", "azure", made.url, "--authorities", str(authority), "--yes"),
+                *("--pcs", url, "--kds", url, "--endorsement-authorities", str(identity)),
+            )
+            yield made
+        installation.done("trust", "remove", made.url)
+    finally:
+        installation.done("policy", "set", "--default")
+        made.stop()
+
+
+def test_a_run_over_a_key_in_a_vault_that_azure_attestation_appraises(
+    installation: Installation, plain_trips: Path, vault: OwnersVault, provider: AzureProvider, tmp_path: Path
+) -> None:
+    """No service of Strongroom's is asked, but as Azure: the vault believes the provider, and so does who audits."""
+    script = tmp_path / "write_all.py"
+    script.write_text(WRITE_ALL)
+    submission = Submission(
+        script=script,
+        arguments=("strongroom://atrips", "strongroom://areport/all"),
+        reads=("atrips",),
+        writes=("areport",),
+        options=(f"--vault=atrips={vault.file}", f"--vault=areport={vault.file}", f"--attested-by={provider.url}"),
+    )
+    installation.done("vault", "encrypt", str(vault.file), "atrips", str(plain_trips))
+    digest = installation.pack(submission)
+    for dataset, access in (("atrips", "--read"), ("areport", "--write")):
+        said = installation.done(
+            "vault", "approve", str(vault.file), digest, "--dataset", dataset, access, "--issuer", provider.url
+        )
+        assert f"at {provider.url}" in said
+    policy = installation.done("vault", "policy", str(vault.file)).strip().encode()
+    assert {each["authority"] for each in json.loads(policy)["anyOf"]} == {provider.url}
+    installation.vault("PATCH", vault.path, policy_body(policy))
+
+    provider.rotate()
+    unknown = installation.submit(submission)
+    installation.assert_clear_end(unknown, step=Step.POLICY, says=["does not name", f"trust azure {provider.url}"])
+    installation.done("trust", "azure", provider.url, "--yes")
+    ended = installation.submit_well(submission, options=("--num-executors", "2"))
+
+    receipt = installation.receipt(ended)
+    verified = installation.done("receipt", "verify", str(receipt))
+    assert f"{provider.url} (Azure Attestation)" in verified
+    assert verify_by_both(receipt.read_bytes(), trust=load_trust(installation.state.trust)).vaults
+    asked = {line.partition("?")[0] for line in provider.server.requests}
+    assert asked == {"GET /certs", "POST /attest/SgxEnclave"}
+    assert len(provider.bodies) >= 3
+    out = tmp_path / "plain"
+    installation.done(
+        *("vault", "decrypt", str(vault.file), "areport", "--private-key", str(vault.private_key), "--to", str(out))
     )
     assert pq.read_table(out).num_rows == ROWS
     installation.assert_nothing_left()

@@ -1,42 +1,17 @@
 """The data owner's page, followed from top to bottom in an empty folder with a real installation."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from tests.support.pages import REFUSED, commands, script
 
 from strongroom.cli.state import State
 
 pytestmark = pytest.mark.timeout(1800)
-
-BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-REFUSED = re.compile(r"\s+# refused: (.+)$")
-
-
-def commands(page: Path) -> list[str]:
-    """The page's commands: each begins with a dollar sign; lines that do not, belong to the one before."""
-    found: list[str] = []
-    for block in BLOCK.findall(page.read_text(encoding="utf-8")):
-        for line in block.splitlines():
-            if line.startswith("$ "):
-                found.append(line.removeprefix("$ "))
-            else:
-                found[-1] += f"\n{line}"
-    return found
-
-
-def script(page: Path) -> str:
-    """One shell script of all commands, which ends where one does not end as the page says."""
-    lines = ["set -u"]
-    for command in commands(page):
-        refused = REFUSED.search(command)
-        expected = 1 if refused else 0
-        lines += [command, f'status=$?; [ $status = {expected} ] || {{ echo "ended with $status" >&2; exit 99; }}']
-    return "\n".join(lines)
 
 
 def test_the_page_for_data_owners_works_as_it_stands(repo_root: Path, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import pytest
 from tests.support.engine import Cluster, SparkRefusalError, running_cluster
 
 from strongroom.crypto.random import random_secret
-from strongroom.engine.spark import ProtectedNode, start_worker
+from strongroom.engine.node import ProtectedNode
+from strongroom.engine.spark import start_worker
 
 pytestmark = pytest.mark.xdist_group("spark")
 

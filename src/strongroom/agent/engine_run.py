@@ -7,19 +7,19 @@ import os
 import select
 import signal
 import socket
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from types import FrameType
 from typing import Final
 from urllib.parse import urlsplit
 
-from strongroom.agent.member import Membership
+from strongroom.agent.stop import Orphans, Stop
 from strongroom.application.description import ApplicationDescription
+from strongroom.application.package import MeasuredApplication
 from strongroom.base.errors import EngineError
 from strongroom.base.workflow import Step
-from strongroom.engine.spark import Application, Child, Resources
+from strongroom.engine.node import Child
+from strongroom.engine.spark import Application, Resources
 from strongroom.wire.descriptor import Sizes
 
 _POLL_S: Final = 0.05
@@ -27,50 +27,14 @@ _GRACE_S: Final = 10.0
 _MASTER_TIMEOUT_S: Final = 60.0
 
 
-class Stop:
-    """Says whether somebody asked this agent to end: a signal, or the lifeline's end."""
-
-    def __init__(self) -> None:
-        self._asked = threading.Event()
-        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.signal_number: int | None = None
-
-    def fileno(self) -> int:
-        """Return a file descriptor that becomes readable when somebody asks."""
-        return self._bell
-
-    def install(self) -> None:
-        """Take SIGTERM and SIGINT; call from the main thread."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def watch_lifeline(self, descriptor: int) -> None:
-        """Ask for the end when the file descriptor closes at its other side."""
-
-        def watch() -> None:
-            with suppress(OSError), open(descriptor, "rb", buffering=0, closefd=False) as lifeline:
-                while lifeline.read(1):
-                    pass
-            self._ask()
-
-        threading.Thread(target=watch, name="lifeline", daemon=True).start()
-
-    @property
-    def asked(self) -> bool:
-        """Whether the agent should end."""
-        return self._asked.is_set()
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self.signal_number = number
-        self._ask()
-
-    def _ask(self) -> None:
-        self._asked.set()
-        os.eventfd_write(self._bell, 1)
-
-
-def wait_for(child: Child, *, others: Sequence[Child], stop: Stop) -> int:
+def wait_for(child: Child, *, others: Sequence[Child], stop: Stop, orphans: Orphans | None = None) -> int:
     """Wait until a child ends, another one dies, or the agent is asked to end.
+
+    Args:
+        child: Whose end is waited for.
+        others: All other processes that this one started.
+        stop: Says whether the agent is asked to end.
+        orphans: Processes that this one has to reap.
 
     Returns:
         The child's exit status; negative for a signal.
@@ -80,6 +44,8 @@ def wait_for(child: Child, *, others: Sequence[Child], stop: Stop) -> int:
     """
     poller = select.poll()
     poller.register(stop, select.POLLIN)
+    if orphans is not None:
+        poller.register(orphans, select.POLLIN)
     with ExitStack() as opened:
         for each in (child, *others):
             if each.poll() is None:
@@ -94,6 +60,8 @@ def wait_for(child: Child, *, others: Sequence[Child], stop: Stop) -> int:
                 if other.poll() is not None:
                     end(child)
                     raise EngineError(f"Spark's {other.name} ended while the {child.name} ran", step=Step.COMPUTE)
+            if orphans is not None:
+                orphans.reap(own={each.pid for each in (child, *others)})
             poller.poll()
     return status
 
@@ -121,10 +89,10 @@ def wait_for_master(url: str, *, stop: Stop) -> None:
     raise EngineError("the driver's Spark master does not answer", action="submit again", step=Step.EXECUTORS)
 
 
-def application_of(member: Membership) -> Application:
+def application_of(measured: MeasuredApplication) -> Application:
     """Return the engine's view of the measured application."""
-    description: ApplicationDescription = member.application.description
-    folder = member.application.folder
+    description: ApplicationDescription = measured.description
+    folder = measured.folder
     by_use = {
         use: tuple(folder / file.name for file in description.files if file.use == use)
         for use in ("entry-point", "py-file", "file", "archive")
@@ -147,5 +115,4 @@ def resources_of(sizes: Sizes) -> Resources:
         driver_memory=f"{sizes.driver_memory_mb}m",
         executor_memory=f"{sizes.executor_memory_mb}m",
         executor_cores=sizes.executor_cores,
-        cores_max=sizes.executor_cores * sizes.executors,
     )

@@ -2,13 +2,14 @@
 
 import hashlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 from strongroom.agent.member import Membership, open_bases
+from strongroom.agent.start import Start
 from strongroom.attestation.endorsements.platforms import platform_of
 from strongroom.base.clock import Clock, to_rfc3339
 from strongroom.base.encoding import to_b64url
@@ -17,15 +18,16 @@ from strongroom.base.limits import LIMITS
 from strongroom.clients.key_service import TeeKeyServiceClient
 from strongroom.crypto.jose import seal_to_recipients, unverified_payload
 from strongroom.datasets.manifest import build_manifest
-from strongroom.datasets.storage import Storage, write_file
+from strongroom.datasets.storage import Storage
 from strongroom.policy.approval import Approval
 from strongroom.receipts.build import evidence_of, receipt_digest, sign_receipt
-from strongroom.wire.descriptor import Descriptor
 from strongroom.wire.key_service import CloseRequest, Commit, LogProof, RunRecord
 from strongroom.wire.receipt import Output, ReceiptBody, VaultRecord
 
 _CLOSE_ATTEMPTS: Final = 5
 _ASK_ATTEMPTS: Final = 4
+Keep: TypeAlias = Callable[[str, bytes], None]
+"""Gives the host a file that the run leaves behind, by its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,14 +41,14 @@ class Ended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What the host receives at the end: file names in the output folder."""
+    """What the host receives at the end: names of the files that were kept."""
 
     receipt: str
     output: str | None
     lines: int
 
 
-def finish_run(member: Membership, *, descriptor: Descriptor, ended: Ended, clock: Clock) -> Kept:
+def finish_run(member: Membership, *, start: Start, ended: Ended, clock: Clock, keep: Keep) -> Kept:
     """Write the next versions, close the run everywhere, keep the receipt and the sealed output.
 
     1. If the application ended well: write one manifest for each dataset it changed, which nobody names yet.
@@ -55,7 +57,7 @@ def finish_run(member: Membership, *, descriptor: Descriptor, ended: Ended, cloc
        A member that joined meanwhile changes the leaves: go back to 2. Another version that came in between: put what
        this run added on top of it, if it did no more than add, and go back to 2.
     4. Give versions of datasets under vaults' keys their names on storage, one after the other.
-    5. Write the receipt and the sealed output.
+    5. Keep the receipt and the sealed output.
 
     Raises:
         ConflictError: Another run made the next version first, and this run's changes do not go on top of it, or others
@@ -63,16 +65,16 @@ def finish_run(member: Membership, *, descriptor: Descriptor, ended: Ended, cloc
         StrongroomError: Storage or a key service failed; the run stays without an output version.
     """
     outcome: Literal["succeeded", "failed"] = "succeeded" if ended.exit_status == 0 else "failed"
-    commits, outputs = _write_manifests(member, descriptor) if outcome == "succeeded" else ({}, {})  # 1
+    commits, outputs = _write_manifests(member, start) if outcome == "succeeded" else ({}, {})  # 1
     inputs = dict(member.inputs)
     input_proofs = {
         name: proof for release in member.releases.values() for name, proof in release.version_proofs.items()
     }
     log = ended.log.read_bytes() if ended.log.exists() else b""
-    certificates = tuple(map(to_b64url, member.attestation.certificates()))
     for attempt in range(_CLOSE_ATTEMPTS):
         records = {identity: service.record(now=clock.now()) for identity, service in member.services.items()}  # 2
         vaults = _vault_records(member, commits, now=clock.now())
+        signers = member.attestation.signers(_results(member, records.values()))
         body = ReceiptBody(
             hardware="simulated" if _is_simulated(member) else "real",
             run=member.run,
@@ -81,10 +83,11 @@ def finish_run(member: Membership, *, descriptor: Descriptor, ended: Ended, cloc
             exit_status=ended.exit_status,
             started_at=to_rfc3339(ended.started_at),
             finished_at=to_rfc3339(clock.now()),
-            ticket=descriptor.ticket,
+            ticket=start.ticket,
             application=member.application.description.to_json().decode(),
-            attestation_service=descriptor.attestation_service.url,
-            attestation_certificates=certificates,
+            attestation_service=start.attestation_service.url,
+            attestation_certificates=tuple(map(to_b64url, signers.certificates)),
+            attestation_keys={kid: to_b64url(certificate) for kid, certificate in signers.keys.items()},
             endorsements=_endorsements(member, records.values()),
             records=records,
             vaults=vaults,
@@ -99,18 +102,18 @@ def finish_run(member: Membership, *, descriptor: Descriptor, ended: Ended, cloc
         except ConflictError:
             if attempt == _CLOSE_ATTEMPTS - 1:
                 raise
-            rebased = _rebase(member, descriptor, commits, clock=clock)
+            rebased = _rebase(member, start, commits, clock=clock)
             if rebased:
                 inputs |= {name: statement for name, (statement, _) in rebased.items()}
                 input_proofs |= {name: proof for name, (_, proof) in rebased.items()}
-                commits, outputs = _write_manifests(member, descriptor)
+                commits, outputs = _write_manifests(member, start)
             elif not _has_grown(member, records, clock=clock):
                 raise
     else:  # pragma: no cover - the loop ends by break or raise
         raise ConflictError("the run could not be closed")
     for identity, vault in member.vaults.items():  # 4
         vault.publish(body.vaults[identity].outputs)
-    return _keep(member, descriptor, body=body, closings=closings, log=log)  # 5
+    return _keep(member, body=body, closings=closings, log=log, keep=keep)  # 5
 
 
 def _is_simulated(member: Membership) -> bool:
@@ -131,6 +134,11 @@ def _vault_records(member: Membership, commits: Mapping[str, list[Commit]], *, n
     }
 
 
+def _results(member: Membership, records: Iterable[RunRecord]) -> list[str]:
+    """Return the attestation results that the receipt holds."""
+    return [member.result, *(each.result for record in records for each in record.members)]
+
+
 def _endorsements(member: Membership, records: Iterable[RunRecord]) -> dict[str, str]:
     """Return what the evidence of every member verifies with, by the name of its platform."""
     evidence = [member.evidence, *(each.evidence for record in records for each in record.members)]
@@ -138,7 +146,7 @@ def _endorsements(member: Membership, records: Iterable[RunRecord]) -> dict[str,
     return {platform: member.attestation.endorsements(platform) for platform in sorted(platforms)}
 
 
-def _write_manifests(member: Membership, descriptor: Descriptor) -> tuple[dict[str, list[Commit]], dict[str, Output]]:
+def _write_manifests(member: Membership, start: Start) -> tuple[dict[str, list[Commit]], dict[str, Output]]:
     commits: dict[str, list[Commit]] = {}
     outputs: dict[str, Output] = {}
     for name, dataset in member.datasets.items():
@@ -153,7 +161,7 @@ def _write_manifests(member: Membership, descriptor: Descriptor) -> tuple[dict[s
             write=dataset.write,
             files=files,
         )
-        Storage(descriptor.storage[name]).write_manifest(data, digest)
+        Storage(start.storage[name]).write_manifest(data, digest)
         write_ids = tuple(sorted({dataset.write.write_id, *(file.write_id for file in files)}))
         commits.setdefault(binding.key_service, []).append(
             Commit(
@@ -170,7 +178,7 @@ def _write_manifests(member: Membership, descriptor: Descriptor) -> tuple[dict[s
 
 
 def _rebase(
-    member: Membership, descriptor: Descriptor, commits: Mapping[str, list[Commit]], *, clock: Clock
+    member: Membership, start: Start, commits: Mapping[str, list[Commit]], *, clock: Clock
 ) -> dict[str, tuple[str, LogProof]]:
     """Put what this run added on top of versions that came in between.
 
@@ -191,7 +199,7 @@ def _rebase(
             except RefusedError:
                 continue  # nothing came in between, or the application pins its version: the conflict stands
             versions = {name: service.version(statement, dataset=name)}
-            base = open_bases(service, versions, storage=descriptor.storage, clock=clock)[name]
+            base = open_bases(service, versions, storage=start.storage, clock=clock)[name]
             member.datasets[name].view.rebase(base.manifest)
             rebased[name] = (statement, proof)
     return rebased
@@ -233,15 +241,12 @@ def _has_grown(member: Membership, records: Mapping[str, RunRecord], *, clock: C
     )
 
 
-def _keep(
-    member: Membership, descriptor: Descriptor, *, body: ReceiptBody, closings: dict[str, str], log: bytes
-) -> Kept:
-    folder = Path(descriptor.output)
+def _keep(member: Membership, *, body: ReceiptBody, closings: dict[str, str], log: bytes, keep: Keep) -> Kept:
     receipt_name, output_name = f"{body.run_id}.receipt.json", f"{body.run_id}.output.jwe"
     recipients = _recipients((*body.records.values(), *body.vaults.values()))
     if recipients and log:
-        write_file(folder / output_name, seal_to_recipients(_sealable(log), recipient_jwks=recipients))
-    write_file(folder / receipt_name, sign_receipt(body, key=member.signing_key, closings=closings))
+        keep(output_name, seal_to_recipients(_sealable(log), recipient_jwks=recipients))
+    keep(receipt_name, sign_receipt(body, key=member.signing_key, closings=closings))
     return Kept(receipt=receipt_name, output=output_name if recipients and log else None, lines=log.count(b"\n"))
 
 
@@ -263,9 +268,9 @@ def _recipients(records: Iterable[RunRecord | VaultRecord]) -> list[dict[str, An
     return [dict(jwk) for jwk in (named[0] if named else []) if all(jwk in others for others in named)]
 
 
-def abandon_run(member: Membership, *, descriptor: Descriptor, ended: Ended, clock: Clock) -> Kept | None:
+def abandon_run(member: Membership, *, start: Start, ended: Ended, clock: Clock, keep: Keep) -> Kept | None:
     """Close a run that ended badly, as far as the services still answer."""
     try:
-        return finish_run(member, descriptor=descriptor, ended=ended, clock=clock)
+        return finish_run(member, start=start, ended=ended, clock=clock, keep=keep)
     except StrongroomError:
         return None

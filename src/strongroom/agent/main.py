@@ -1,31 +1,37 @@
-"""`strongroom-agent DESCRIPTOR`: the first process of a driver's or an executor's TEE."""
+"""`strongroom-agent`: the first process of a driver's or an executor's TEE."""
 
 import ctypes
 import logging
 import os
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from strongroom.agent.engine_run import Stop, application_of, end, resources_of, wait_for, wait_for_master
+from strongroom.agent.engine_run import application_of, end, resources_of, wait_for
 from strongroom.agent.finish import Ended, Kept, abandon_run, finish_run
 from strongroom.agent.key_socket import KeySocketServer
 from strongroom.agent.lease import lost_lease, renew_everywhere
 from strongroom.agent.member import Membership, become_member, launch_identity
+from strongroom.agent.pod import PodFolders, begin_in_pod
 from strongroom.agent.report import Report
 from strongroom.agent.scratch import make_scratch, remove_scratch
-from strongroom.attestation.attester import open_device
+from strongroom.agent.standalone import begin_on_machine
+from strongroom.agent.start import Place
+from strongroom.agent.stop import Orphans, Stop
+from strongroom.attestation.attester import Device, Machine, open_device
 from strongroom.base.clock import Clock, SystemClock
 from strongroom.base.errors import ConfigurationError, EngineError, RefusedError, StrongroomError
 from strongroom.base.workflow import Step
+from strongroom.clients.azure_guest import AzureMetadata
+from strongroom.engine.node import ProtectedNode
 from strongroom.engine.runtime import find_runtime
 from strongroom.engine.settings import guarded_settings
-from strongroom.engine.spark import ProtectedNode, start_driver, start_master, start_worker
-from strongroom.wire.descriptor import Descriptor
+from strongroom.engine.spark import start_driver
+from strongroom.wire.descriptor import Descriptor, DeviceSetting
 from strongroom.wire.events import DriverReady, Finished
 
 _PR_SET_DUMPABLE: Final = 4
@@ -34,163 +40,215 @@ _EXIT_FAILED: Final = 70
 _EXIT_USAGE: Final = 64
 _SIGNAL_BASE: Final = 128
 _ARGUMENTS: Final = 2
+_POD: Final = "--pod"
+_ENCLAVES: Final = frozenset({"gramine", "occlum"})
+"""Devices of SGX enclaves. A wrong one yields no evidence, and nothing rests on what is set there."""
+_USAGE: Final = """\
+usage: strongroom-agent DESCRIPTOR
+       strongroom-agent --pod ROLE [WORD ...]
 
-_log = logging.getLogger(__name__)
+Runs one TEE of a run: on one machine, where the host writes the descriptor, or as the first process of Spark's pods.
+"""
+
+
+def _open_device(setting: DeviceSetting) -> Device:
+    return open_device(setting, machine=Machine(metadata=AzureMetadata))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one TEE. Exit status: the application's; 128 + n for signal n; 70 where the agent refused."""
     arguments = list(sys.argv if argv is None else argv)
-    if len(arguments) != _ARGUMENTS or arguments[1] in {"-h", "--help"}:
-        sys.stderr.write(
-            "usage: strongroom-agent DESCRIPTOR\n\nRuns one TEE of a run; the host writes the descriptor.\n"
-        )
+    in_pod = arguments[1:2] == [_POD]
+    if not in_pod and (len(arguments) != _ARGUMENTS or arguments[1] in {"-h", "--help"}):
+        sys.stderr.write(_USAGE)
         raise SystemExit(0 if arguments[1:] in (["-h"], ["--help"]) else _EXIT_USAGE)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    if in_pod:
+        raise SystemExit(run_in_pod(arguments[2:], folders=PodFolders(), clock=SystemClock()))
     try:
         descriptor = Descriptor.from_json(_read(Path(arguments[1])))
     except StrongroomError as error:
         sys.stderr.write(f"strongroom-agent: {error.message}. {error.action}\n")
         raise SystemExit(_EXIT_USAGE) from None
-    raise SystemExit(run(descriptor, clock=SystemClock()))
+    raise SystemExit(run_on_machine(descriptor, clock=SystemClock()))
 
 
-def run(descriptor: Descriptor, *, clock: Clock) -> int:
-    """Run one TEE from launch to end; nothing of it stays in its scratch folder.
+def run_on_machine(descriptor: Descriptor, *, clock: Clock) -> int:
+    """Run one TEE of a standalone cluster, from launch to end.
 
     Returns:
         The exit status for the process.
     """
-    report = Report(Path(descriptor.report))
-    scratch = Path(descriptor.scratch)
-    stop = Stop()
-    stop.install()
+    report = Report.in_file(Path(descriptor.report))
+    tee = _Tee(report=report, scratch=Path(descriptor.scratch), clock=clock)
     if descriptor.lifeline:
-        stop.watch_lifeline(sys.stdin.fileno())
-    made = False
-    try:
-        make_scratch(scratch)
-        made = True
-        with report.step(Step.ATTEST, "TEE launched"):
-            device = open_device(descriptor.device)
-            device.launch(launch_identity(descriptor.application))
-        _harden()  # after the launch, in which the simulated platform looks at this process from outside
-        member = become_member(
-            descriptor,
-            device=device,
-            scratch=scratch,
-            clock=clock,
-            report=report,
-        )
-        tee = _drive if descriptor.role == "driver" else _execute
-        status = tee(descriptor, member, scratch=scratch, clock=clock, report=report, stop=stop)
-    except StrongroomError as error:
-        report.fail(error)
-        return _EXIT_FAILED
-    except OSError as error:
-        report.fail(_system_error(error))
-        return _EXIT_FAILED
-    finally:
-        if made:
-            remove_scratch(scratch)
-    return status if status >= 0 else _SIGNAL_BASE - status
+        tee.stop.watch_lifeline(sys.stdin.fileno())
+    return tee.run(lambda: begin_on_machine(descriptor, report=report))
 
 
-def _drive(
-    descriptor: Descriptor, member: Membership, *, scratch: Path, clock: Clock, report: Report, stop: Stop
+def run_in_pod(
+    words: Sequence[str],
+    *,
+    folders: PodFolders,
+    clock: Clock,
+    device_of: Callable[[DeviceSetting], Device] = _open_device,
 ) -> int:
-    started_at, log = clock.now(), scratch / "output"
-    with ExitStack() as running:
-        node = _node(descriptor, member, scratch, running, clock=clock)
-        with report.step(Step.EXECUTORS, "Spark master started"):
-            master, url = start_master(node)
-        running.callback(end, master)
-        report.tell(DriverReady(run=member.run, driver_key=member.signing_key.verifying_key.thumbprint, master_url=url))
-        with log.open("wb") as output:
-            driver = start_driver(
-                node,
-                master_url=url,
-                application=application_of(member),
-                resources=resources_of(descriptor.sizes),
-                stdout=output,
-                stderr=output,
-            )
-            running.callback(end, driver)
-            with report.step(Step.COMPUTE, "application ended"):
-                try:
-                    status = wait_for(driver, others=[master], stop=stop)
-                except EngineError:
-                    ended = Ended(exit_status=_EXIT_FAILED, started_at=started_at, log=log)
-                    abandon_run(member, descriptor=descriptor, ended=ended, clock=clock)
-                    raise
-    ended = Ended(exit_status=status, started_at=started_at, log=log)
-    with report.step(Step.WRITE, "results committed, run closed" if status == 0 else "run closed without output"):
-        kept = _finish(descriptor, member, ended=ended, clock=clock)
-    report.tell(Finished(status=status, receipt=kept.receipt, output=kept.output, lines=kept.lines))
-    return status
+    """Run one TEE in a pod, from launch to end.
 
+    Args:
+        words: The pod's arguments.
+        folders: Where the host's files stand.
+        clock: The time.
+        device_of: Opens what quotes this TEE.
 
-def _finish(descriptor: Descriptor, member: Membership, *, ended: Ended, clock: Clock) -> Kept:
-    """Close the run. One that lost its lease is closed as failed, with a receipt, and ends with the reason.
-
-    Raises:
-        RefusedError: An approval was revoked or is over: nothing was committed.
-        StrongroomError: The run could not be closed.
+    Returns:
+        The exit status for the process.
     """
-    refusal = None if ended.exit_status == 0 else lost_lease(member.services.values(), clock=clock)
-    try:
-        kept = finish_run(member, descriptor=descriptor, ended=ended, clock=clock)
-    except RefusedError as error:
-        refusal = lost_lease(member.services.values(), clock=clock)
-        if refusal is None:
-            raise
-        failed = replace(ended, exit_status=ended.exit_status or _EXIT_FAILED)
-        abandon_run(member, descriptor=descriptor, ended=failed, clock=clock)
-        raise refusal from error
-    if refusal is not None:
-        raise refusal
-    return kept
+    report = Report.on_descriptor(sys.stdout.fileno(), last_words=folders.last_words)
+    tee = _Tee(report=report, scratch=folders.scratch, clock=clock, device_of=device_of)
+    return tee.run(lambda: begin_in_pod(words, environment=os.environ, folders=folders, report=report))
 
 
-def _execute(
-    descriptor: Descriptor, member: Membership, *, scratch: Path, clock: Clock, report: Report, stop: Stop
-) -> int:
-    if descriptor.driver is None:
-        raise ConfigurationError("an executor's descriptor names its driver")
-    with ExitStack() as running:
-        node = _node(descriptor, member, scratch, running, clock=clock)
-        with report.step(Step.EXECUTORS, "Spark worker started"):
-            wait_for_master(descriptor.driver.master_url, stop=stop)
-            worker = start_worker(
-                node,
-                master_url=descriptor.driver.master_url,
-                cores=descriptor.sizes.executor_cores,
-                memory=f"{descriptor.sizes.executor_memory_mb}m",
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tee:
+    """One TEE of a run; nothing of it stays in its scratch folder.
+
+    Attributes:
+        report: How the host is told what it must know.
+        scratch: The TEE's memory; a folder that does not exist yet.
+        clock: The time.
+        device_of: Opens what quotes this TEE.
+        stop, orphans: What interrupts the wait for Spark.
+    """
+
+    report: Report
+    scratch: Path
+    clock: Clock
+    device_of: Callable[[DeviceSetting], Device] = _open_device
+    stop: Stop = field(default_factory=Stop)
+    orphans: Orphans = field(default_factory=Orphans)
+
+    def run(self, begin: Callable[[], Place]) -> int:
+        """Launch, attest, join, run Spark, and end.
+
+        Args:
+            begin: Reads what the host says, once the scratch folder is there.
+
+        Returns:
+            The exit status for the process.
+        """
+        self.stop.install()
+        self.orphans.install()
+        made = False
+        try:
+            make_scratch(self.scratch)
+            made = True
+            place = begin()
+            start = place.start
+            with self.report.step(Step.ATTEST, "TEE launched"):
+                device = self.device_of(start.device)
+                device.launch(launch_identity(start.application, start.device))
+            _harden()  # after the launch, in which the simulated platform looks at this process from outside
+            member = become_member(
+                start,
+                device=device,
+                scratch=self.scratch,
+                clock=self.clock,
+                report=self.report,
+                workload_token=place.workload_token,
             )
-        running.callback(end, worker)
-        return wait_for(worker, others=[], stop=stop)
+            status = self._drive(place, member) if start.role == "driver" else self._execute(place, member)
+        except StrongroomError as error:
+            self.report.fail(error)
+            return _EXIT_FAILED
+        except OSError as error:
+            self.report.fail(_system_error(error))
+            return _EXIT_FAILED
+        finally:
+            if made:
+                remove_scratch(self.scratch)
+        return status if status >= 0 else _SIGNAL_BASE - status
 
+    def _drive(self, place: Place, member: Membership) -> int:
+        started_at, log, own = self.clock.now(), self.scratch / "output", member.signing_key.verifying_key.thumbprint
+        with ExitStack() as running:
+            node = self._node(place, member, running)
+            opened = running.enter_context(place.cluster(node, driver_key=own))
+            self.report.tell(DriverReady(run=member.run, driver_key=own, master_url=opened.cluster.master_url))
+            with log.open("wb") as output:
+                driver = start_driver(
+                    node,
+                    cluster=opened.cluster,
+                    application=application_of(member.application),
+                    resources=resources_of(place.start.sizes),
+                    stdout=output,
+                    stderr=output,
+                )
+                running.callback(end, driver)
+                with self.report.step(Step.COMPUTE, "application ended"):
+                    try:
+                        status = wait_for(driver, others=opened.processes, stop=self.stop, orphans=self.orphans)
+                    except EngineError:
+                        ended = Ended(exit_status=_EXIT_FAILED, started_at=started_at, log=log)
+                        self._abandon(place, member, ended)
+                        raise
+        ended = Ended(exit_status=status, started_at=started_at, log=log)
+        with self.report.step(
+            Step.WRITE, "results committed, run closed" if status == 0 else "run closed without output"
+        ):
+            kept = self._finish(place, member, ended)
+        self.report.tell(Finished(status=status, receipt=kept.receipt, output=kept.output, lines=kept.lines))
+        return status
 
-def _node(
-    descriptor: Descriptor, member: Membership, scratch: Path, running: ExitStack, *, clock: Clock
-) -> ProtectedNode:
-    key_socket = scratch / "keys"
-    running.enter_context(
-        KeySocketServer(
-            key_socket,
-            datasets=member.datasets,
-            required_settings=guarded_settings(),
-            role=descriptor.role,
-            renew=lambda: renew_everywhere(member.services.values(), now=clock.now),
+    def _finish(self, place: Place, member: Membership, ended: Ended) -> Kept:
+        """Close the run. One that lost its lease is closed as failed, with a receipt, and ends with the reason.
+
+        Raises:
+            RefusedError: An approval was revoked or is over: nothing was committed.
+            StrongroomError: The run could not be closed.
+        """
+        refusal = None if ended.exit_status == 0 else lost_lease(member.services.values(), clock=self.clock)
+        try:
+            kept = finish_run(member, start=place.start, ended=ended, clock=self.clock, keep=place.keep)
+        except RefusedError as error:
+            refusal = lost_lease(member.services.values(), clock=self.clock)
+            if refusal is None:
+                raise
+            self._abandon(place, member, replace(ended, exit_status=ended.exit_status or _EXIT_FAILED))
+            raise refusal from error
+        if refusal is not None:
+            raise refusal
+        return kept
+
+    def _abandon(self, place: Place, member: Membership, ended: Ended) -> None:
+        abandon_run(member, start=place.start, ended=ended, clock=self.clock, keep=place.keep)
+
+    def _execute(self, place: Place, member: Membership) -> int:
+        with ExitStack() as running:
+            node = self._node(place, member, running)
+            executor = place.start_executor(node, stop=self.stop)
+            running.callback(end, executor)
+            return wait_for(executor, others=[], stop=self.stop, orphans=self.orphans)
+
+    def _node(self, place: Place, member: Membership, running: ExitStack) -> ProtectedNode:
+        key_socket = self.scratch / "keys"
+        running.enter_context(
+            KeySocketServer(
+                key_socket,
+                datasets=member.datasets,
+                required_settings=guarded_settings(place.start.scheduling),
+                role=place.start.role,
+                renew=lambda: renew_everywhere(member.services.values(), now=self.clock.now),
+            )
         )
-    )
-    return ProtectedNode(
-        runtime=find_runtime(),
-        scratch=scratch,
-        host=descriptor.host,
-        secret=member.secret,
-        key_socket=key_socket,
-    )
+        return ProtectedNode(
+            runtime=find_runtime(),
+            scratch=self.scratch,
+            host=place.start.host,
+            secret=member.secret,
+            key_socket=key_socket,
+            enclave_cores=place.start.sizes.executor_cores if place.start.device.kind in _ENCLAVES else None,
+        )
 
 
 def _harden() -> None:

@@ -4,7 +4,8 @@ The order is the defence: nothing of the host's descriptor is used for more than
 measured application, the evidence and each key service's signed answer agree.
 """
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,17 +13,20 @@ from pathlib import Path
 
 from strongroom.agent.key_socket import BoundDataset
 from strongroom.agent.report import Report
+from strongroom.agent.start import Start
 from strongroom.agent.vault import JoinedVault, VaultAdmission, VaultMember, bindings_of, pinned_key
 from strongroom.application.package import MeasuredApplication, measure_package
-from strongroom.attestation.attester import QuoteDevice, collect_evidence
+from strongroom.attestation.attester import Device, collect_evidence
 from strongroom.attestation.evidence.fields import CONFIG_ID_BYTES, launch_value, read_fields
+from strongroom.attestation.evidence.initdata import parse_initdata
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
 from strongroom.base.clock import Clock
 from strongroom.base.encoding import from_b64url, to_b64url
 from strongroom.base.errors import ConfigurationError, IntegrityError, Mismatch, RefusedError, VerificationError
 from strongroom.base.secret import SecretBytes
 from strongroom.base.workflow import Step
-from strongroom.clients.attestation import AttestationClient
+from strongroom.clients.attestation import AttestationClient, AttestationService
+from strongroom.clients.azure_attestation import AzureAttestation
 from strongroom.clients.azure_key_vault import connect_vault
 from strongroom.clients.key_service import TeeKeyServiceClient, run_digest
 from strongroom.clients.pinned import PinnedHttp
@@ -36,8 +40,17 @@ from strongroom.datasets.storage import Storage
 from strongroom.datasets.view import DatasetView
 from strongroom.keys.hierarchy import run_secret
 from strongroom.keys.release import verify_ticket
-from strongroom.wire.descriptor import Descriptor
-from strongroom.wire.key_service import DatasetVersion, Evidence, JoinRequest, NewWrite, Release, WrittenDataset
+from strongroom.wire.azure_attestation import AzureAttestationAddress
+from strongroom.wire.descriptor import AttestationAddress, DeviceSetting
+from strongroom.wire.key_service import (
+    DatasetVersion,
+    Evidence,
+    JoinRequest,
+    NewWrite,
+    Release,
+    VtpmEvidence,
+    WrittenDataset,
+)
 from strongroom.wire.runtime_data import RuntimeData
 from strongroom.wire.ticket import RunTicket
 
@@ -55,7 +68,7 @@ class Membership:
         joined_at: When this TEE asked for its keys.
         services: The key services, by identity.
         vaults: The vaults' keys, by the digest of their statement.
-        attestation: The attestation service.
+        attestation: Who appraised this TEE.
         releases: Each key service's signed release.
         secret: The run's RPC secret.
         datasets: Every bound dataset with its keys.
@@ -71,20 +84,58 @@ class Membership:
     joined_at: datetime
     services: Mapping[str, TeeKeyServiceClient]
     vaults: Mapping[str, JoinedVault]
-    attestation: AttestationClient
+    attestation: AttestationService
     releases: Mapping[str, Release]
     secret: SecretBytes
     datasets: Mapping[str, BoundDataset]
     inputs: Mapping[str, str]
 
 
-def launch_identity(application: str) -> bytes:
-    """Return what a TEE of an application is launched with: its digest, filled up with zeros."""
-    return bytes.fromhex(application).ljust(CONFIG_ID_BYTES, b"\0")
+def launch_identity(application: str, device: DeviceSetting | None = None) -> bytes:
+    """Return what a TEE of an application is launched with, filled up with zeros.
+
+    Args:
+        application: The application digest, hexadecimal.
+        device: What the host says of the TEE. A process's is launched with the digest, a pod's with the hash of
+            initdata that name it, a confidential node for nothing.
+
+    Raises:
+        FormatError: Not initdata.
+        RefusedError: They are of another application.
+        ConfigurationError: They are hashed otherwise than every field can hold.
+    """
+    match device:
+        case DeviceSetting(shape="confidential-node"):
+            return bytes(CONFIG_ID_BYTES)
+        case DeviceSetting(initdata=str(encoded)):
+            document = from_b64url(encoded)
+            initdata = parse_initdata(document)
+            if initdata.application != application:
+                raise RefusedError(
+                    "the pod was launched for another application",
+                    action="Launch it with initdata of this one: strongroom app initdata",
+                    mismatches=(
+                        Mismatch(name="application digest", expected=application, actual=initdata.application),
+                    ),
+                )
+            if initdata.algorithm != "sha256":
+                raise ConfigurationError(
+                    "the pod's initdata are hashed otherwise than with SHA-256",
+                    action="Write them with: strongroom app initdata --algorithm sha256",
+                )
+            return hashlib.sha256(document).digest().ljust(CONFIG_ID_BYTES, b"\0")
+        case _:
+            return bytes.fromhex(application).ljust(CONFIG_ID_BYTES, b"\0")
 
 
 def become_member(
-    descriptor: Descriptor, *, device: QuoteDevice, scratch: Path, clock: Clock, report: Report
+    start: Start,
+    *,
+    device: Device,
+    scratch: Path,
+    clock: Clock,
+    report: Report,
+    workload_token: Callable[[str], str | None],
 ) -> Membership:
     """Do steps 4 to 6 in this TEE.
 
@@ -103,35 +154,38 @@ def become_member(
     with ThreadPoolExecutor(max_workers=1) as background:
         receiving: Future[ReceivingKey] = background.submit(ReceivingKey.generate_rsa)  # 1
         with report.step(Step.ATTEST, "application measured"):
-            application = measure_package(Path(descriptor.package), scratch / "application")  # 2
-            _demand_launched_application(descriptor, application.digest)
-            ticket, run = _ticket(descriptor, application)
+            application = measure_package(start.package, scratch / "application")  # 2
+            _demand_launched_application(start, application.digest)
+            ticket, run = _ticket(start, application)
         keys = TeeKeys(signing=SigningKey.generate("ES256"), receiving=receiving.result())
-    services = _connect(descriptor, application, keys=keys, run=run, clock=clock)
-    vaults = _connect_vaults(descriptor, application, keys=keys, clock=clock)
-    attestation = AttestationClient(
-        _pin(descriptor.attestation_service.url, descriptor.attestation_service.certificate_pem)
-    )
+    services = _connect(start, application, keys=keys, run=run, clock=clock)
+    vaults = _connect_vaults(start, application, keys=keys, clock=clock)
+    attestation = _attestation_service(start.attestation_service, clock=clock)
     with report.step(Step.ATTEST, "evidence verified and appraised"):
         keepers: dict[str, TeeKeyServiceClient | VaultMember] = {**services, **vaults}
         nonces = {identity: each.nonce() for identity, each in keepers.items()}  # 3
-        evidence = _evidence(descriptor, device, application, run=run, keys=keys, nonces=nonces)  # 4
+        evidence = _evidence(start, device, application, run=run, keys=keys, nonces=nonces)  # 4
         result = attestation.attest(evidence)
     with report.step(Step.RELEASE, "keys released"):
-        joined_at, driver_key = clock.now(), _driver_key(descriptor, keys)
+        joined_at, driver_key = clock.now(), start.key_of_driver(keys.signing.verifying_key.thumbprint)
         releases, shares, writes = _join(  # 5
-            descriptor, ticket, application, services, evidence=evidence, result=result
+            start,
+            ticket,
+            application,
+            services,
+            request=JoinRequest(ticket=start.ticket, result=result, evidence=_message(evidence)),
+            workload_token=workload_token,
         )
         joined: dict[str, JoinedVault] = {}
         for identity, vault in vaults.items():
-            admission = vault.join(result, role=descriptor.role, driver_key=driver_key)
+            admission = vault.join(result, role=start.role, driver_key=driver_key)
             joined[identity] = JoinedVault(member=vault, admission=admission)
             shares[identity] = admission.share
             writes |= admission.writes
         secret = run_secret(shares, run=run, application=application.digest, driver_key=driver_key)
     with report.step(Step.DECRYPT, "manifests opened"):
-        bases = _open_bases(descriptor, application, {**services, **joined}, releases=releases, clock=clock)  # 6
-        datasets = _bind(descriptor, application, bases=bases, writes=writes)
+        bases = _open_bases(start, application, {**services, **joined}, releases=releases, clock=clock)  # 6
+        datasets = _bind(start, application, bases=bases, writes=writes)
     admitted: list[Release | VaultAdmission] = [*releases.values(), *(each.admission for each in joined.values())]
     return Membership(
         application=application,
@@ -168,17 +222,17 @@ class TeeKeys:
     receiving: ReceivingKey
 
 
-def _demand_launched_application(descriptor: Descriptor, digest: str) -> None:
-    if digest != descriptor.application:
+def _demand_launched_application(start: Start, digest: str) -> None:
+    if digest != start.application:
         raise RefusedError(
             "the application is not the one this TEE was launched for",
             action="submit again: the package was changed after it was signed",
-            mismatches=(Mismatch(name="application digest", expected=descriptor.application, actual=digest),),
+            mismatches=(Mismatch(name="application digest", expected=start.application, actual=digest),),
         )
 
 
-def _ticket(descriptor: Descriptor, application: MeasuredApplication) -> tuple[RunTicket, str]:
-    payload = unverified_payload(descriptor.ticket)  # its signature is the key service's to check
+def _ticket(start: Start, application: MeasuredApplication) -> tuple[RunTicket, str]:
+    payload = unverified_payload(start.ticket)  # its signature is the key service's to check
     ticket = RunTicket.from_json(payload)
     if ticket.application != application.digest or set(ticket.datasets) != set(application.description.datasets):
         raise RefusedError(
@@ -189,14 +243,14 @@ def _ticket(descriptor: Descriptor, application: MeasuredApplication) -> tuple[R
 
 
 def _connect(
-    descriptor: Descriptor, application: MeasuredApplication, *, keys: TeeKeys, run: str, clock: Clock
+    start: Start, application: MeasuredApplication, *, keys: TeeKeys, run: str, clock: Clock
 ) -> dict[str, TeeKeyServiceClient]:
     services: dict[str, TeeKeyServiceClient] = {}
     for name, binding in application.description.datasets.items():
-        if binding.key_service in descriptor.vaults:
+        if binding.key_service in start.vaults:
             continue
-        address = descriptor.key_services.get(binding.key_service)
-        if address is None or name not in descriptor.storage:
+        address = start.key_services.get(binding.key_service)
+        if address is None or name not in start.storage:
             raise ConfigurationError(
                 f"the key service or the storage of dataset {name} is not known",
                 action=f"name its storage with --dataset {name}=LOCATION and its key service in the trust file",
@@ -212,15 +266,15 @@ def _connect(
 
 
 def _connect_vaults(
-    descriptor: Descriptor, application: MeasuredApplication, *, keys: TeeKeys, clock: Clock
+    start: Start, application: MeasuredApplication, *, keys: TeeKeys, clock: Clock
 ) -> dict[str, VaultMember]:
     """Return the vaults' keys that the application's bindings pin; what else the host names is passed over."""
     vaults: dict[str, VaultMember] = {}
-    for identity, address in descriptor.vaults.items():
+    for identity, address in start.vaults.items():
         bindings = bindings_of(application.description, identity=identity)
         if not bindings:
             continue
-        missing = [name for name in bindings if name not in descriptor.storage]
+        missing = [name for name in bindings if name not in start.storage]
         if missing:
             raise ConfigurationError(
                 f"the storage of dataset {', '.join(missing)} is not known", action="name it: --dataset NAME=LOCATION"
@@ -230,22 +284,26 @@ def _connect_vaults(
             key=key,
             address=address,
             client=connect_vault(key, address, receiving_key=keys.receiving, now=clock.now),
-            ticket=verify_ticket(descriptor.ticket),
+            ticket=verify_ticket(start.ticket),
             bindings=bindings,
-            storage={name: descriptor.storage[name] for name in bindings},
+            storage={name: start.storage[name] for name in bindings},
         )
     return vaults
 
 
-def _pin(url: str, certificate_pem: str) -> PinnedHttp:
-    # Whose results are accepted is each key service's decision: a false attestation service gains nothing here.
-    identity = spki_sha256(parse_pem_chain(certificate_pem.encode())[0])
-    return PinnedHttp(url, certificate_pem, identity, service="the attestation service")
+def _attestation_service(address: AttestationAddress, *, clock: Clock) -> AttestationService:
+    # Whose results are accepted is what keeps the keys to decide: a false attestation service gains nothing here.
+    if isinstance(address, AzureAttestationAddress):
+        return AzureAttestation(address, clock=clock)
+    identity = spki_sha256(parse_pem_chain(address.certificate_pem.encode())[0])
+    return AttestationClient(
+        PinnedHttp(address.url, address.certificate_pem, identity, service="the attestation service")
+    )
 
 
 def _evidence(
-    descriptor: Descriptor,
-    device: QuoteDevice,
+    start: Start,
+    device: Device,
     application: MeasuredApplication,
     *,
     run: str,
@@ -254,35 +312,36 @@ def _evidence(
 ) -> UnverifiedEvidence:
     runtime_data = RuntimeData(
         application=application.digest,
-        role=descriptor.role,
+        role=start.role,
         run=run,
         nonces=dict(nonces),
         keys=(keys.receiving.public_jwk,),
         signing_key=keys.signing.verifying_key.to_jwk(),
-        driver_key=descriptor.driver.driver_key if descriptor.driver else None,
+        driver_key=start.driver_key,
     )
-    evidence = collect_evidence(device, runtime_data=runtime_data.to_json())
-    expected = launch_value(evidence.kind, launch_identity(application.digest))
-    if read_fields(evidence.kind, evidence.quote).launched_with != expected:
+    initdata = None if start.device.initdata is None else from_b64url(start.device.initdata)
+    evidence = collect_evidence(device, runtime_data=runtime_data.to_json(), initdata=initdata)
+    expected = launch_value(evidence.kind, launch_identity(application.digest, start.device))
+    if evidence.vtpm is None and read_fields(evidence.kind, evidence.quote).launched_with != expected:
         raise RefusedError("this TEE was launched for another application than it measured")
     return evidence
 
 
 def _join(
-    descriptor: Descriptor,
+    start: Start,
     ticket: RunTicket,
     application: MeasuredApplication,
     services: Mapping[str, TeeKeyServiceClient],
     *,
-    evidence: UnverifiedEvidence,
-    result: str,
+    request: JoinRequest,
+    workload_token: Callable[[str], str | None],
 ) -> tuple[dict[str, Release], dict[str, SecretBytes], dict[str, NewWrite]]:
-    request = JoinRequest(ticket=descriptor.ticket, result=result, evidence=_message(evidence))
     releases: dict[str, Release] = {}
     shares: dict[str, SecretBytes] = {}
     writes: dict[str, NewWrite] = {}
     for identity, service in services.items():
-        release, secrets = service.join(request, role=descriptor.role, seen=ticket.checkpoints.get(identity))
+        own = request.model_copy(update={"workload_token": workload_token(identity)})
+        release, secrets = service.join(own, role=start.role, seen=ticket.checkpoints.get(identity))
         releases[identity] = release
         shares[identity] = SecretBytes(from_b64url(secrets.share))
         _demand_own_writes(application, secrets.writes, identity=identity)
@@ -308,21 +367,26 @@ def _listed(names: Iterable[str]) -> str:
 
 def _message(evidence: UnverifiedEvidence) -> Evidence:
     """Return evidence as it travels."""
+    vtpm = None
+    if evidence.vtpm is not None:
+        vtpm = VtpmEvidence(
+            hcl_report=to_b64url(evidence.vtpm.hcl_report),
+            tpm_quote=to_b64url(evidence.vtpm.tpm_quote),
+            tpm_signature=to_b64url(evidence.vtpm.tpm_signature),
+            pcrs={str(number): value.hex() for number, value in evidence.vtpm.pcrs.items()},
+        )
     return Evidence(
         kind=evidence.kind,
         quote=to_b64url(evidence.quote),
         runtime_data=to_b64url(evidence.runtime_data or b""),
         certificate_chain=evidence.certificate_chain,
+        initdata=None if evidence.initdata is None else to_b64url(evidence.initdata),
+        vtpm=vtpm,
     )
 
 
-def _driver_key(descriptor: Descriptor, keys: TeeKeys) -> str:
-    """Return the thumbprint of the driver's signing key: for an executor the host's word, for a driver its own."""
-    return descriptor.driver.driver_key if descriptor.driver else keys.signing.verifying_key.thumbprint
-
-
 def _bind(
-    descriptor: Descriptor,
+    start: Start,
     application: MeasuredApplication,
     *,
     bases: Mapping[str, OpenedBase],
@@ -335,7 +399,7 @@ def _bind(
         bound[name] = BoundDataset(
             name=name,
             access=binding.access,
-            location=descriptor.storage[name],
+            location=start.storage[name],
             view=DatasetView(base.manifest if base else None, write_id=write.write_id if write else None),
             write_keys=base.write_keys if base else {},
             write=write,
@@ -345,7 +409,7 @@ def _bind(
 
 
 def _open_bases(
-    descriptor: Descriptor,
+    start: Start,
     application: MeasuredApplication,
     services: Mapping[str, TeeKeyServiceClient | JoinedVault],
     *,
@@ -374,7 +438,7 @@ def _open_bases(
                 f"the key service names no version of {', '.join(missing)}",
                 action="encrypt the dataset first: strongroom dataset encrypt",
             )
-        opened |= open_bases(service, versions, storage=descriptor.storage, clock=clock)
+        opened |= open_bases(service, versions, storage=start.storage, clock=clock)
     return opened
 
 

@@ -12,17 +12,27 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Final, Literal, TypeAlias
 
 from strongroom.attestation.endorsements.dcap import DcapEndorsements
+from strongroom.attestation.evidence.initdata import Initdata
 from strongroom.attestation.verifier import VerifiedAzureGuest, VerifiedAzureVm
 from strongroom.attestation.verifier.verified import VerifiedSgx, VerifiedSnp, VerifiedTdx
 from strongroom.base.encoding import Json, from_hex, parse_json_object, to_b64url
 from strongroom.base.errors import Mismatch, RefusedError
 from strongroom.base.workflow import Step
 from strongroom.policy.claims import Claim, ClaimIssuer, ClaimValue, claims_from_json, show, value_type_of
-from strongroom.policy.tee_claims import QUOTE_HASH
+from strongroom.policy.tee_claims import (
+    AZURE_VM,
+    IMAGE,
+    INITDATA,
+    INITDATA_APPLICATION,
+    ISOLATION,
+    POD_CONFIGURATION,
+    POD_TEMPLATE,
+    QUOTE_HASH,
+    RUNTIME_ATTESTED,
+)
 
 RuntimeDataType: TypeAlias = Literal["JSON", "Binary"]
 
-ISOLATION: Final = "x-ms-isolation-tee"
 EPHEMERAL_KID: Final = "TpmEphemeralEncryptionKey"
 
 SAFE_CLAIMS: Final[Mapping[str, Mapping[str, ClaimValue]]] = {
@@ -131,6 +141,24 @@ def snp_claims(evidence: VerifiedSnp, *, runtime_data_type: RuntimeDataType) -> 
     }
 
 
+def initdata_claims(initdata: Initdata, document: bytes) -> dict[str, Json]:
+    """Return what the document says that a TEE was launched with.
+
+    Whoever reads these claims MUST compare the configuration, or template and image, with what is trusted: the host
+    wrote the document.
+
+    Args:
+        initdata: What `verify_initdata` returned.
+        document: The exact bytes.
+    """
+    return {
+        INITDATA: _sha256(document),
+        INITDATA_APPLICATION: initdata.application,
+        POD_CONFIGURATION: initdata.configuration,
+        **({} if initdata.template is None else {POD_TEMPLATE: initdata.template, IMAGE: initdata.image}),
+    }
+
+
 def azure_vm_claims(evidence: VerifiedAzureVm) -> dict[str, Json]:
     """Return what a verified Azure confidential VM says, in our own form: its runtime data are the guest's.
 
@@ -146,7 +174,7 @@ def azure_vm_claims(evidence: VerifiedAzureVm) -> dict[str, Json]:
     return {
         **_vm_claims(evidence),
         "x-ms-runtime": parse_json_object(evidence.runtime_data),
-        "x-ms-strongroom-runtime-data-attested": True,
+        RUNTIME_ATTESTED: True,
     }
 
 
@@ -178,7 +206,7 @@ def azure_guest_claims(evidence: VerifiedAzureGuest) -> dict[str, Json]:
         "x-ms-azurevm-osversion-minor": system.minor,
         "x-ms-runtime": {**payload, "keys": [ephemeral]},
         "x-ms-strongroom-event-log-replayed": evidence.log_replayed,
-        "x-ms-strongroom-runtime-data-attested": evidence.runtime_data is not None,
+        RUNTIME_ATTESTED: evidence.runtime_data is not None,
     }
 
 
@@ -213,7 +241,7 @@ def _vm_claims(evidence: VerifiedAzureVm | VerifiedAzureGuest) -> dict[str, Json
     vm_id = evidence.hcl.vm_configuration.get("vmUniqueId")
     return {
         "x-ms-ver": "1.0",
-        "x-ms-attestation-type": "azurevm",
+        "x-ms-attestation-type": AZURE_VM,
         "x-ms-azurevm-attested-pcrs": list(evidence.pcr_values),
         **({"x-ms-azurevm-vmid": vm_id} if isinstance(vm_id, str) else {}),
         ISOLATION: {**tee, "x-ms-runtime": parse_json_object(evidence.hcl.runtime_data)},

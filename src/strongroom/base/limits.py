@@ -10,11 +10,13 @@ class Limits:
     request_body_bytes: int = 4 << 20
     attest_body_bytes: int = 1 << 20
     evidence_bytes: int = 64 << 10
+    initdata_bytes: int = 64 << 10
     runtime_data_bytes: int = 16 << 10
     token_bytes: int = 256 << 10
     policy_text_bytes: int = 64 << 10
     manifest_bytes: int = 64 << 20
     sealed_bytes: int = 16 << 20
+    delivered_bytes: int = 64 << 20
     recipients: int = 64
     package_bytes: int = 512 << 20
     endorsement_bytes: int = 1 << 20

@@ -10,9 +10,16 @@ from strongroom.cli.terminal import printable
 from strongroom.crypto.keys import VerifyingKey
 from strongroom.policy.approval import Approval, PlatformDemand
 from strongroom.policy.roster import Roster
+from strongroom.wire.model import Shape
 
 _NO_LIMIT: Final = "no limit"
 _ISSUED: Final = "issued"
+SHAPE_WORDS: Final[Mapping[Shape, str]] = {
+    "process": "a TEE for each process, and what is measured is all that runs in it",
+    "pod": "a TEE for each pod, whose measured guest starts what its measured configuration names",
+    "confidential-node": "WEAKER: the cluster's administrator is inside the TEE, and reads what the application reads",
+}
+"""Whom an owner trusts with each shape; `policy.shapes` says it at length."""
 _UNITS: Final = ((24 * 3600, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -63,7 +70,11 @@ def duration_words(seconds: int) -> str:
 
 def _hardware(approval: Approval) -> str:
     simulated = " (protects nothing)" if approval.hardware == "simulated" else ""
-    return f"{approval.hardware}{simulated}, a TEE ({' or '.join(approval.tees)}) for each {approval.shape}"
+    return f"{approval.hardware}{simulated}, {' or '.join(approval.tees)}"
+
+
+def _workloads(approval: Approval) -> str:
+    return " or ".join(map(str, approval.workloads)) or "no token of a cluster's service account is asked for"
 
 
 def _freshness(platform: PlatformDemand | None) -> str:
@@ -114,6 +125,7 @@ _WORDS: Final[Mapping[str, Callable[[Approval], str]]] = {
     "application": lambda approval: approval.application,
     "purpose": lambda approval: printable(approval.purpose) or "not said",
     "hardware": _hardware,
+    "shape": lambda approval: " or ".join(f"{shape} ({SHAPE_WORDS[shape]})" for shape in approval.admitted_shapes),
     "machines": lambda approval: f"hardware = {approval.machines}",
     "vendor data": lambda approval: _freshness(approval.platform),
     "evidence": lambda approval: f"policy {approval.evidence_policy_hash} at {approval.attestation_issuer}",
@@ -121,6 +133,7 @@ _WORDS: Final[Mapping[str, Callable[[Approval], str]]] = {
     "executors": _executors,
     "duration": _duration,
     "versions": _versions,
+    "workloads": _workloads,
     "submitted by": lambda approval: ", ".join(approval.submitters),
     "output to": _recipients,
     "columns": lambda approval: f"those under the dataset's key{''.join(f', and {name}' for name in approval.columns)}",

@@ -76,7 +76,7 @@ def open_share(path: Path, *, key: Path) -> SecretBytes:
 
 
 def expected_service(
-    config: Path, *, measurement: str | None, trust: Path, roster: Path | None = None
+    config: Path, *, measurement: str | None, trust: Path, roster: Path | None = None, address: str | None = None
 ) -> ExpectedService:
     """Return what a key service must prove to be.
 
@@ -85,6 +85,7 @@ def expected_service(
         roster: The custodians' roster; None reads it from where the configuration says.
         measurement: Its code's MRENCLAVE; None takes that of the trust file's key service.
         trust: The trust file.
+        address: Where this client reaches it; None: where its configuration says.
 
     Raises:
         ConfigurationError: The configuration is not an attested service's, or no measurement is known.
@@ -102,9 +103,12 @@ def expected_service(
             "no measurement of the key service's code is known", action="Name it: --measurement HEX"
         )
     custodians = read_roster(settings.master_key) if roster is None else load_roster(roster)
+    own_url = settings.url.rstrip("/")
+    url = address.rstrip("/") if address is not None else own_url
     return ExpectedService(
         trust=anchors,
-        url=settings.url.rstrip("/"),
+        url=url,
+        cluster_url=None if url == own_url else own_url,
         measurement=measurement or pinned or "",
         configuration=configuration_of(settings, roster=custodians),
         roster=custodians,

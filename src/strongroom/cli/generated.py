@@ -1,4 +1,4 @@
-"""The files of a source tree that are generated from the code: JSON Schemas of all messages, references."""
+"""The files of a source tree that are generated from the code: JSON Schemas, references, the chart's values."""
 
 import json
 import pkgutil
@@ -12,6 +12,7 @@ import click
 from strongroom import wire
 from strongroom.application.description import ApplicationDescription
 from strongroom.base.errors import ConfigurationError
+from strongroom.cli.generated_chart import chart_files
 from strongroom.policy.approval import Approval
 from strongroom.policy.back_ends import back_ends_page
 from strongroom.policy.key_back_ends import key_back_ends_section
@@ -31,6 +32,7 @@ def generated_files(root_command: click.Command) -> dict[Path, str]:
         **schemas,
         COMMANDS: _command_reference(root_command),
         BACK_ENDS: back_ends_page() + key_back_ends_section(),
+        **chart_files(source_tree()),
     }
 
 

@@ -18,15 +18,15 @@ from strongroom.attestation.evidence.simulated import entry_command
 from strongroom.base.clock import Clock
 from strongroom.base.encoding import parse_json_object
 from strongroom.base.errors import ConfigurationError, FormatError
+from strongroom.cli.clusters import read_clusters
 from strongroom.cli.owner_keys import load_signing_key, make_owner_keys
 from strongroom.cli.people import owner_thumbprints, read_people
-from strongroom.cli.policies import default_policy, register_policy, registered_policy
+from strongroom.cli.pinning import pinned_attestation_service, pinned_key_service
+from strongroom.cli.policies import register_default_policy
 from strongroom.cli.processes import ProcessRecord, Program, read_table, start, stop, write_table
 from strongroom.cli.rotations import former_owners
 from strongroom.cli.state import State, read_file
 from strongroom.cli.witnesses import read_choice
-from strongroom.clients.attestation import AttestationClient
-from strongroom.clients.owner import person_token
 from strongroom.crypto.x509 import parse_pem_chain, to_pem
 from strongroom.datasets.storage import write_file
 from strongroom.services import attestation_service, key_service
@@ -36,11 +36,10 @@ from strongroom.services.evidence import PlatformSettings
 from strongroom.services.identity import open_identity, prepare_folder
 from strongroom.services.issuers import AttestationServiceSettings
 from strongroom.services.key_service import KeyServiceSettings
-from strongroom.services.master_key import holder_of
 from strongroom.services.people import PeopleSettings
 from strongroom.simulation.server import endorsements_of, expected_measurement, socket_of
-from strongroom.submit.services import connect, trusted_service, verify_services
-from strongroom.wire.model import TEE_KINDS, TeeKind
+from strongroom.submit.services import verify_services
+from strongroom.wire.model import TeeKind
 from strongroom.wire.trust import Partner, Trust, TrustedRootEntry, TrustedService
 
 _HOST: Final = "127.0.0.1"
@@ -88,6 +87,11 @@ def bring_up(state: State, *, clock: Clock, tell: Callable[[str], None]) -> Brou
         RefusedError: A service is not what the trust file says.
     """
     require_supported_system()
+    if state.kubernetes.exists():
+        raise ConfigurationError(
+            "the services of this installation run on Kubernetes",
+            action="choose another folder with --state; to write its trust file anew: strongroom chart trust",
+        )
     if not state.owner_key.exists():  # 1
         make_owner_keys(state)
     before = _read_trust(state)
@@ -101,8 +105,9 @@ def bring_up(state: State, *, clock: Clock, tell: Callable[[str], None]) -> Brou
         tell("verifying the services")
         verify_services(trust, clock=clock)  # 5
         undo.pop_all()
-    notes = _register_default_policy(state, trust, before=before, clock=clock)  # 6
-    return BroughtUp(trust=trust, processes=tuple(run.records.values()), started=tuple(run.started), notes=tuple(notes))
+    owner = load_signing_key(state.owner_key)
+    notes = register_default_policy(trust, before=before, key=owner, clock=clock)  # 6
+    return BroughtUp(trust=trust, processes=tuple(run.records.values()), started=tuple(run.started), notes=notes)
 
 
 def take_down(state: State) -> tuple[str, ...]:
@@ -195,7 +200,10 @@ def _configure_and_start(state: State, run: _Running, *, before: Trust | None, c
         agent_measurements=(_agent_measurement(state, "sgx"),),
         agent_mrtds=(_agent_measurement(state, "tdx"),),
         agent_launch_digests=(_agent_measurement(state, "snp"),),
+        pods=before.pods if before is not None else (),
+        nodes=before.nodes if before is not None else (),
         partners=partners,
+        azure_attestation=before.azure_attestation if before is not None else (),
     )
 
 
@@ -229,18 +237,8 @@ def _attestation_service(
         endorsements=FolderSettings(path=str(endorsements_of(state.platform))),
         platform=_platform_settings(state),
     )
-    service = TrustedService(
-        service="attestation-service",
-        url=config.url,
-        identity=identity.identity,
-        certificate_pem=identity.certificate_pem,
-        mode=config.mode,
-        measurement=expected_measurement(socket_of(state.platform), entry=attestation_service.__name__),
-        configuration=config.digest(),
-        log_key=None,
-        predecessors=identity.predecessors,
-    )
-    return service, config
+    measurement = expected_measurement(socket_of(state.platform), entry=attestation_service.__name__)
+    return pinned_attestation_service(config, identity, measurement=measurement), config
 
 
 def _key_service(
@@ -260,7 +258,7 @@ def _key_service(
         people=people.people,
         issuers=people.issuers,
         attestation_services=tuple(
-            AttestationServiceSettings(url=each.url, identity=each.identity, certificate_pem=each.certificate_pem)
+            AttestationServiceSettings(url=each.own_url, identity=each.identity, certificate_pem=each.certificate_pem)
             for each in issuers
         ),
         mode="owner-operated",
@@ -268,22 +266,10 @@ def _key_service(
         platform=_platform_settings(state),
         witnesses=choice.witnesses,
         witnesses_required=choice.required,
+        workload_issuers=read_clusters(state),
     )
-    service = TrustedService(
-        service="key-service",
-        url=config.url,
-        identity=identity.identity,
-        certificate_pem=identity.certificate_pem,
-        mode=config.mode,
-        measurement=expected_measurement(socket_of(state.platform), entry=key_service.__name__),
-        configuration=key_service.configuration_of(config),
-        log_key=key_service.log_key(identity),
-        master_key=holder_of(config.master_key),
-        witnesses=tuple(each.key for each in choice.witnesses),
-        witnesses_required=choice.required,
-        predecessors=identity.predecessors,
-    )
-    return service, config
+    measurement = expected_measurement(socket_of(state.platform), entry=key_service.__name__)
+    return pinned_key_service(config, identity, measurement=measurement), config
 
 
 def _master_key_of(folder: Path) -> str:
@@ -291,24 +277,6 @@ def _master_key_of(folder: Path) -> str:
     path = folder / _CONFIG
     named = parse_json_object(path.read_bytes()).get("master_key") if path.exists() else None
     return named if isinstance(named, str) else (folder / "master.key").as_uri()
-
-
-def _register_default_policy(state: State, trust: Trust, *, before: Trust | None, clock: Clock) -> list[str]:
-    service, key = trusted_service(trust, "attestation-service"), load_signing_key(state.owner_key)
-    client = AttestationClient(connect(service))
-    # The key's word, also where the owner signed in: starting services needs no issuer.
-    token = person_token(key, audience=service.identity, clock=clock)
-    registered = registered_policy(client, token=token)
-    policy = default_policy(trust)
-    if registered is None:
-        register_policy(client, policy, key=key, token=token, now=clock.now())
-        return [f"evidence policy {policy.hash} registered: exactly this installation's agent is accepted"]
-    if before is not None and any(before.agents(tee) != trust.agents(tee) for tee in TEE_KINDS):
-        return [
-            "the installed software changed and measures otherwise; the trust file names the new reference value",
-            "if that change is yours, let the evidence policy name it too: strongroom policy set --default",
-        ]
-    return []
 
 
 def _folder(state: State, service: TrustedService) -> Path:

@@ -1,5 +1,6 @@
 """Options and argument types that several commands share."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
@@ -11,8 +12,10 @@ from click.shell_completion import CompletionItem
 from typing_extensions import override
 
 from strongroom.base.clock import to_rfc3339
+from strongroom.base.errors import FormatError
 from strongroom.cli.completion import complete_datasets, complete_partners
 from strongroom.cli.state import find_state
+from strongroom.policy.workloads import WorkloadDemand
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _PLAIN_NAME: Final = r"lower-case letters, digits and inner hyphens, at most 63"
@@ -90,8 +93,35 @@ class PartnerName(_PlainName):
         return complete_partners(ctx, incomplete)
 
 
+class ProviderUrl(click.ParamType[str]):
+    """The address of a provider of Azure Attestation, spelled as its results name their issuer."""
+
+    name = "URL"
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value).removesuffix("/").lower()
+        if not re.fullmatch(r"https://[a-z0-9.-]+(:[0-9]{1,5})?", text):
+            self.fail(f"{value!r} is no provider's address: write https://NAME.REGION.attest.azure.net", param, ctx)
+        return text
+
+
+class PartnerOrProvider(PartnerName):
+    """Another owner, by what a trust file calls it, or a provider of Azure Attestation, by its address."""
+
+    name = "PARTNER|URL"
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if str(value).startswith("https://"):
+            return PROVIDER_URL.convert(value, param, ctx)
+        return super().convert(value, param, ctx)
+
+
 DATASET_NAME: Final = DatasetName()
 PARTNER_NAME: Final = PartnerName()
+PROVIDER_URL: Final = ProviderUrl()
+PARTNER_OR_PROVIDER: Final = PartnerOrProvider()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,3 +322,27 @@ class VersionRange(click.ParamType[tuple[int, int | None]]):
         if end is not None and end < int(first):
             self.fail(f"{value!r} ends before it begins", param, ctx)
         return int(first), end
+
+
+class WorkloadOf(click.ParamType[WorkloadDemand]):
+    """A service account of a cluster: `NAMESPACE/NAME@ISSUER`, for one role `driver=…` or `executor=…`."""
+
+    name = "[ROLE=]NAMESPACE/NAME@ISSUER"
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> WorkloadDemand:
+        if isinstance(value, WorkloadDemand):
+            return value
+        account, _, issuer = str(value).partition("@")
+        role, equals, named = account.partition("=")
+        namespace, _, name = (named if equals else account).partition("/")
+        subject = f"system:serviceaccount:{namespace}:{name}"
+        try:
+            return WorkloadDemand.from_object({"issuer": issuer, "subject": subject, "role": role if equals else None})
+        except FormatError:
+            self.fail(
+                f"{value!r} names no service account; write team-a/spark-driver@https://ISSUER, or driver=… or "
+                "executor=… before it",
+                param,
+                ctx,
+            )

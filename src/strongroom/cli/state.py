@@ -4,7 +4,7 @@ The environment is read here and nowhere else on the command line.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -66,6 +66,11 @@ class State:
         return self.owner / "people.json"
 
     @property
+    def clusters(self) -> Path:
+        """The clusters whose service accounts the key service knows; written by hand."""
+        return self.owner / "clusters.json"
+
+    @property
     def sign_in(self) -> Path:
         """Where this person signed in: tokens, in files that only this person may read."""
         return self.owner / "sign-in"
@@ -79,6 +84,16 @@ class State:
     def key_service(self) -> Path:
         """The key service's state."""
         return self.owner / "key-service"
+
+    @property
+    def collateral_service(self) -> Path:
+        """The collateral service's identity, where it runs on Kubernetes."""
+        return self.owner / "collateral-service"
+
+    @property
+    def kubernetes(self) -> Path:
+        """What the owner decided about services on Kubernetes (`cli.chart.Plan`)."""
+        return self.owner / "kubernetes.json"
 
     @property
     def approvals(self) -> Path:
@@ -172,3 +187,8 @@ def read_file(path: Path, *, what: str, action: str = "") -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"{what} {path} cannot be read: {error.strerror}", action=action) from error
+
+
+def inherited(names: Iterable[str]) -> dict[str, str]:
+    """Return those of these environment variables that are set, and not empty."""
+    return {name: os.environ[name] for name in names if os.environ.get(name)}

@@ -13,19 +13,18 @@ from typing import Final
 import urllib3
 from typing_extensions import override
 
-from strongroom.attestation.attester.azure_vtpm import GUEST_PCRS, AzureVtpm, MetadataService
-from strongroom.attestation.evidence.azure_vtpm import HclReport, parse_hcl_report
+from strongroom.attestation.attester.azure_vtpm import AzureVtpm, MetadataService
+from strongroom.attestation.evidence.azure_vtpm import GUEST_PCRS, HclReport, parse_hcl_report
 from strongroom.attestation.evidence.tcg_log import MAX_LOG_BYTES
-from strongroom.attestation.evidence.unverified import UnverifiedAzureVm
-from strongroom.base.encoding import Json, canonical_json, from_any_b64, from_b64url, parse_json_object, to_b64url
+from strongroom.base.encoding import Json, canonical_json, from_any_b64, from_b64url, to_b64url
 from strongroom.base.errors import FormatError, LimitError, UnavailableError
 from strongroom.base.limits import LIMITS
+from strongroom.clients.attestation import azure_vm_request, token_of
 from strongroom.clients.pinned import PinnedHttp
 from strongroom.crypto.transport_key import Envelope, open_envelope
 from strongroom.wire.azure_guest import (
     RUNTIME_DATA,
     AttestationInfo,
-    AzureVmRequest,
     GuestIsolationInfo,
     GuestTpmInfo,
     IsolationEvidence,
@@ -141,7 +140,7 @@ def attest_guest(
         body=canonical_json(body),
         content_type=_JSON_TYPE,
     )
-    return open_token(_token(reply.require_success()), vtpm=vtpm, values=values)
+    return open_token(token_of(reply.require_success()), vtpm=vtpm, values=values)
 
 
 def attestation_info(
@@ -245,25 +244,7 @@ def attest_vm(http: PinnedHttp, vtpm: AzureVtpm, *, runtime_data: bytes) -> str:
         body=azure_vm_request(evidence, certificates=certificates).to_json(),
         content_type=_JSON_TYPE,
     )
-    return _token(reply.require_success())
-
-
-def azure_vm_request(evidence: UnverifiedAzureVm, *, certificates: str | None) -> AzureVmRequest:
-    """Return the request for evidence over registers `GUEST_PCRS`.
-
-    Args:
-        evidence: From `AzureVtpm.evidence`.
-        certificates: On SEV-SNP PEM text of VCEK, ASK and ARK; None on TDX.
-    """
-    return AzureVmRequest(
-        hcl_report=to_b64url(evidence.hcl_report),
-        td_quote=None if evidence.td_quote is None else to_b64url(evidence.td_quote),
-        certificates=certificates,
-        tpm_quote=to_b64url(evidence.tpm_quote),
-        tpm_signature=to_b64url(evidence.tpm_signature),
-        pcrs={str(pcr): value.hex() for pcr, value in zip(GUEST_PCRS, evidence.pcr_values, strict=True)},
-        runtime_data=to_b64url(evidence.runtime_data),
-    )
+    return token_of(reply.require_success())
 
 
 def _isolation(vtpm: AzureVtpm, report: HclReport) -> GuestIsolationInfo:
@@ -279,14 +260,6 @@ def _isolation(vtpm: AzureVtpm, report: HclReport) -> GuestIsolationInfo:
     return GuestIsolationInfo(
         Type="SevSnp", Evidence=IsolationEvidence(Proof=_b64(proof.to_json()), RunTimeData=document)
     )
-
-
-def _token(body: bytes) -> str:
-    match parse_json_object(body):
-        case {"token": str(token)}:
-            return token
-        case _:
-            raise FormatError("the attestation service's answer has no token")
 
 
 def _b64(data: bytes) -> str:

@@ -26,8 +26,9 @@ from strongroom.base.errors import (
 from strongroom.base.limits import LIMITS
 from strongroom.base.secret import SecretBytes
 from strongroom.base.workflow import Step
+from strongroom.clients.azure_faults import read_fault
 from strongroom.clients.azure_identity import AccessToken, access_token
-from strongroom.clients.https import Answered, Https
+from strongroom.clients.https import Answered, Https, patiently
 from strongroom.clients.vault_release import ReleaseRequest, open_release, verify_release
 from strongroom.crypto.keys import ReceivingKey
 from strongroom.crypto.random import random_bytes
@@ -38,10 +39,7 @@ from strongroom.wire.vault_key import DEFAULT_RESOURCES, VaultAddress, VaultKey
 API_VERSION: Final = "7.4"
 ENVELOPE: Final = "RSA_AES_KEY_WRAP_256"
 _NONCE_BYTES: Final = 24
-_TRIES: Final = 3
-_LONGEST_WAIT_S: Final = 10
-_SHOWN: Final = 300
-_TOO_MANY, _BUSY = 429, 503
+_SHOWN_CHALLENGE: Final = 1200
 _UNAUTHORIZED = 401
 _FIRST_SERVER_ERROR: Final = 500
 
@@ -131,21 +129,12 @@ class AzureKeyVaultClient:
     def _ask(self, request: ReleaseRequest, result: str) -> Answered:
         path = f"/keys/{self._key.key}/{self._key.key_version}/release?api-version={request.api_version}"
         body = canonical_json({"target": result, "nonce": request.nonce, "enc": request.enc})
-        waited, asked_again = 0, False
-        while True:
-            answer = self._post(path, body)
-            later = answer.retry_after_s
-            if answer.status == _UNAUTHORIZED and not asked_again:
-                asked_again = True  # the token may have run out between being given and being used
-            elif answer.status in {_TOO_MANY, _BUSY} and waited < _TRIES and later is not None:
-                if later > _LONGEST_WAIT_S:
-                    raise _refused(answer, f"key {self._key.key} of {self._key.url}")
-                waited += 1
-                self._wait(later)
-            elif answer.is_success:
-                return answer
-            else:
-                raise _refused(answer, f"key {self._key.key} of {self._key.url}")
+        answer = patiently(lambda: self._post(path, body), wait=self._wait)
+        if answer.status == _UNAUTHORIZED:  # the token may have run out between being given and being used
+            answer = patiently(lambda: self._post(path, body), wait=self._wait)
+        if not answer.is_success:
+            raise _refused(answer, f"key {self._key.key} of {self._key.url}")
+        return answer
 
     def _post(self, path: str, body: bytes) -> Answered:
         try:
@@ -216,7 +205,7 @@ def _value(answer: Answered) -> str:
 
 
 def _refused(answer: Answered, name: str) -> StrongroomError:
-    said = _said(answer)
+    said = read_fault(answer).said
     match answer.status:
         case 401:
             return AuthenticationError(
@@ -255,27 +244,9 @@ def _refused(answer: Answered, name: str) -> StrongroomError:
             )
 
 
-def _said(answer: Answered) -> str:
-    """Return what a vault says of a refusal, as far as it can be shown: code, and message."""
-    try:
-        found = parse_json_object(answer.body)
-    except FormatError:
-        return f"status {answer.status}"
-    match found:
-        case {"error": {"code": str(code), "message": str(message), **more}}:
-            match more:
-                case {"innererror": {"code": str(inner)}}:
-                    said = f"{code} ({inner}): {message}"
-                case _:
-                    said = f"{code}: {message}"
-            return "".join(each if each.isprintable() else " " for each in said)[:_SHOWN]
-        case _:
-            return f"status {answer.status}"
-
-
 def _challenge(answer: Answered) -> str:
     """Return whose tokens a vault asks for, where its challenge says so."""
-    text = answer.headers.get("www-authenticate", "")[: 4 * _SHOWN]
+    text = answer.headers.get("www-authenticate", "")[:_SHOWN_CHALLENGE]
     found = dict(re.findall(r'(authorization|resource|scope)="([!-~]{1,200})"', text))
     wanted = found.get("resource") or found.get("scope")
     if wanted is None:

@@ -9,7 +9,8 @@ import http.client
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -30,6 +31,10 @@ _OK: Final = 200
 _FIRST_ERROR: Final = 300
 _ABSENT: Final = frozenset({400, 404, 410})
 """What vendors answer where a document does not exist, or no longer: bad request, not found, gone."""
+_LATER: Final = frozenset({429, 503})
+"""What servers answer that want to be asked again: too many requests, and too busy."""
+_WAITS: Final = 3
+_LONGEST_WAIT_S: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +230,26 @@ class Https:
             f"{self._service} does not answer at {self.url}{reason}",
             action="Check the address and the network.",
         )
+
+
+def patiently(ask: Callable[[], Answered], *, wait: Callable[[float], None] = time.sleep) -> Answered:
+    """Ask a server, and ask again where it says when: three times at most, and never after more than ten seconds.
+
+    Args:
+        ask: Sends the request.
+        wait: Waits some seconds.
+
+    Returns:
+        The last answer, whatever its status.
+    """
+    answer = ask()
+    for _ in range(_WAITS):
+        later = answer.retry_after_s
+        if answer.status not in _LATER or later is None or later > _LONGEST_WAIT_S:
+            break
+        wait(later)
+        answer = ask()
+    return answer
 
 
 def _tls_context(authorities_pem: str | None) -> ssl.SSLContext:

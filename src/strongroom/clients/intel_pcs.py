@@ -7,7 +7,7 @@ import json
 import re
 from datetime import timedelta
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from typing_extensions import override
 
@@ -29,6 +29,7 @@ from strongroom.clients.https import Fetched, Https
 from strongroom.crypto import x509
 
 INTEL_PCS: Final = "https://api.trustedservices.intel.com"
+_INTEL_HOST: Final = urlsplit(INTEL_PCS).hostname
 _CRL_CHAIN: Final = ("sgx-pck-crl-issuer-chain",)
 _TCB_CHAIN: Final = ("tcb-info-issuer-chain", "sgx-tcb-info-issuer-chain")
 _QE_CHAIN: Final = ("sgx-enclave-identity-issuer-chain",)
@@ -84,6 +85,11 @@ class PcsClient(DocumentSource):
             case _:
                 raise NotFoundError(f"Intel does not publish {name.key}")
         return Found(document=document, fetched_at=self._clock.now() - timedelta(seconds=answer.age_s))
+
+
+def lacks_root_crl(url: str) -> bool:
+    """Return whether a server is one that does not hand out the root's revocation list: Intel's own."""
+    return urlsplit(url).hostname == _INTEL_HOST
 
 
 def root_crl_address(root_der: bytes) -> str:

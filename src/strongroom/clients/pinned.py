@@ -66,7 +66,7 @@ class ServiceHttp:
 
     _meant = ": no accepted authority vouches for it"
     _if_not_meant = "Check the service's address and the certificate authorities that are configured."
-    _if_silent = "Start it with: strongroom up"
+    _if_silent = "Start it: strongroom up. (On Kubernetes: see that its pod runs, and that this address leads to it.)"
 
     def __init__(
         self, url: str, *, authorities_pem: str | None, service: str = "the service", read_s: float = _READ_S

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Final
 
 from strongroom.attestation.evidence.simulated import entry_command
-from strongroom.base.errors import EngineError, FormatError, Mismatch, StrongroomError, error_for_code
+from strongroom.base.errors import EngineError, FormatError, StrongroomError
 from strongroom.base.workflow import Step
+from strongroom.cluster.failures import error_of, is_refusal
 from strongroom.wire.descriptor import Descriptor, DriverAddress
 from strongroom.wire.events import DriverReady, Event, Failed, Finished, parse_event
 
@@ -155,7 +156,7 @@ class LocalCluster:
         for tee in lost:
             self._tees.remove(tee)
             self._clean(tee)
-            if tee.failure is not None and tee.failure.code not in {"engine", "unavailable"}:
+            if tee.failure is not None and is_refusal(tee.failure):
                 raise _error(tee)
             if self._started_executors >= self._max_executors:
                 raise _error(tee)
@@ -240,11 +241,4 @@ def _error(tee: _Tee) -> StrongroomError:
             action=f"look at {tee.name}.agent.log in the run's folder",
             step=Step.COMPUTE,
         )
-    return error_for_code(failure.code)(
-        failure.message if tee.name == "driver" else f"{tee.name}: {failure.message}",
-        action=failure.action,
-        step=Step.from_slug(failure.step) if failure.step else None,
-        mismatches=tuple(
-            Mismatch(name=item.name, expected=item.expected, actual=item.actual) for item in failure.mismatches
-        ),
-    )
+    return error_of(failure, source=tee.name)

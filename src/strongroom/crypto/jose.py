@@ -87,7 +87,12 @@ def unverified_payload(token: str, *, max_bytes: int = LIMITS.token_bytes) -> by
 
 
 def verify_jws(
-    token: str, *, key: VerifyingKey, typ: str | None = None, max_bytes: int = LIMITS.token_bytes
+    token: str,
+    *,
+    key: VerifyingKey,
+    typ: str | None = None,
+    max_bytes: int = LIMITS.token_bytes,
+    remember: bool = True,
 ) -> VerifiedJws:
     """Check a compact JWS and return its parts.
 
@@ -96,12 +101,13 @@ def verify_jws(
         key: The only key and algorithm that is accepted.
         typ: The `typ` the header must carry, so that a statement of one kind never passes for another.
         max_bytes: How long the token may be.
+        remember: Whether a short token may be kept in memory; not where it opens something to whoever has it.
 
     Raises:
         FormatError: Not a compact JWS, too long, or not in its canonical spelling.
         VerificationError: Signed by another key or algorithm, of another type, or changed.
     """
-    if len(token) > min(max_bytes, _REMEMBERED_BYTES):
+    if not remember or len(token) > min(max_bytes, _REMEMBERED_BYTES):
         return _verify_jws(token, key, typ, max_bytes)
     kept = _remembered(token, key, typ)
     return VerifiedJws(header=dict(kept.header), payload=kept.payload)

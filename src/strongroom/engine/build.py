@@ -22,6 +22,7 @@ from py4j.java_gateway import GatewayParameters, JavaGateway, launch_gateway
 from strongroom.base.errors import ConfigurationError, EngineError
 from strongroom.crypto.random import random_secret
 from strongroom.engine import spark
+from strongroom.engine.node import ProtectedNode
 from strongroom.engine.runtime import SparkRuntime, package_folder, runtime_of_this_installation
 from strongroom.engine.settings import enforced_settings, jvm_options
 
@@ -42,11 +43,13 @@ exec "{java}" "@{options}" ${{STRONGROOM_JAVA_OPTIONS:+"@$STRONGROOM_JAVA_OPTION
 """
 
 
-def build_runtime(*, progress: Callable[[str], None]) -> None:
+def build_runtime(*, progress: Callable[[str], None], with_aot_cache: bool = True) -> None:
     """Make the runtime of this installation, or the parts of it whose inputs have changed.
 
     Args:
         progress: Told in a few words what is being done.
+        with_aot_cache: Whether to make Java's ahead-of-time cache. It makes Java start faster, and is another one
+            each time that it is made: without it the same inputs give the same files.
 
     Raises:
         ConfigurationError: Spark, Java or our Java sources are not installed, or the folder cannot be written.
@@ -57,7 +60,8 @@ def build_runtime(*, progress: Callable[[str], None]) -> None:
         runtime.java.parent.mkdir(parents=True, exist_ok=True)
         with _alone(runtime.jar.parent / "build.lock"):
             _build_java_part(runtime, progress)
-            _build_aot_cache(runtime, progress)
+            if with_aot_cache:
+                _build_aot_cache(runtime, progress)
     except OSError as error:
         raise ConfigurationError(
             f"the Spark runtime cannot be written: {error.strerror}",
@@ -134,7 +138,7 @@ def _build_aot_cache(runtime: SparkRuntime, progress: Callable[[str], None]) -> 
 
 
 def _train(runtime: SparkRuntime, folder: Path) -> None:
-    node = spark.ProtectedNode(
+    node = ProtectedNode(
         runtime=runtime, scratch=folder, host="127.0.0.1", secret=random_secret(), key_socket=folder / "no-agent"
     )
     output, made = folder / "output", runtime.aot_cache.with_suffix(".new")

@@ -62,10 +62,10 @@ def find_runtime() -> SparkRuntime:
     """Return the runtime that `build_runtime` made.
 
     Raises:
-        ConfigurationError: It was not built, or a part of it is missing.
+        ConfigurationError: It was not built, or a part of it is missing. The ahead-of-time cache may be missing.
     """
     runtime = runtime_of_this_installation()
-    missing = [path for path in runtime.files() if not path.is_file()]
+    missing = [path for path in runtime.files() if path != runtime.aot_cache and not path.is_file()]
     if missing:
         raise ConfigurationError(
             f"the Spark runtime is not built: {missing[0].name} is missing",

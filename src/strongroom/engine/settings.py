@@ -2,11 +2,13 @@
 
 `enforced_settings` go into the properties of every protected Spark process; an application may not choose them. A
 script can still set them again in `SparkSession.builder.config`, so the Java part compares `guarded_settings` with what
-is really set before it asks for any key.
+is really set before it asks for any key. What the host may choose on Kubernetes is in `pod_settings`.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Literal
 
 from strongroom.base.errors import Mismatch, RefusedError
 from strongroom.base.workflow import Step
@@ -28,9 +30,31 @@ _DISK = {
     # Shuffle files are written by Spark's own code, which encrypts them, and served by the executor itself.
     "spark.shuffle.manager": "sort",
     "spark.shuffle.service.enabled": "false",
-    "spark.dynamicAllocation.enabled": "false",
     "spark.decommission.enabled": "false",
 }
+_FIXED_EXECUTORS = {"spark.dynamicAllocation.enabled": "false"}
+_CHANGING_EXECUTORS = {
+    "spark.dynamicAllocation.enabled": "true",
+    # Without a shuffle service: executors stay while somebody may want what they shuffled.
+    "spark.dynamicAllocation.shuffleTracking.enabled": "true",
+}
+_PODS = {
+    # Nothing of the driver's configuration becomes an object of Kubernetes, and no code of others makes pods.
+    "spark.kubernetes.executor.disableConfigMap": "true",
+    "spark.kubernetes.allocation.pods.allocator": "direct",
+    # The driver's service account may make pods and nothing else.
+    "spark.kubernetes.driver.service.deleteOnTermination": "false",
+    "spark.kubernetes.driver.ownPersistentVolumeClaim": "false",
+    "spark.kubernetes.driver.reusePersistentVolumeClaim": "false",
+    "spark.kubernetes.executor.securityContext.allowPrivilegeEscalation": "false",
+    "spark.kubernetes.trust.certificates": "false",
+}
+_UNSET_FOR_PODS = (
+    "spark.kubernetes.context",
+    "spark.kubernetes.driver.master",
+    "spark.kubernetes.executor.pod.featureSteps",
+    "spark.kubernetes.hadoop.configMapName",
+)
 _DATASETS = {
     "spark.hadoop.fs.strongroom.impl": "strongroom.StrongroomFileSystem",
     "spark.hadoop.parquet.crypto.factory.class": "strongroom.CryptoFactory",
@@ -63,26 +87,49 @@ _G1_REGION = "8m"
 _PLAIN_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-/+,")
 
 
-def enforced_settings() -> dict[str, str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheduling:
+    """Who gives the driver its executors, and whether their number changes while it runs.
+
+    Attributes:
+        manager: Spark's own standalone master, or Kubernetes.
+        dynamic_allocation: Whether Spark asks for executors, and lets them go, as it needs them.
+    """
+
+    manager: Literal["standalone", "kubernetes"] = "standalone"
+    dynamic_allocation: bool = False
+
+
+STANDALONE: Final = Scheduling()
+
+
+def enforced_settings(scheduling: Scheduling = STANDALONE) -> dict[str, str]:
     """Return the settings of every protected Spark process; no secret, no path."""
-    return _CHANNEL | _DISK | _DATASETS | _SILENCE | _AT_LAUNCH
+    return _CHANNEL | _DISK | _scheduled(scheduling) | _DATASETS | _SILENCE | _AT_LAUNCH
 
 
-def guarded_settings() -> dict[str, str]:
+def guarded_settings(scheduling: Scheduling = STANDALONE) -> dict[str, str]:
     """Return what must be in force before a key is asked for; an empty value means: not set, or empty."""
-    return _CHANNEL | _DISK | _DATASETS | _SILENCE | dict.fromkeys(_UNSET, "")
+    unset = _UNSET if scheduling.manager == "standalone" else (*_UNSET, *_UNSET_FOR_PODS)
+    return _CHANNEL | _DISK | _scheduled(scheduling) | _DATASETS | _SILENCE | dict.fromkeys(unset, "")
 
 
-def check_application_settings(chosen: Mapping[str, str]) -> None:
+def _scheduled(scheduling: Scheduling) -> dict[str, str]:
+    executors = _CHANGING_EXECUTORS if scheduling.dynamic_allocation else _FIXED_EXECUTORS
+    return executors if scheduling.manager == "standalone" else executors | _PODS
+
+
+def check_application_settings(chosen: Mapping[str, str], scheduling: Scheduling = STANDALONE) -> None:
     """Refuse settings of an application that would weaken protection.
 
     Args:
         chosen: The application's own Spark settings.
+        scheduling: Who gives the driver its executors.
 
     Raises:
         RefusedError: Some of them are not the application's to choose; all are listed.
     """
-    required = enforced_settings() | guarded_settings()
+    required = enforced_settings(scheduling) | guarded_settings(scheduling)
     mismatches = tuple(
         Mismatch(name=name, expected=required[name] or "not set", actual=value)
         for name, value in sorted(chosen.items())

@@ -16,11 +16,16 @@ _MESSAGES_OF_JOBS = 30
 _TASKS = 2_000
 _MODULES = 300
 _MODULE_BYTES = 16 << 10
+_POD = '{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": {"containers": [{"name": "x"}]}}'
 _OTHER_ROLES = (
     "org.apache.spark.deploy.worker.ExecutorRunner",
     "org.apache.spark.executor.CoarseGrainedExecutorBackend",
     "org.apache.spark.scheduler.cluster.StandaloneSchedulerBackend",
     "org.apache.spark.deploy.worker.WorkerWatcher",
+    "org.apache.spark.scheduler.cluster.k8s.KubernetesClusterManager",
+    "org.apache.spark.scheduler.cluster.k8s.KubernetesClusterSchedulerBackend",
+    "org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend",
+    "org.apache.spark.scheduler.cluster.k8s.ExecutorPodsAllocator",
     "org.apache.parquet.crypto.InternalFileEncryptor",
     "org.apache.parquet.crypto.InternalFileDecryptor",
     "org.apache.parquet.crypto.AesGcmEncryptor",
@@ -57,6 +62,7 @@ def train(folder: Path) -> None:
     _send_messages(session)
     _encrypt_modules(session)
     _load_other_roles(session)
+    _use_kubernetes(session)
     session.stop()
 
 
@@ -103,6 +109,17 @@ def _load_other_roles(session: SparkSession) -> None:
     assert jvm is not None
     for name in _OTHER_ROLES:
         jvm.java.lang.Class.forName(name)
+
+
+def _use_kubernetes(session: SparkSession) -> None:
+    """Do what the driver does before it makes an executor's pod; no cluster is asked for anything."""
+    jvm = session.sparkContext._jvm  # noqa: SLF001 - the way to Java that PySpark has
+    assert jvm is not None
+    kubernetes = jvm.io.fabric8.kubernetes
+    client = kubernetes.client.KubernetesClientBuilder().build()
+    pod = kubernetes.client.utils.Serialization.unmarshal(_POD)
+    kubernetes.client.utils.Serialization.asJson(kubernetes.api.model.PodBuilder(pod).build())
+    client.close()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from strongroom.policy.approval import (
     executor_mismatches,
     validity_mismatches,
 )
+from strongroom.policy.workloads import workload_mismatches
 from strongroom.wire.ticket import RunTicket
 
 WritersOf = Callable[[str, int], frozenset[str]]
@@ -135,7 +136,8 @@ def authorize_opening(
 
     1. The ticket names exactly the datasets that the application binds.
     2. Each dataset bound to this key service has an approval that counts, names the submitter, is for exactly that
-       access, admits the version that is read, and covers ticket, result, time and counts (`authorize_run`).
+       access, admits the version that is read, covers ticket, result, time and counts (`authorize_run`), and names the
+       workload that the driver showed, if it names any.
     3. The versions to read and to build on exist; "latest" means the newest one that the approval admits.
     The caller MUST have verified ticket, result, nonce and the request's signature, MUST take `description` from
     an approval of this very application that names the submitter, and MUST count and record the run in the same
@@ -207,7 +209,8 @@ def authorize_joining(
     """Decide whether an executor may join a run.
 
     1. Its runtime data name this run, this application and this run's driver.
-    2. Its result meets every approval (`appraise_result`) under which the run was opened.
+    2. Its result meets every approval (`appraise_result`) under which the run was opened, and so does the workload that
+       it showed.
     3. It is not a member yet, and the ticket and every approval have a place left.
     The caller MUST have verified result, nonce and request, MUST check `demand_standing`, and MUST count the executor
     under every approval in the same transaction.
@@ -230,6 +233,7 @@ def authorize_joining(
                 approval=each.id,
                 mismatches=(
                     *appraise_result(each.approval, tee.claims, role="executor"),
+                    *workload_mismatches(each.approval.workloads, tee.shown, role="executor"),
                     *executor_mismatches(each.approval, in_run=len(members) - 1, in_all=each.executors_joined),
                 ),
             )
@@ -351,6 +355,7 @@ def _covering(
 def _run_mismatches(
     candidate: Candidate, *, ticket: VerifiedTicket, tee: AttestedTee, now: datetime
 ) -> tuple[Mismatch, ...]:
+    workload = tuple(workload_mismatches(candidate.approval.workloads, tee.shown, role="driver"))
     try:
         authorize_run(
             candidate.approval,
@@ -361,8 +366,8 @@ def _run_mismatches(
             now=now,
         )
     except RefusedError as refusal:
-        return refusal.mismatches
-    return ()
+        return (*refusal.mismatches, *workload)
+    return workload
 
 
 def _access_mismatches(approval: Approval, access: str) -> Iterator[Mismatch]:

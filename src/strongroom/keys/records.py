@@ -6,6 +6,7 @@ from pydantic import Field
 
 from strongroom.wire.key_service import Evidence
 from strongroom.wire.model import B64Url, ColumnName, CompactJws, DatasetName, Hex16, Hex32, Message, Timestamp
+from strongroom.wire.workload import Workload
 
 DATASET_KEY_PREFIX = "dataset-"
 """Names of the keys that are datasets' KEKs."""
@@ -145,6 +146,7 @@ class MemberRecord(Message):
         signing_key: JWK of the key that signs its requests.
         encryption_key: JWK of the RSA key to which its secrets are sealed.
         tee_key: Thumbprint of that RSA key.
+        workload: Who the pod is around it, by its service account's token; None where no such token counted.
     """
 
     run: Hex32
@@ -156,3 +158,4 @@ class MemberRecord(Message):
     tee_key: Hex32
     result: CompactJws
     evidence: Evidence
+    workload: Workload | None = None

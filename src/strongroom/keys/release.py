@@ -21,8 +21,9 @@ from strongroom.crypto.jose import unverified_header, verify_jws
 from strongroom.crypto.keys import VerifyingKey
 from strongroom.keys.records import MemberRecord, OpenedRun
 from strongroom.policy.claims import Claims
-from strongroom.policy.tee_claims import quote_hash
-from strongroom.wire.key_service import CloseRequest, DatasetVersion, JoinRequest, KeysRequest
+from strongroom.policy.tee_claims import AZURE_VM, INITDATA, quote_hash
+from strongroom.policy.workloads import NOTHING_SHOWN, ShownWorkload
+from strongroom.wire.key_service import CloseRequest, DatasetVersion, Evidence, JoinRequest, KeysRequest
 from strongroom.wire.runtime_data import RuntimeData
 from strongroom.wire.ticket import TICKET_TYP, RunTicket
 
@@ -56,6 +57,7 @@ class AttestedTee:
         signing_key: Signs the TEE's requests.
         encryption_key: Public JWK of the RSA key to which secrets are sealed.
         tee_key: Thumbprint of that key.
+        shown: What it showed beside, of the pod around it: its cluster's word, nothing that is attested.
     """
 
     claims: Claims
@@ -63,6 +65,7 @@ class AttestedTee:
     signing_key: VerifyingKey
     encryption_key: dict[str, str]
     tee_key: str
+    shown: ShownWorkload = NOTHING_SHOWN
 
 
 def verify_ticket(token: str) -> VerifiedTicket:
@@ -102,7 +105,8 @@ def read_attested_tee(request: JoinRequest, *, claims: Claims) -> AttestedTee:
     """Return the TEE that a verified result describes.
 
     1. The runtime data sent beside the result are, read strictly, those in the result (`x-ms-runtime`).
-    2. The quote sent beside it is of the result's kind of TEE, and the one that the result was made from.
+    2. The quote sent beside it is of the result's kind of TEE, and the one that the result was made from; so are the
+       document that the TEE was launched with, and what a confidential VM's vTPM says.
     3. Their keys are of the kinds that are used.
     The caller MUST have verified the result, and MUST check the request's signature with `signing_key`.
 
@@ -115,6 +119,7 @@ def read_attested_tee(request: JoinRequest, *, claims: Claims) -> AttestedTee:
         raise VerificationError("the attestation result is about other runtime data")
     if quote_hash(claims, request.evidence.kind) != sha256_hex(from_b64url(request.evidence.quote)):
         raise VerificationError("the attestation result is about another quote")
+    _demand_beside(request.evidence, claims)
     runtime = RuntimeData.from_json(runtime_bytes)
     signing_key = VerifyingKey.from_jwk(runtime.signing_key)
     encryption_key = VerifyingKey.from_jwk(runtime.keys[0])
@@ -127,6 +132,15 @@ def read_attested_tee(request: JoinRequest, *, claims: Claims) -> AttestedTee:
         encryption_key=encryption_key.to_jwk(),
         tee_key=encryption_key.thumbprint,
     )
+
+
+def _demand_beside(evidence: Evidence, claims: Claims) -> None:
+    """Refuse evidence without what a result rests on beside the quote, or with more: auditors get what is sent here."""
+    if (evidence.vtpm is not None) != (claims.get("x-ms-attestation-type") == AZURE_VM):
+        raise VerificationError("the attestation result is about evidence with a vTPM, or the evidence beside it is")
+    document = None if evidence.initdata is None else sha256_hex(from_b64url(evidence.initdata))
+    if claims.get(INITDATA) != document:
+        raise VerificationError("the attestation result is about a TEE that was launched with other initdata")
 
 
 def demand_hardware(claims: Claims, *, accepted: Hardware) -> None:

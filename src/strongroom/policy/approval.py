@@ -15,10 +15,12 @@ from strongroom.base.workflow import Step
 from strongroom.crypto.keys import VerifyingKey
 from strongroom.policy import back_ends
 from strongroom.policy.back_ends import BackEnd, Requirements, demand_least_numbers, demand_supported
-from strongroom.policy.claims import Claims, show
+from strongroom.policy.claims import Claims, ClaimValue, show
 from strongroom.policy.release_policy import ReleasePolicy, parse_release_policy
-from strongroom.policy.tee_claims import TEE_CLAIMS
-from strongroom.wire.model import ColumnName, DatasetName, Hex32, Message, TeeKind, Timestamp, Url
+from strongroom.policy.shapes import TEES_OF, Form, forms, shape_of
+from strongroom.policy.tee_claims import HARDWARE, TEE_CLAIMS, hardware_type
+from strongroom.policy.workloads import WorkloadDemand, demand_both_roles
+from strongroom.wire.model import ColumnName, DatasetName, Hex32, Message, Shape, TeeKind, Timestamp, Url
 from strongroom.wire.runtime_data import Role
 from strongroom.wire.ticket import RunTicket
 from strongroom.wire.vault_key import VaultKind
@@ -27,6 +29,16 @@ _BACK_END_NAMES: Final[Mapping[TeeKind, back_ends.TeeKind]] = {
     "sgx": back_ends.TeeKind.SGX,
     "tdx": back_ends.TeeKind.TDX,
     "snp": back_ends.TeeKind.SNP,
+}
+_NODE_NAMES: Final[Mapping[TeeKind, tuple[back_ends.TeeKind, ...]]] = {
+    "tdx": (back_ends.TeeKind.TDX, back_ends.TeeKind.AZURE_VM_TDX),
+    "snp": (back_ends.TeeKind.SNP, back_ends.TeeKind.AZURE_VM_SNP),
+}
+"""Confidential nodes are such virtual machines, and those of Azure with a paravisor below them."""
+_PLACES: Final[Mapping[Shape, back_ends.Place]] = {
+    "process": "launch",
+    "pod": "document",
+    "confidential-node": "runtime",
 }
 MAX_RUNS: Final = 1_000_000
 MAX_EXECUTORS: Final = 10_000
@@ -102,7 +114,8 @@ class Approval(Message):
         hardware: Exactly this kind: approval of simulated hardware is no approval of real hardware, nor the reverse.
         platform: Which machines, and how fresh the vendor's word about them; None for simulated hardware only.
         tees: The kinds of TEE it may run in; SGX alone unless the owner says otherwise.
-        shape: A TEE for each process, whose application is fixed at launch.
+        shape: What approvals said before there were several: a TEE for each process. Exactly one of this and the next.
+        shapes: The shapes that it may have (`policy.shapes`): the weaker one is never meant unless it is said.
         max_runs: How many runs may be opened in all.
         not_after: Until when runs may be opened, inclusive.
         submitters: Thumbprints of the keys that may sign run tickets; at least one.
@@ -121,6 +134,8 @@ class Approval(Message):
         writers: Whose versions may be read; None for everybody's.
         purpose: What for, in the owner's words: shown and logged, and nothing is decided by it.
         roster: SHA-256 of the dataset's roster that it was given under; None where the owners approve alone.
+        workloads: Which service accounts of which clusters it may run as, beside everything else; none named: no token
+            is asked for.
     """
 
     version: Literal[1] = 1
@@ -133,7 +148,8 @@ class Approval(Message):
     hardware: Literal["real", "simulated"]
     platform: PlatformDemand | None = None
     tees: tuple[TeeKind, ...] = Field(default=("sgx",), min_length=1, max_length=3)
-    shape: Literal["process"]
+    shape: Literal["process"] | None = Field(default=None, exclude_if=lambda shape: shape is None)
+    shapes: tuple[Shape, ...] = Field(default=(), max_length=3, exclude_if=lambda shapes: not shapes)
     max_runs: int = Field(default=1, ge=1, le=MAX_RUNS)
     not_after: Timestamp | None = None
     submitters: tuple[Hex32, ...] = Field(min_length=1, max_length=64)
@@ -149,6 +165,7 @@ class Approval(Message):
     writers: Annotated[tuple[Writer, ...], Field(min_length=1, max_length=64)] | None = None
     purpose: str = Field(default="", max_length=MAX_PURPOSE)
     roster: Hex32 | None = None
+    workloads: tuple[WorkloadDemand, ...] = Field(default=(), max_length=64, exclude_if=lambda named: not named)
 
     @field_validator("purpose")
     @classmethod
@@ -164,6 +181,12 @@ class Approval(Message):
             raise FormatError("a kind of TEE is named twice")
         return tees
 
+    @field_validator("workloads")
+    @classmethod
+    def _workloads_can_be_shown(cls, workloads: tuple[WorkloadDemand, ...]) -> tuple[WorkloadDemand, ...]:
+        demand_both_roles(workloads)
+        return workloads
+
     @field_validator("recipients")
     @classmethod
     def _recipients_are_public_keys(cls, recipients: tuple[dict[str, str], ...]) -> tuple[dict[str, str], ...]:
@@ -172,6 +195,19 @@ class Approval(Message):
             if key.algorithm != "ES256" or key.to_jwk() != jwk:
                 raise FormatError("a recipient is a public P-256 JWK with nothing but kty, crv, x and y")
         return recipients
+
+    @model_validator(mode="after")
+    def _names_shapes_that_can_be(self) -> Self:
+        admitted = self.admitted_shapes
+        if not admitted or (self.shape is not None and self.shapes) or len(set(admitted)) != len(admitted):
+            raise ValueError("an approval names the shapes that it admits, each once")
+        for shape in admitted:
+            if not set(self.tees) & set(TEES_OF[shape]):
+                raise ValueError(f"none of the kinds of TEE that are named can be a {shape}")
+        for tee in self.tees:
+            if all(tee not in TEES_OF[shape] for shape in admitted):
+                raise ValueError(f"none of the shapes that are named can be of {tee}")
+        return self
 
     @model_validator(mode="after")
     def _real_hardware_is_named(self) -> Self:
@@ -198,6 +234,11 @@ class Approval(Message):
         return in_range and (self.writers is None or not writers.isdisjoint(self.writers))
 
     @property
+    def admitted_shapes(self) -> tuple[Shape, ...]:
+        """The shapes that a TEE may have."""
+        return self.shapes if self.shape is None else (self.shape,)
+
+    @property
     def machines(self) -> str:
         """Which machines may run it, in words."""
         if self.platform is None or self.platform.machines == "any":
@@ -218,20 +259,24 @@ def approval_release_policy(approval: Approval, *, role: Role) -> ReleasePolicy:
 
     Source: design of the TEE's shapes; Azure Key Vault, "Secure key release policy grammar".
     """
-    authorities = [_authority(approval, role=role, tee=tee) for tee in approval.tees]
+    authorities: list[Json] = [
+        _authority(approval, role=role, form=form)
+        for shape in approval.admitted_shapes
+        for tee in approval.tees
+        for form in forms(shape, tee, application=approval.application)
+    ]
     return parse_release_policy(canonical_json({"version": "1.0.0", "anyOf": authorities}))
 
 
-def _authority(approval: Approval, *, role: Role, tee: TeeKind) -> Json:
-    claims = TEE_CLAIMS[tee]
-    demanded: dict[str, str | int] = {
+def _authority(approval: Approval, *, role: Role, form: Form) -> Json:
+    demanded: dict[str, ClaimValue] = {
         "x-ms-policy-hash": approval.evidence_policy_hash,
-        "x-ms-attestation-type": claims.attestation_type,
-        **claims.demanded,
-        claims.launched_with: claims.launch_value(approval.application),
+        **form.evidence,
+        **form.demanded,
+        **form.application,
         "x-ms-runtime.application": approval.application,
         "x-ms-runtime.role": role,
-        "x-ms-strongroom-hardware": approval.hardware,
+        HARDWARE: approval.hardware,
     }
     conditions: list[Json] = [{"claim": claim, "equals": value} for claim, value in demanded.items()]
     return {"authority": approval.attestation_issuer, "allOf": conditions}
@@ -248,7 +293,7 @@ def appraise_result(approval: Approval, claims: Claims, *, role: Role) -> tuple[
     Returns:
         All differences; none means that it meets the approval.
     """
-    mismatches = [*_platform_mismatches(approval.platform, claims)]
+    mismatches = [*_shape_mismatches(approval, claims), *_platform_mismatches(approval.platform, claims)]
     try:
         approval_release_policy(approval, role=role).evaluate(claims)
     except RefusedError as refusal:
@@ -260,7 +305,7 @@ def demand_enforceable(approval: Approval, back_end: BackEnd) -> None:
     """Refuse an approval that the attestation service behind it cannot enforce, or that demands less than it could.
 
     1. It is for a key service of Strongroom's: what a vault would leave undone, no service takes over unasked.
-    2. For each kind of TEE the back end has a claim for everything that is demanded.
+    2. For each shape and kind of TEE the back end has a claim for everything that is demanded.
     3. Of real hardware every least number is demanded that the back end can say.
 
     Args:
@@ -277,20 +322,30 @@ def demand_enforceable(approval: Approval, back_end: BackEnd) -> None:
             step=Step.POLICY,
             mismatches=(Mismatch(name="back end", expected="strongroom", actual=approval.back_end),),
         )
-    for tee in approval.tees:
-        requirements = _requirements(approval, tee)
+    for requirements in _requirements(approval):
         demand_supported(requirements, back_end)
         if approval.hardware == "real":
             demand_least_numbers(requirements, back_end)
 
 
-def _requirements(approval: Approval, tee: TeeKind) -> Requirements:
+def _requirements(approval: Approval) -> Iterator[Requirements]:
+    """Yield what an approval needs of each shape and kind of TEE that it admits."""
+    for shape in approval.admitted_shapes:
+        for tee in approval.tees:
+            if tee in TEES_OF[shape]:
+                names = _NODE_NAMES[tee] if shape == "confidential-node" else (_BACK_END_NAMES[tee],)
+                yield from (_requirements_of(approval, tee, name=name, place=_PLACES[shape]) for name in names)
+
+
+def _requirements_of(
+    approval: Approval, tee: TeeKind, *, name: back_ends.TeeKind, place: back_ends.Place
+) -> Requirements:
     """Return what an approval needs for one kind of TEE; migration is refused by every approval."""
     platform = approval.platform
     return Requirements(
-        tee=_BACK_END_NAMES[tee],
+        tee=name,
         hardware=approval.hardware,
-        application="launch",
+        application=place,
         hardware_ids="any" if platform is None else platform.machines,
         min_tcb_evaluation_data_number=None
         if platform is None or tee == "snp"
@@ -403,6 +458,12 @@ def _count_mismatches(approval: Approval, runs_opened: int, executors_joined: in
         yield Mismatch(name="runs", expected=f"fewer than {approval.max_runs} opened", actual=f"{runs_opened} opened")
 
 
+def _shape_mismatches(approval: Approval, claims: Claims) -> Iterator[Mismatch]:
+    shape = shape_of(claims)
+    if shape is not None and shape not in approval.admitted_shapes:
+        yield Mismatch(name="shape", expected=" or ".join(approval.admitted_shapes), actual=shape)
+
+
 def _platform_mismatches(demand: PlatformDemand | None, claims: Claims) -> Iterator[Mismatch]:
     if demand is None:
         return
@@ -413,7 +474,7 @@ def _platform_mismatches(demand: PlatformDemand | None, claims: Claims) -> Itera
             actual = ", ".join(machines) or "no such claim"
             yield Mismatch(name="machine", expected=" or ".join(demand.machines), actual=actual)
     least = {"x-ms-strongroom-crl-number": demand.min_crl_number}
-    if claims.get("x-ms-attestation-type") != TEE_CLAIMS["snp"].attestation_type:
+    if hardware_type(claims) != TEE_CLAIMS["snp"].attestation_type:
         least["x-ms-strongroom-tcb-evaluation-data-number"] = demand.min_tcb_evaluation_data_number
     for name, number in least.items():
         if number is None:

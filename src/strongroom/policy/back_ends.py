@@ -11,11 +11,15 @@ Source: Azure Attestation, "Claim sets"; azure-rest-api-specs, `AttestSgxEnclave
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from strongroom.base.errors import Mismatch, RefusedError
 from strongroom.base.workflow import Step
-from strongroom.policy.tee_claims import QUOTE_HASH
+from strongroom.policy.tee_claims import INITDATA_APPLICATION, ISOLATION, QUOTE_HASH
+
+Place: TypeAlias = Literal["launch", "document", "runtime"]
+"""Where an application digest stands: in the field that is fixed at launch, in a document whose hash stands there, or
+in runtime data alone."""
 
 
 class BackEnd(StrEnum):
@@ -41,6 +45,7 @@ class Demand(StrEnum):
     NONCE = "nonce of the key service"
     EVIDENCE = "hash of the evidence"
     LAUNCH_DIGEST = "application digest fixed at launch"
+    LAUNCH_DOCUMENT = "application digest in a document fixed at launch"
     RUNTIME_DIGEST = "application digest in runtime data"
     MEASUREMENT = "measurement of the image"
     NO_DEBUG = "no debug"
@@ -63,7 +68,7 @@ class Requirements:
     Attributes:
         tee: The kind of TEE.
         hardware: Exactly this kind.
-        application: Where the application digest must stand: fixed at launch, or (the weaker shape) in runtime data.
+        application: Where the application digest must stand; in runtime data alone is the weaker shape.
         hardware_ids: Processors or chips that are allowed, or "any"; an empty list allows none.
         tcb_status: Whether a TCB status is demanded.
         min_tcb_evaluation_data_number: The oldest knowledge of the vendor's that is accepted.
@@ -75,7 +80,7 @@ class Requirements:
 
     tee: TeeKind
     hardware: Literal["real", "simulated"]
-    application: Literal["launch", "runtime"]
+    application: Place
     hardware_ids: tuple[str, ...] | Literal["any"]
     tcb_status: bool = False
     min_tcb_evaluation_data_number: int | None = None
@@ -91,6 +96,7 @@ class Requirements:
         yield Demand.HARDWARE_ANY if self.hardware_ids == "any" else Demand.HARDWARE_LIST
         optional = {
             Demand.LAUNCH_DIGEST: self.application == "launch",
+            Demand.LAUNCH_DOCUMENT: self.application == "document",
             Demand.TCB_STATUS: self.tcb_status,
             Demand.TCB_EVALUATION: self.min_tcb_evaluation_data_number is not None,
             Demand.CRL_NUMBER: self.min_crl_number is not None,
@@ -101,7 +107,6 @@ class Requirements:
         yield from (demand for demand, asked in optional.items() if asked)
 
 
-_ISOLATION: Final = "x-ms-isolation-tee."
 _ANY: Final = "nothing to enforce"
 _ALL_REAL: Final = "all its hardware is real"
 _RUNTIME: Final = {Demand.NONCE: "x-ms-runtime.nonces", Demand.RUNTIME_DIGEST: "x-ms-runtime.application"}
@@ -128,7 +133,7 @@ _SNP: Final = {
 
 def _inside(claims: Mapping[Demand, str]) -> dict[Demand, str]:
     """Return the claims of a confidential VM's hardware; what is fixed at launch there is no application's."""
-    return {demand: _ISOLATION + claim for demand, claim in claims.items() if demand != Demand.LAUNCH_DIGEST}
+    return {demand: f"{ISOLATION}.{claim}" for demand, claim in claims.items() if demand != Demand.LAUNCH_DIGEST}
 
 
 _OURS: Final = {
@@ -143,6 +148,7 @@ _OUR_INTEL: Final = {
     Demand.TCB_EVALUATION: "x-ms-strongroom-tcb-evaluation-data-number",
 }
 _OUR_HASH: Final = {Demand.EVIDENCE: QUOTE_HASH}
+_OUR_DOCUMENT: Final = {Demand.LAUNCH_DOCUMENT: INITDATA_APPLICATION}
 _OUR_TDX: Final = {**_OUR_INTEL, Demand.NO_MIGRATION: "x-ms-strongroom-migratable"}
 _OUR_REGISTERS: Final = {Demand.REGISTERS: "x-ms-strongroom-pcr0"}
 _AZURES: Final = {Demand.REAL_HARDWARE: _ALL_REAL, Demand.HARDWARE_ANY: _ANY}
@@ -150,8 +156,8 @@ _AZURES: Final = {Demand.REAL_HARDWARE: _ALL_REAL, Demand.HARDWARE_ANY: _ANY}
 TABLE: Final[Mapping[BackEnd, Mapping[TeeKind, Mapping[Demand, str]]]] = {
     BackEnd.STRONGROOM: {
         TeeKind.SGX: {**_RUNTIME, **_SGX, **_OURS, **_OUR_INTEL},
-        TeeKind.TDX: {**_RUNTIME, **_TDX, **_OURS, **_OUR_TDX, **_OUR_HASH},
-        TeeKind.SNP: {**_RUNTIME, **_SNP, **_OURS, **_OUR_HASH},
+        TeeKind.TDX: {**_RUNTIME, **_TDX, **_OURS, **_OUR_TDX, **_OUR_HASH, **_OUR_DOCUMENT},
+        TeeKind.SNP: {**_RUNTIME, **_SNP, **_OURS, **_OUR_HASH, **_OUR_DOCUMENT},
         TeeKind.AZURE_VM_SNP: {**_RUNTIME, **_inside(_SNP), **_OURS, **_OUR_HASH, **_OUR_REGISTERS},
         TeeKind.AZURE_VM_TDX: {**_RUNTIME, **_inside(_TDX), **_OURS, **_OUR_HASH, **_OUR_TDX, **_OUR_REGISTERS},
     },
@@ -252,7 +258,10 @@ This page is generated from the code (`strongroom dev generate`). A cell names t
 demand is enforced; **no** means that an approval with this demand is refused for this back end and TEE."""
 _NOTES: Final = """\
 - On Azure's confidential VMs the paravisor is what is measured and fixed at launch. An application's digest can stand
-  in runtime data only, which is the weaker shape: whoever administers the guest's system chooses it.
+  in runtime data only, which is the weaker shape (`confidential-node`): whoever administers the guest's system chooses
+  it. An approval of that shape is of other clouds' nodes too, so both columns of its kind of hardware have to do.
+- A pod's application digest stands in its initdata. Azure Attestation compares such a document with HOST_DATA alone,
+  and says nothing of what is in it.
 - Azure's client has the vTPM of a confidential VM sign nothing of the client payload, which Azure Attestation copies
   into its result. So there neither a nonce nor an application digest is attested. Our service says whether the vTPM
   signed it (`x-ms-strongroom-runtime-data-attested`), and `POST /strongroom/v1/attest/AzureVm` takes nothing else.

@@ -24,6 +24,7 @@ _EXPECTED: Final[Mapping[str, str]] = {
     "duration": "an end within the approved time",
     "submitter": "one whom an approval names",
     "application": "an approved one",
+    "workload": "one that an approval names",
 }
 _WHAT_WAS_APPROVED: Final = "what was approved"
 

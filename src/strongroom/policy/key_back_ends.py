@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from strongroom.base.errors import Mismatch, RefusedError
 from strongroom.base.workflow import Step
 from strongroom.policy.approval import MAX_RUNS, Approval
+from strongroom.policy.tee_claims import TEE_CLAIMS
 
 
 class KeyBackEnd(StrEnum):
@@ -48,6 +49,8 @@ class KeyDemand(StrEnum):
     NOT_AFTER = "end of the approval"
     DURATION = "how long a run gets keys"
     EXECUTORS = "number of executors"
+    SHAPES = "pods and confidential nodes"
+    WORKLOADS = "chosen service accounts of clusters"
     ONE_DRIVER = "one driver a ticket"
     SEVERAL = "k of n signatures"
     VERSIONS = "chosen versions"
@@ -106,6 +109,7 @@ _COVERED: Final = frozenset(
         "platform",
         "tees",
         "shape",
+        "shapes",
         "max_runs",
         "not_after",
         "submitters",
@@ -125,14 +129,21 @@ _LIMITS: Final[Mapping[str, KeyDemand]] = {
     "versions": KeyDemand.VERSIONS,
     "writers": KeyDemand.WRITERS,
     "columns": KeyDemand.COLUMNS,
+    "workloads": KeyDemand.WORKLOADS,
 }
 """Fields that are limits where they are stated at all; so is every other one that is not covered."""
 _AZURE_ATTESTATION: Final = (".attest.azure.net", ".attest.azure.us", ".attest.azure.cn")
+_OURS: Final = "x-ms-strongroom-"
+"""How claims begin that Azure Attestation does not have."""
 
 
 def is_azure_attestation(url: str) -> bool:
     """Return whether an attestation service's address is one of Azure Attestation's."""
-    return (urlsplit(url).hostname or "").endswith(_AZURE_ATTESTATION)
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:  # half of an IPv6 address
+        return False
+    return host.endswith(_AZURE_ATTESTATION)
 
 
 def not_enforced(back_end: KeyBackEnd) -> tuple[str, ...]:
@@ -145,6 +156,7 @@ def demand_key_back_end(approval: Approval, back_end: KeyBackEnd) -> None:
 
     1. The approval names this back end: its owner knows what is not enforced there.
     2. Each limit that it states is one that the back end, its release policy or the measured agent enforces.
+    3. Azure Attestation, where its results count, has a claim for everything that is demanded of a TEE.
 
     Args:
         approval: The owner's approval.
@@ -161,8 +173,8 @@ def demand_key_back_end(approval: Approval, back_end: KeyBackEnd) -> None:
         for demand, stated in _demands(approval)
         if demand not in TABLE[back_end]
     ]
-    if approval.hardware == "simulated" and is_azure_attestation(approval.attestation_issuer):
-        mismatches.append(Mismatch(name="hardware", expected="real at Azure Attestation", actual=approval.hardware))
+    if is_azure_attestation(approval.attestation_issuer):
+        mismatches += _beyond_azure_attestation(approval)
     if mismatches:
         raise RefusedError(
             f"{back_end} cannot enforce what the approval states",
@@ -172,14 +184,24 @@ def demand_key_back_end(approval: Approval, back_end: KeyBackEnd) -> None:
         )
 
 
+def _beyond_azure_attestation(approval: Approval) -> Iterator[Mismatch]:
+    """Yield what Azure Attestation never says of a TEE, and a release policy would wait for in vain."""
+    if approval.hardware == "simulated":
+        yield Mismatch(name="hardware", expected="real at Azure Attestation", actual=approval.hardware)
+    for tee in approval.tees:
+        for claim in TEE_CLAIMS[tee].demanded:
+            if claim.startswith(_OURS):
+                yield Mismatch(name=claim, expected=f"a claim of Azure Attestation for {tee}", actual="none")
+
+
 def _demands(approval: Approval) -> Iterator[tuple[KeyDemand, str]]:
     """Yield each limit that an approval states, and its words."""
-    if is_azure_attestation(approval.attestation_issuer):
-        yield KeyDemand.AZURE_RESULTS, approval.attestation_issuer
-    else:
-        yield KeyDemand.STRONGROOM_RESULTS, approval.attestation_issuer
+    is_azures = is_azure_attestation(approval.attestation_issuer)
+    yield KeyDemand.AZURE_RESULTS if is_azures else KeyDemand.STRONGROOM_RESULTS, approval.attestation_issuer
     if approval.hardware == "simulated":
         yield KeyDemand.SIMULATED, approval.hardware
+    if approval.admitted_shapes != ("process",):
+        yield KeyDemand.SHAPES, ", ".join(approval.admitted_shapes)
     if approval.platform is not None:
         if approval.platform.machines != "any":
             yield KeyDemand.MACHINES, approval.machines
@@ -223,7 +245,11 @@ _NOTES: Final = f"""\
   are not put into words there. Put least numbers into the evidence policy, whose hash the release policy names.
 - Key Vault accepts results of Azure Attestation alone; a Managed HSM those of any issuer that publishes its keys as
   OpenID Connect does.
-- Agents ask Strongroom's attestation service: runs over a Key Vault wait until they can ask Azure Attestation.
+- Pods and confidential nodes are let in by Strongroom's key services alone: no vault looks for where a digest stands.
+- Azure Attestation does not say whether a trust domain can move to another machine. Every approval demands that it
+  cannot, so approvals that count on its results name SGX or SEV-SNP.
+- Of SEV-SNP, Azure Attestation does not say from which report a result was made. Receipts show that result and report
+  have the same report data: the hash of keys that the TEE made for this one run, and quotes once.
 - "Number of runs" in an approval for a vault is {MAX_RUNS}, the largest that an approval can name: nobody counts.
 - Versions of several datasets take effect one after the other, after those at a key service: a run that is cut off in
   between leaves some of them.

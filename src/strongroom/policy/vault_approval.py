@@ -16,13 +16,13 @@ from strongroom.policy.approval import Approval, approval_release_policy
 from strongroom.policy.claims import Claims
 from strongroom.policy.key_back_ends import KeyBackEnd, demand_key_back_end, is_azure_attestation
 from strongroom.policy.release_policy import ReleasePolicy, parse_release_policy
+from strongroom.policy.tee_claims import HARDWARE
 from strongroom.wire.key_service import APPROVAL_TYP
 from strongroom.wire.runtime_data import Role
 from strongroom.wire.ticket import RunTicket
 from strongroom.wire.vault_key import VaultKey
 
 _ROLES: Final[tuple[Role, ...]] = ("driver", "executor")
-_HARDWARE: Final = "x-ms-strongroom-hardware"
 
 
 def vault_release_policy(approvals: Sequence[Approval], *, roles: Sequence[Role] = _ROLES) -> ReleasePolicy:
@@ -107,7 +107,7 @@ def with_hardware(claims: Claims) -> Claims:
     """
     issuer = claims.get("iss")
     if isinstance(issuer, str) and is_azure_attestation(issuer):
-        return {_HARDWARE: "real", **claims}
+        return {HARDWARE: "real", **claims}
     return claims
 
 
@@ -115,7 +115,7 @@ def _as_issued(authority: Json) -> Json:
     """Leave out what Azure Attestation does not say; all hardware that it vouches for is real."""
     match authority:
         case {"authority": str(issuer), "allOf": [*conditions]} if is_azure_attestation(issuer):
-            kept = [each for each in conditions if not (isinstance(each, dict) and each.get("claim") == _HARDWARE)]
+            kept = [each for each in conditions if not (isinstance(each, dict) and each.get("claim") == HARDWARE)]
             return {"authority": issuer, "allOf": kept}
         case _:
             return authority

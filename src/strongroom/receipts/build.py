@@ -3,7 +3,7 @@
 import hashlib
 from typing import Any
 
-from strongroom.attestation.evidence.unverified import UnverifiedEvidence
+from strongroom.attestation.evidence.unverified import UnverifiedEvidence, UnverifiedVtpm
 from strongroom.base.encoding import canonical_json, from_b64url, to_b64url
 from strongroom.crypto.keys import SigningKey
 from strongroom.receipts.statement import sign_statement, statement_of
@@ -18,11 +18,21 @@ def evidence_of(evidence: Evidence) -> UnverifiedEvidence:
         FormatError: It is not base64url text.
         LimitError: It is larger than allowed.
     """
+    vtpm = None
+    if evidence.vtpm is not None:
+        vtpm = UnverifiedVtpm(
+            hcl_report=from_b64url(evidence.vtpm.hcl_report),
+            tpm_quote=from_b64url(evidence.vtpm.tpm_quote),
+            tpm_signature=from_b64url(evidence.vtpm.tpm_signature),
+            pcrs={int(number): bytes.fromhex(value) for number, value in evidence.vtpm.pcrs.items()},
+        )
     return UnverifiedEvidence(
         kind=evidence.kind,
         quote=from_b64url(evidence.quote),
         runtime_data=from_b64url(evidence.runtime_data),
         certificate_chain=evidence.certificate_chain,
+        initdata=None if evidence.initdata is None else from_b64url(evidence.initdata),
+        vtpm=vtpm,
     )
 
 

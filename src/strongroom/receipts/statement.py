@@ -16,7 +16,8 @@ from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.ecdsa import signature_of_any_form, signature_to_der
 from strongroom.crypto.jose import unverified_payload
 from strongroom.crypto.keys import SigningKey, VerifyingKey
-from strongroom.wire.key_service import DatasetVersion
+from strongroom.policy.shapes import shape_of
+from strongroom.wire.key_service import DatasetVersion, RunMember
 from strongroom.wire.receipt import DsseEnvelope, DsseSignature, ReceiptBody
 from strongroom.wire.ticket import RunTicket
 
@@ -61,16 +62,7 @@ def statement_of(body: ReceiptBody, *, digest: str) -> bytes:
         ],
         "keyServices": sorted(body.records),
         "members": {
-            identity: [
-                {
-                    "number": member.number,
-                    "role": member.role,
-                    "tee": member.evidence.kind,
-                    "result": {"sha256": sha256_hex(member.result.encode())},
-                }
-                for member in record.members
-            ]
-            for identity, record in body.records.items()
+            identity: [_member(member) for member in record.members] for identity, record in body.records.items()
         },
     }
     if body.vaults:
@@ -83,6 +75,27 @@ def statement_of(body: ReceiptBody, *, digest: str) -> bytes:
             "predicate": predicate,
         }
     )
+
+
+def shape_said(result: str) -> str | None:
+    """Return the shape of the TEE that a result is about, unverified; None where it says none.
+
+    Raises:
+        FormatError: Not a result.
+    """
+    return shape_of(parse_json_object(unverified_payload(result)))
+
+
+def _member(member: RunMember) -> Json:
+    """Return what a statement says of a member; a TEE for each process is not spelled out, as it never was."""
+    shape = shape_said(member.result)
+    return {
+        "number": member.number,
+        "role": member.role,
+        "tee": member.evidence.kind,
+        **({} if shape in (None, "process") else {"shape": shape}),
+        "result": {"sha256": sha256_hex(member.result.encode())},
+    }
 
 
 def sign_statement(statement: bytes, *, key: SigningKey) -> DsseEnvelope:

@@ -6,7 +6,7 @@ no log and no service's word: which TEEs had the key released besides the driver
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from strongroom.attestation.result import AttestationResult
 from strongroom.base.encoding import parse_json_object
@@ -16,7 +16,7 @@ from strongroom.crypto.keys import VerifyingKey
 from strongroom.datasets.vault_versions import verify_version
 from strongroom.policy.approval import Approval, appraise_result
 from strongroom.policy.key_back_ends import KeyBackEnd
-from strongroom.policy.vault_approval import verify_vault_approval, with_hardware
+from strongroom.policy.vault_approval import verify_vault_approval
 from strongroom.wire.key_service import DatasetVersion
 from strongroom.wire.receipt import ReceiptBody, VaultRecord
 from strongroom.wire.ticket import RunTicket
@@ -24,6 +24,7 @@ from strongroom.wire.trust import Trust
 from strongroom.wire.vault_key import VaultKey, parse_vault_key
 
 _ACTION: Final = "do not rely on this run; ask the owner which vault and which approval were meant"
+Access: TypeAlias = Literal["read", "write"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,21 +85,17 @@ def _verify_vault(
 ) -> VerifiedVault:
     key = parse_vault_key(record.statement)
     _demand("vault key's statement", identity, key.identity)
-    bindings: dict[str, Any] = {
-        name: each
-        for name, each in parse_json_object(body.application)["datasets"].items()
-        if each["key_service"] == identity
-    }
+    bindings = dict(_bindings(body, identity))
     _demand("datasets of the vault's key", sorted(bindings), sorted(record.approvals))
     _demand("driver's place", (0, "driver"), (record.member.number, record.member.role))
     approvals = {
-        name: _approval(token, name, bindings[name]["access"], key=key, ticket=ticket, driver=driver, trust=trust)
+        name: _approval(token, name, bindings[name], key=key, ticket=ticket, driver=driver, trust=trust)
         for name, token in record.approvals.items()
     }
     inputs = dict(_inputs(body, record, bindings, key=key, ticket=ticket))
     outputs: dict[str, DatasetVersion] = {}
     for name, token in record.outputs.items():
-        if name not in bindings or bindings[name]["access"] != "write":
+        if bindings.get(name) != "write":
             raise VerificationError("the receipt names an output that the application does not write", action=_ACTION)
         version = verify_version(token, key=key, run_key=_run_key(record, name), dataset=name)
         _demand("writer of an output", f"run:{body.run}", version.writer)
@@ -106,10 +103,22 @@ def _verify_vault(
     return VerifiedVault(key=key, approvals=approvals, inputs=inputs, outputs=outputs)
 
 
+def _bindings(body: ReceiptBody, identity: str) -> Iterator[tuple[str, Access]]:
+    """Yield the datasets that the application binds to a key, and what for."""
+    datasets = parse_json_object(body.application).get("datasets")
+    for name, binding in datasets.items() if isinstance(datasets, dict) else ():
+        match binding:
+            case {"key_service": str(keeper), "access": "read" | "write" as access}:
+                if keeper == identity:
+                    yield name, access
+            case _:
+                raise VerificationError(f"the application does not bind dataset {name}", action=_ACTION)
+
+
 def _approval(
     token: str,
     name: str,
-    access: Literal["read", "write"],
+    access: Access,
     *,
     key: VaultKey,
     ticket: RunTicket,
@@ -118,7 +127,7 @@ def _approval(
 ) -> Approval:
     approval = verify_vault_approval(token, key=key, dataset=name, access=access, ticket=ticket)
     signer = VerifyingKey.from_jwk(unverified_header(token)["jwk"]).thumbprint
-    mismatches = list(appraise_result(approval, with_hardware(driver.claims), role="driver"))
+    mismatches = list(appraise_result(approval, driver.claims, role="driver"))
     if signer not in trust.owners:
         mismatches.append(Mismatch(name="owner", expected=" or ".join(trust.owners), actual=signer))
     if mismatches:
@@ -131,7 +140,7 @@ def _approval(
 
 
 def _inputs(
-    body: ReceiptBody, record: VaultRecord, bindings: Mapping[str, Any], *, key: VaultKey, ticket: RunTicket
+    body: ReceiptBody, record: VaultRecord, bindings: Mapping[str, Access], *, key: VaultKey, ticket: RunTicket
 ) -> Iterator[tuple[str, DatasetVersion]]:
     for name, token in body.inputs.items():
         if name in bindings:

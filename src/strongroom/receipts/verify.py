@@ -3,49 +3,34 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
-from strongroom.attestation.endorsements.dcap import parse_endorsements
-from strongroom.attestation.endorsements.platforms import platform_of
-from strongroom.attestation.endorsements.snp import SnpEndorsements
-from strongroom.attestation.evidence.fields import launch_field, read_fields
-from strongroom.attestation.evidence.unverified import UnverifiedEvidence
-from strongroom.attestation.result import AttestationResult, verify_result
-from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, verify_sgx, verify_snp, verify_tdx
+from strongroom.attestation.result import AttestationResult
 from strongroom.base.encoding import from_b64url, parse_canonical_json, parse_json_object
 from strongroom.base.errors import Mismatch, RefusedError, VerificationError
 from strongroom.clients.statements import ServiceStatements
 from strongroom.crypto.derive import sha256_hex
-from strongroom.crypto.jose import unverified_header, unverified_payload, verify_jws
+from strongroom.crypto.jose import unverified_header, verify_jws
 from strongroom.crypto.keys import VerifyingKey
-from strongroom.crypto.x509 import LeafUsage, parse_pem_chain, spki_sha256, verify_leaf
 from strongroom.log.cosignature import Cosignature
 from strongroom.policy.approval import Approval, appraise_result, executor_mismatches, validity_mismatches
 from strongroom.policy.consent import NO_PROOF, SignedApproval, demand_consent, read_approval
 from strongroom.policy.signatures import signer_of
-from strongroom.policy.tee_claims import TEE_CLAIMS, quote_hash
-from strongroom.receipts.build import body_bytes, evidence_of
+from strongroom.policy.workloads import ShownWorkload, workload_mismatches
+from strongroom.receipts.build import body_bytes
 from strongroom.receipts.keys import ReleasedKeyIds, released_key_ids
+from strongroom.receipts.members import ACTION, VerifiedMember, demand, verify_member
 from strongroom.receipts.statement import statement_of, verify_statement
 from strongroom.receipts.vaults import VerifiedVault, verify_vaults
 from strongroom.receipts.witnesses import demand_witnesses
 from strongroom.wire.approvals import ApprovalProof
-from strongroom.wire.key_service import (
-    CLOSING_TYP,
-    VERSION_TYP,
-    Closing,
-    DatasetVersion,
-    LogProof,
-    RunMember,
-    RunRecord,
-)
+from strongroom.wire.key_service import CLOSING_TYP, VERSION_TYP, Closing, DatasetVersion, LogProof, RunRecord
 from strongroom.wire.receipt import RECEIPT_CONTEXT, Receipt, ReceiptBody
-from strongroom.wire.runtime_data import Role, RuntimeData
+from strongroom.wire.runtime_data import Role
 from strongroom.wire.service import Mode
 from strongroom.wire.ticket import TICKET_TYP, RunTicket
-from strongroom.wire.trust import Anchors, Trust, TrustedService
-
-_ACTION: Final = "do not rely on this run; ask the owner for the receipt that the key service logged"
+from strongroom.wire.trust import Trust, TrustedService
+from strongroom.wire.workload import Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +40,8 @@ class VerifiedReceipt:
     Attributes:
         application: Digest of the application that ran.
         description: Its description.
-        members: For each TEE: number, role, when it joined, kind of TEE, measurement.
+        members: For each TEE: number, role, when it joined, kind of TEE, shape, measurement; of a pod what it was
+            configured with, and by its service account's token, where one counted, account, cluster, name and uid.
         inputs, outputs: Version statements by dataset.
         approvals: What the owners had approved, by dataset.
         consents: Who signed it, by dataset of a key service.
@@ -95,16 +81,17 @@ def verify_receipt(
 
     1. The file is canonical JSON and a receipt; its hardware is the trust file's.
     2. The ticket is signed by its submitter, names the application whose description is shown, and is this run.
-    3. Each member's attestation result is signed by the pinned attestation service, and its evidence verifies under
-       the trusted roots; both say the same code, application, run and role; the code is a trusted agent's.
+    3. Each member's attestation result is signed by a key of the pinned attestation service, ours or Azure's, and its
+       evidence verifies under the trusted roots; both say the same code, application, run, role, shape and hardware;
+       the code is trusted as that shape.
     4. The body is signed with the key that the driver's evidence names, and so is the statement for other tools, which
        says the same.
     5. Each key service's closing statement holds, names this very body, counts every leaf, and says the mode and the
        holder of the master key that the trust file pins, and the mode that is required.
-    6. Each leaf is in the service's log; their numbers have no gap; exactly the members are among them; as many
-       witnesses as are demanded cosigned the log with all of them.
+    6. Each leaf is in the service's log; their numbers have no gap; exactly the members are among them, with their
+       shapes; as many witnesses as are demanded cosigned the log with all of them.
     7. Each approval is signed by a trusted owner, or by as many people as a roster demands that leads back to one, and
-       covers ticket, members and access. The log names it in the run's first leaf.
+       covers ticket, members, their workloads and access. The log names it in the run's first leaf.
     8. Inputs and outputs are the versions that the key services countersigned and logged.
     9. What it says of vaults' keys holds (`verify_vaults`).
 
@@ -126,38 +113,46 @@ def verify_receipt(
     parsed = parse_canonical_json(receipt_bytes)  # 1
     receipt = Receipt.from_json(receipt_bytes)
     body, content = receipt.body, body_bytes(parsed)
-    _demand("versions of receipt and body", receipt.version, body.version)
-    _demand("hardware", trust.hardware, body.hardware)
+    demand("versions of receipt and body", receipt.version, body.version)
+    demand("hardware", trust.hardware, body.hardware)
     if not body.records and not body.vaults:
-        raise VerificationError("the receipt names nothing that kept the keys", action=_ACTION)
+        raise VerificationError("the receipt names nothing that kept the keys", action=ACTION)
     ticket = _verify_ticket(body)  # 2
     members = {identity: _verify_members(body, record, trust=trust) for identity, record in body.records.items()}  # 3
-    drivers = {identity: _verify_member(body, each.member, trust=trust) for identity, each in body.vaults.items()}
+    drivers = {identity: verify_member(body, each.member, trust=trust) for identity, each in body.vaults.items()}
     first_members = [*members.values(), *((driver,) for driver in drivers.values())]
-    driver_key = _verify_signature(receipt, content, first_members)  # 4
+    results = [[member.result for member in each] for each in first_members]
+    driver_key = _verify_signature(receipt, content, results)  # 4
     statement = _verify_statement(receipt, content, driver_key)
     closings, statements = _verify_closings(receipt, content, trust=trust)  # 5
     if required_mode is not None:
         _demand_mode(closings, required_mode)
-        _demand("keys in vaults, which have no such mode", [], sorted(body.vaults))
+        demand("keys in vaults, which have no such mode", [], sorted(body.vaults))
     if min_witnesses:
-        _demand("keys in vaults, which have no log", [], sorted(body.vaults))
+        demand("keys in vaults, which have no log", [], sorted(body.vaults))
     opened: dict[str, Mapping[str, Any]] = {}
     witnesses: dict[str, tuple[Cosignature, ...]] = {}
     leaves: list[Mapping[str, Any]] = []
+    workloads: dict[str, tuple[Workload | None, ...]] = {}
     for identity, record in body.records.items():
         own = _verify_leaves(record, closings[identity], statements=statements[identity], run=body.run)  # 6
         opened[identity] = own[0]
         leaves += own
-        _verify_executors(members[identity], driver_key=driver_key)
+        _verify_executors([member.result for member in members[identity]], driver_key=driver_key)
+        workloads[identity] = _verify_joinings(members[identity], own)
         service = _key_service(trust, identity)
         witnesses[identity] = demand_witnesses(closings[identity].proof.checkpoint, service, minimum=min_witnesses)
-    consents = _verify_approvals(body, ticket, members=members, opened=opened, trust=trust)  # 7
+    joined = {
+        identity: tuple(zip((member.result for member in each), workloads[identity], strict=True))
+        for identity, each in members.items()
+    }
+    consents = _verify_approvals(body, ticket, joined=joined, opened=opened, trust=trust)  # 7
     approvals = {name: signed.approval for name, signed in consents.items()}
-    vaults = verify_vaults(body, ticket, drivers=drivers, trust=trust)  # 9
+    driver_results = {identity: each.result for identity, each in drivers.items()}
+    vaults = verify_vaults(body, ticket, drivers=driver_results, trust=trust)  # 9
     for vault in vaults.values():
         approvals |= vault.approvals
-    _demand("approved datasets", sorted(ticket.datasets), sorted(approvals))
+    demand("approved datasets", sorted(ticket.datasets), sorted(approvals))
     inputs, outputs = _verify_versions(body, ticket, closings=closings, statements=statements, vaults=vaults)  # 8
     shown = [*(record.members for record in body.records.values()), *((each.member,) for each in body.vaults.values())]
     return VerifiedReceipt(
@@ -171,9 +166,14 @@ def verify_receipt(
                 "role": member.role,
                 "joined_at": member.joined_at,
                 "tee": member.evidence.kind,
-                "measurement": str(result.claims[TEE_CLAIMS[member.evidence.kind].measurement]),
+                "shape": verified.shape,
+                "measurement": verified.measurement,
+                **_pod(verified),
+                **_workload(workload),
             }
-            for member, result in zip(shown[0], first_members[0], strict=True)
+            for member, verified, workload in zip(
+                shown[0], first_members[0], next(iter(workloads.values()), (None,)), strict=True
+            )
         ),
         inputs=inputs,
         outputs=outputs,
@@ -195,95 +195,30 @@ def _verify_ticket(body: ReceiptBody) -> RunTicket:
         case {"jwk": dict(jwk)}:
             key = VerifyingKey.from_jwk(jwk)
         case _:
-            raise VerificationError("the run ticket names no key", action=_ACTION)
+            raise VerificationError("the run ticket names no key", action=ACTION)
     payload = verify_jws(body.ticket, key=key, typ=TICKET_TYP).payload
     ticket = RunTicket.from_json(payload)
-    _demand("submitter", ticket.submitter, key.thumbprint)
-    _demand("run", sha256_hex(payload), body.run)
-    _demand("run id", ticket.run_id, body.run_id)
+    demand("submitter", ticket.submitter, key.thumbprint)
+    demand("run", sha256_hex(payload), body.run)
+    demand("run id", ticket.run_id, body.run_id)
     parse_canonical_json(body.application.encode())
-    _demand("application", ticket.application, sha256_hex(body.application.encode()))
+    demand("application", ticket.application, sha256_hex(body.application.encode()))
     return ticket
 
 
-def _verify_members(body: ReceiptBody, record: RunRecord, *, trust: Trust) -> tuple[AttestationResult, ...]:
-    _demand("run of the record", body.run, record.run)
+def _verify_members(body: ReceiptBody, record: RunRecord, *, trust: Trust) -> tuple[VerifiedMember, ...]:
+    demand("run of the record", body.run, record.run)
     if [member.number for member in record.members] != list(range(len(record.members))):
-        raise VerificationError("the members are not numbered without a gap", action=_ACTION)
+        raise VerificationError("the members are not numbered without a gap", action=ACTION)
     if not record.members or [member.role for member in record.members].count("driver") != 1:
-        raise VerificationError("a run has one driver", action=_ACTION)
-    return tuple(_verify_member(body, member, trust=trust) for member in record.members)
-
-
-def _verify_member(body: ReceiptBody, member: RunMember, *, trust: Trust) -> AttestationResult:
-    joined_at = datetime.strptime(member.joined_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    service, party = _attestation_service(trust, body.attestation_service)
-    chain = _signing_chain(body, member.result)
-    identity = spki_sha256(chain[-1])
-    leaf = verify_leaf(
-        chain,
-        identity=identity if service.identities_until(identity) is not None else service.identity,
-        usage=LeafUsage.SIGNING,
-        now=joined_at,
-    )
-    result = verify_result(member.result, issuer=service.url, verifying_key=leaf.public_key, now=joined_at)
-    evidence, runtime_data = evidence_of(member.evidence), from_b64url(member.evidence.runtime_data)
-    hardware = _verify_evidence(evidence, body=body, trust=party, now=joined_at)
-    fields, claims = read_fields(evidence.kind, evidence.quote), TEE_CLAIMS[evidence.kind]
-    runtime = RuntimeData.from_json(runtime_data)
-    application = RunTicket.from_json(unverified_payload(body.ticket)).application
-    measurement = fields.measurement.hex()
-    _demand("runtime data", parse_json_object(runtime_data), result.runtime)
-    _demand("run of a member", body.run, runtime.run)
-    _demand("role of a member", member.role, runtime.role)
-    _demand("application of a member", application, runtime.application)
-    launched_with = fields.launched_with.hex() if fields.launched_with else None
-    _demand(launch_field(evidence.kind), claims.launch_value(application), launched_with)
-    _demand("measurement of the result", measurement, result.claims.get(claims.measurement))
-    _demand("hardware of a member", trust.hardware, hardware)
-    _demand("quote", quote_hash(result.claims, evidence.kind), sha256_hex(evidence.quote))
-    if measurement not in party.agents(evidence.kind):
-        expected = " or ".join(party.agents(evidence.kind)) or f"no agent of kind {evidence.kind}"
-        raise RefusedError(
-            "the run used an agent that is not trusted here",
-            action=_ACTION,
-            mismatches=(Mismatch(name="measurement", expected=expected, actual=measurement),),
-        )
-    return result
-
-
-def _verify_evidence(evidence: UnverifiedEvidence, *, body: ReceiptBody, trust: Anchors, now: datetime) -> str:
-    """Verify a member's evidence and return the kind of its hardware."""
-    endorsements = body.endorsements.get(platform_of(evidence))
-    if endorsements is None:
-        raise VerificationError("the receipt holds no endorsements of a member's platform", action=_ACTION)
-    roots = _roots(trust)
-    match evidence:
-        case UnverifiedEvidence(kind="snp", certificate_chain=str(chain)):
-            snp = SnpEndorsements(certificate_chain=chain, crl=endorsements)
-            return verify_snp(evidence, trusted_roots=roots, endorsements=snp, now=now).hardware
-        case UnverifiedEvidence(kind="tdx"):
-            dcap = parse_endorsements(endorsements.encode())
-            return verify_tdx(evidence, trusted_roots=roots, endorsements=dcap, now=now).hardware
-        case _:
-            dcap = parse_endorsements(endorsements.encode())
-            return verify_sgx(evidence, trusted_roots=roots, endorsements=dcap, now=now).hardware
-
-
-def _signing_chain(body: ReceiptBody, result: str) -> list[bytes]:
-    """Return the certificate of the key that signed a result, and the identity's: a run may see several such keys."""
-    *leaves, identity = (from_b64url(certificate) for certificate in body.attestation_certificates)
-    kid = unverified_header(result).get("kid")
-    leaf = next((leaf for leaf in leaves if spki_sha256(leaf) == kid), None)
-    if leaf is None:
-        raise VerificationError("the receipt holds no certificate of the key that signed a result", action=_ACTION)
-    return [leaf, identity]
+        raise VerificationError("a run has one driver", action=ACTION)
+    return tuple(verify_member(body, member, trust=trust) for member in record.members)
 
 
 def _verify_signature(receipt: Receipt, content: bytes, members: Sequence[Sequence[AttestationResult]]) -> VerifyingKey:
     keys = {_signing_key(results[0]).thumbprint: _signing_key(results[0]) for results in members}
     if len(keys) != 1:
-        raise VerificationError("the key services saw different drivers", action=_ACTION)
+        raise VerificationError("the key services saw different drivers", action=ACTION)
     (driver_key,) = keys.values()
     driver_key.verify(RECEIPT_CONTEXT + content, from_b64url(receipt.signature))
     return driver_key
@@ -291,11 +226,11 @@ def _verify_signature(receipt: Receipt, content: bytes, members: Sequence[Sequen
 
 def _verify_statement(receipt: Receipt, content: bytes, driver_key: VerifyingKey) -> dict[str, Any] | None:
     if receipt.attestation is None:
-        _demand("version of a receipt without a statement", 1, receipt.version)
+        demand("version of a receipt without a statement", 1, receipt.version)
         return None
     statement = verify_statement(receipt.attestation, key=driver_key)
     expected = statement_of(receipt.body, digest=sha256_hex(content))
-    _demand("statement", parse_json_object(expected), statement)
+    demand("statement", parse_json_object(expected), statement)
     return statement
 
 
@@ -304,19 +239,19 @@ def _signing_key(result: AttestationResult) -> VerifyingKey:
         case dict(jwk):
             return VerifyingKey.from_jwk(jwk)
         case _:
-            raise VerificationError("the evidence names no signing key", action=_ACTION)
+            raise VerificationError("the evidence names no signing key", action=ACTION)
 
 
 def _verify_executors(members: Sequence[AttestationResult], *, driver_key: VerifyingKey) -> None:
     for result in members[1:]:
-        _demand("driver of an executor", driver_key.thumbprint, result.runtime.get("driver_key"))
+        demand("driver of an executor", driver_key.thumbprint, result.runtime.get("driver_key"))
 
 
 def _verify_closings(
     receipt: Receipt, content: bytes, *, trust: Trust
 ) -> tuple[dict[str, Closing], dict[str, ServiceStatements]]:
     body = receipt.body
-    _demand("closing statements", sorted(body.records), sorted(receipt.closings))
+    demand("closing statements", sorted(body.records), sorted(receipt.closings))
     finished_at = datetime.strptime(body.finished_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     closings: dict[str, Closing] = {}
     checked: dict[str, ServiceStatements] = {}
@@ -326,15 +261,15 @@ def _verify_closings(
             identity=identity, now=lambda: finished_at, predecessors=pinned.identities_until(identity) or ()
         )
         closing = Closing.from_json(statements.verify(token, typ=CLOSING_TYP))
-        _demand("log key", pinned.log_key, statements.log_key)
-        _demand("mode of the key service", pinned.mode, closing.mode)
+        demand("log key", pinned.log_key, statements.log_key)
+        demand("mode of the key service", pinned.mode, closing.mode)
         if pinned.master_key is not None:
-            _demand("holder of the master key", pinned.master_key, closing.master_key)
-        _demand("key service", identity, closing.key_service)
-        _demand("run closed", body.run, closing.run)
-        _demand("outcome", body.outcome, closing.outcome)
-        _demand("receipt digest", sha256_hex(content), closing.receipt)
-        _demand("leaves", len(body.records[identity].leaves), closing.leaves)
+            demand("holder of the master key", pinned.master_key, closing.master_key)
+        demand("key service", identity, closing.key_service)
+        demand("run closed", body.run, closing.run)
+        demand("outcome", body.outcome, closing.outcome)
+        demand("receipt digest", sha256_hex(content), closing.receipt)
+        demand("leaves", len(body.records[identity].leaves), closing.leaves)
         closings[identity], checked[identity] = closing, statements
     return closings, checked
 
@@ -347,7 +282,7 @@ def _demand_mode(closings: Mapping[str, Closing], required: Mode) -> None:
     )
     if mismatches:
         raise RefusedError(
-            "a key service of the run was not run as it is demanded here", action=_ACTION, mismatches=mismatches
+            "a key service of the run was not run as it is demanded here", action=ACTION, mismatches=mismatches
         )
 
 
@@ -356,32 +291,67 @@ def _verify_leaves(
 ) -> list[dict[str, Any]]:
     """Verify a run's leaves at one key service and return them; the first one opened it."""
     proofs = (*closing.member_proofs, closing.proof)
-    _demand("checkpoints of the closing", 1, len({proof.checkpoint for proof in proofs}))
-    _demand("proved leaves", [p.leaf for p in record.leaves], [p.leaf for p in closing.member_proofs])
+    demand("checkpoints of the closing", 1, len({proof.checkpoint for proof in proofs}))
+    demand("proved leaves", [p.leaf for p in record.leaves], [p.leaf for p in closing.member_proofs])
     leaves = [_leaf(proof, statements) for proof in (*record.leaves, *closing.member_proofs, closing.proof)]
     count = len(record.leaves)
     for number, leaf in enumerate([*leaves[:count], leaves[-1]]):
-        _demand("run of a leaf", run, leaf.get("run"))
-        _demand("number of a leaf", number, leaf.get("number"))
+        demand("run of a leaf", run, leaf.get("run"))
+        demand("number of a leaf", number, leaf.get("number"))
     events = [leaf.get("event") for leaf in leaves[:count]]
-    _demand("first leaf", "run-opened", events[0] if events else None)
-    _demand("last leaf", "run-closed", leaves[-1].get("event"))
-    _demand("receipt in the log", closing.receipt, leaves[-1].get("receipt"))
-    _demand("outcome in the log", closing.outcome, leaves[-1].get("outcome"))
+    demand("first leaf", "run-opened", events[0] if events else None)
+    demand("last leaf", "run-closed", leaves[-1].get("event"))
+    demand("receipt in the log", closing.receipt, leaves[-1].get("receipt"))
+    demand("outcome in the log", closing.outcome, leaves[-1].get("outcome"))
     joined = [leaf.get("result") for leaf in leaves[:count] if leaf.get("event") in {"run-opened", "member-joined"}]
-    _demand("members in the log", [sha256_hex(member.result.encode()) for member in record.members], joined)
+    demand("members in the log", [sha256_hex(member.result.encode()) for member in record.members], joined)
     versions = {name: sha256_hex(token.encode()) for name, token in closing.versions.items()}
-    _demand("versions in the log", versions, leaves[-1].get("versions"))
+    demand("versions in the log", versions, leaves[-1].get("versions"))
     return [*leaves[:count], leaves[-1]]
+
+
+def _verify_joinings(
+    members: Sequence[VerifiedMember], leaves: Sequence[Mapping[str, Any]]
+) -> tuple[Workload | None, ...]:
+    """Compare the leaves about members with what was verified; return the workload that each has shown.
+
+    Leaves from before there were shapes name none. Who a pod is, is the key service's word: the token is not kept.
+    """
+    joined = [leaf for leaf in leaves if leaf.get("event") in {"run-opened", "member-joined"}]
+    workloads: list[Workload | None] = []
+    for member, leaf in zip(members, joined, strict=True):
+        demand("shape in the log", member.shape, leaf.get("shape", member.shape))
+        workloads.append(Workload.from_object(leaf["workload"]) if "workload" in leaf else None)
+    pods = [(each.issuer, each.pod_uid) for each in workloads if each is not None]
+    demand("pods that joined more than once", len(set(pods)), len(pods))
+    return tuple(workloads)
+
+
+def _pod(member: VerifiedMember) -> dict[str, str]:
+    initdata = member.initdata
+    if initdata is None:
+        return {}
+    return {"configuration": initdata.configuration, **({} if initdata.image is None else {"image": initdata.image})}
+
+
+def _workload(workload: Workload | None) -> dict[str, str]:
+    if workload is None:
+        return {}
+    return {
+        "cluster": workload.issuer,
+        "service_account": workload.subject,
+        "pod": workload.pod,
+        "pod_uid": workload.pod_uid,
+    }
 
 
 def _demand_opened_under(name: str, signed: SignedApproval, opened: Mapping[str, Any]) -> None:
     """Compare an approval with the leaf that opened the run: it is that one, and no roster of then is left out."""
-    _demand(f"approval for {name} in the log", _named(opened, "approvals", name), signed.id)
+    demand(f"approval for {name} in the log", _named(opened, "approvals", name), signed.id)
     roster = _named(opened, "rosters", name)
     if roster is not None:
         shown = [each.digest for each in signed.rosters if each.digest == roster]
-        _demand(f"roster of {name} in the log", [roster], shown)
+        demand(f"roster of {name} in the log", [roster], shown)
 
 
 def _named(leaf: Mapping[str, Any], member: str, name: str) -> object:
@@ -398,7 +368,7 @@ def _verify_approvals(
     body: ReceiptBody,
     ticket: RunTicket,
     *,
-    members: Mapping[str, tuple[AttestationResult, ...]],
+    joined: Mapping[str, Sequence[tuple[AttestationResult, Workload | None]]],
     opened: Mapping[str, Mapping[str, Any]],
     trust: Trust,
 ) -> dict[str, SignedApproval]:
@@ -410,16 +380,17 @@ def _verify_approvals(
             signed = _approval(token, record.proofs.get(name, NO_PROOF), outcome=body.outcome, owners=owners)
             approval = signed.approval
             _demand_opened_under(name, signed, opened[identity])
-            _demand("approval's dataset", name, approval.dataset)
-            _demand("approval's key service", identity, approval.key_service)
-            _demand("approval's application", ticket.application, approval.application)
+            demand("approval's dataset", name, approval.dataset)
+            demand("approval's key service", identity, approval.key_service)
+            demand("approval's back end", "strongroom", approval.back_end)
+            demand("approval's application", ticket.application, approval.application)
             binding = _binding(bindings, name)
-            _demand("approval's access", binding.get("access"), approval.access)
-            _demand("key service of the binding", identity, binding.get("key_service"))
+            demand("approval's access", binding.get("access"), approval.access)
+            demand("key service of the binding", identity, binding.get("key_service"))
             if ticket.submitter not in approval.submitters:
-                raise RefusedError("the approval does not name the submitter", action=_ACTION)
-            for member, result in zip(record.members, members[identity], strict=True):
-                _demand_approved(approval, result, role=member.role)
+                raise RefusedError("the approval does not name the submitter", action=ACTION)
+            for member, (result, workload) in zip(record.members, joined[identity], strict=True):
+                _demand_approved(approval, result, workload, role=member.role)
             _demand_within(approval, record, version=ticket.datasets.get(name))
             approvals[name] = signed
     return approvals
@@ -435,13 +406,17 @@ def _demand_within(approval: Approval, record: RunRecord, *, version: int | None
         expected = f"version {approval.versions}"
         mismatches.append(Mismatch(name=f"input {approval.dataset}", expected=expected, actual=str(version)))
     if mismatches:
-        raise RefusedError("the run went beyond an approval", action=_ACTION, mismatches=tuple(mismatches))
+        raise RefusedError("the run went beyond an approval", action=ACTION, mismatches=tuple(mismatches))
 
 
-def _demand_approved(approval: Approval, result: AttestationResult, *, role: Role) -> None:
-    mismatches = appraise_result(approval, result.claims, role=role)
+def _demand_approved(approval: Approval, result: AttestationResult, workload: Workload | None, *, role: Role) -> None:
+    shown = ShownWorkload(workload=workload)
+    mismatches = (
+        *appraise_result(approval, result.claims, role=role),
+        *workload_mismatches(approval.workloads, shown, role=role),
+    )
     if mismatches:
-        raise RefusedError("a member of the run does not meet an approval", action=_ACTION, mismatches=mismatches)
+        raise RefusedError("a member of the run does not meet an approval", action=ACTION, mismatches=mismatches)
 
 
 def _approval(token: str, proof: ApprovalProof, *, outcome: str, owners: Sequence[str]) -> SignedApproval:
@@ -450,7 +425,7 @@ def _approval(token: str, proof: ApprovalProof, *, outcome: str, owners: Sequenc
     if root not in owners:
         raise RefusedError(
             "the approval is signed by nobody this trust file knows",
-            action=_ACTION,
+            action=ACTION,
             mismatches=(Mismatch(name="owner", expected=" or ".join(owners), actual=root),),
         )
     signed = read_approval(token, proof, owners=dict.fromkeys(owners))
@@ -474,10 +449,10 @@ def _verify_versions(
             continue
         service = statements.get(str(_binding(bindings, name).get("key_service")))
         if service is None:
-            raise VerificationError(f"the key service of dataset {name} has no part in the receipt", action=_ACTION)
+            raise VerificationError(f"the key service of dataset {name} has no part in the receipt", action=ACTION)
         version = _version(token, service, name)
         if ticket.datasets.get(name) is not None:
-            _demand("version of an input", ticket.datasets[name], version.number)
+            demand("version of an input", ticket.datasets[name], version.number)
         inputs[name] = version
         if body.version > 1:
             _verify_version_leaf(body.input_proofs.get(name), token, name, service)
@@ -485,25 +460,25 @@ def _verify_versions(
         name: each for vault in vaults.values() for name, each in vault.outputs.items()
     }
     for name, version in outputs.items():
-        _demand("outputs", True, name in body.outputs)  # noqa: FBT003 - a value
-        _demand("output manifest", body.outputs[name].manifest_digest, version.manifest_digest)
+        demand("outputs", True, name in body.outputs)  # noqa: FBT003 - a value
+        demand("output manifest", body.outputs[name].manifest_digest, version.manifest_digest)
     for identity, closing in closings.items():
         for name, token in closing.versions.items():
-            _demand("key service of an output", bindings[name]["key_service"] if name in bindings else None, identity)
+            demand("key service of an output", bindings[name]["key_service"] if name in bindings else None, identity)
             version = _version(token, statements[identity], name)
             output = body.outputs.get(name)
-            _demand("output manifest", output and output.manifest_digest, version.manifest_digest)
+            demand("output manifest", output and output.manifest_digest, version.manifest_digest)
             outputs[name] = version
-    _demand("outputs", sorted(body.outputs), sorted(outputs))
+    demand("outputs", sorted(body.outputs), sorted(outputs))
     unread = [name for name, number in ticket.datasets.items() if number is not None and name not in inputs]
-    _demand("inputs that are not shown", [], unread)
+    demand("inputs that are not shown", [], unread)
     return inputs, outputs
 
 
 def _bindings(body: ReceiptBody) -> dict[str, Any]:
     bindings = parse_json_object(body.application).get("datasets")
     if not isinstance(bindings, dict):
-        raise VerificationError("the application's description binds no datasets", action=_ACTION)
+        raise VerificationError("the application's description binds no datasets", action=ACTION)
     return bindings
 
 
@@ -512,44 +487,22 @@ def _binding(bindings: Mapping[str, Any], name: str) -> dict[str, Any]:
         case dict(binding):
             return binding
         case _:
-            raise VerificationError(f"the application does not bind dataset {name}", action=_ACTION)
+            raise VerificationError(f"the application does not bind dataset {name}", action=ACTION)
 
 
 def _version(token: str, statements: ServiceStatements, name: str) -> DatasetVersion:
     version = DatasetVersion.from_json(statements.verify(token, typ=VERSION_TYP))
-    _demand("dataset of a version", name, version.dataset)
+    demand("dataset of a version", name, version.dataset)
     return version
 
 
 def _verify_version_leaf(proof: LogProof | None, token: str, name: str, statements: ServiceStatements) -> None:
     if proof is None:
-        raise VerificationError(f"the receipt does not prove that the version of {name} is logged", action=_ACTION)
+        raise VerificationError(f"the receipt does not prove that the version of {name} is logged", action=ACTION)
     leaf = _leaf(proof, statements)
     found = {key: leaf.get(key) for key in ("event", "dataset", "statement")}
     expected = {"event": "dataset-version", "dataset": name, "statement": sha256_hex(token.encode())}
-    _demand("log entry of an input", expected, found)
-
-
-def _roots(trust: Anchors) -> TrustedRoots:
-    return TrustedRoots(
-        roots=tuple(
-            TrustedRoot(certificate_der=parse_pem_chain(root.certificate_pem.encode())[0], simulated=root.simulated)
-            for root in trust.roots
-        )
-    )
-
-
-def _attestation_service(trust: Trust, url: str) -> tuple[TrustedService, Anchors]:
-    """Return an attestation service, and whose it is: that party's roots and agents are what it vouches for."""
-    for party in trust.parties():
-        for service in party.services:
-            if service.service == "attestation-service" and service.url == url:
-                return service, party
-    raise RefusedError(
-        "the attestation service of the run is not in the trust file",
-        action=_ACTION,
-        mismatches=(Mismatch(name="attestation service", expected="one of the trust file's", actual=url),),
-    )
+    demand("log entry of an input", expected, found)
 
 
 def _key_service(trust: Trust, identity: str) -> TrustedService:
@@ -559,15 +512,6 @@ def _key_service(trust: Trust, identity: str) -> TrustedService:
                 return service
     raise RefusedError(
         "a key service of the run is not in the trust file",
-        action=_ACTION,
+        action=ACTION,
         mismatches=(Mismatch(name="key service", expected="one of the trust file's", actual=identity),),
     )
-
-
-def _demand(name: str, expected: object, actual: object) -> None:
-    if expected != actual:
-        raise VerificationError(
-            f"the receipt does not hold: {name}",
-            action=_ACTION,
-            mismatches=(Mismatch(name=name, expected=str(expected)[:200], actual=str(actual)[:200]),),
-        )

@@ -187,7 +187,17 @@ class ApprovalDesk:
                 "the approval names an attestation service that this key service does not trust",
                 mismatches=(Mismatch(name="attestation_issuer", expected="a configured one", actual=actual),),
             )
+        unknown = [each.issuer for each in approval.workloads if not self._knows_cluster(each.issuer)]
+        if unknown:
+            raise RefusedError(
+                "the approval names a service account of a cluster that this key service does not know",
+                action="Configure the cluster's keys at the key service (workload_issuers), or approve without it.",
+                mismatches=(Mismatch(name="workload issuer", expected="a configured one", actual=unknown[0]),),
+            )
         demand_enforceable(approval, self._desk.issuers.back_end(approval.attestation_issuer))
+
+    def _knows_cluster(self, issuer: str) -> bool:
+        return self._desk.workloads is not None and self._desk.workloads.knows(issuer)
 
 
 def approval_json(record: ApprovalRecord, found: StoredApproval | None, *, now: datetime) -> dict[str, Json]:
@@ -240,6 +250,7 @@ def _leaf(record: ApprovalRecord, signed: SignedApproval) -> dict[str, Json]:
         "dataset": approval.dataset,
         "application": approval.application,
         "access": approval.access,
+        "shapes": list(approval.admitted_shapes),
         "max_runs": approval.max_runs,
         "max_executors_total": approval.max_executors_total,
         "purpose": approval.purpose,

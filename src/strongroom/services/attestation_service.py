@@ -35,6 +35,7 @@ from strongroom.base.errors import (
 from strongroom.base.limits import LIMITS
 from strongroom.base.workflow import Step
 from strongroom.crypto.derive import sha256_hex
+from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.x509 import parse_pem_chain
 from strongroom.policy.claims import claims_to_json
 from strongroom.policy.evidence_policy import EvidencePolicy
@@ -65,7 +66,14 @@ from strongroom.services.metrics import AttestationMetrics
 from strongroom.services.people import People, PeopleSettings, Role, configuration_of_people, configured_people
 from strongroom.services.policy_tokens import token_of_body
 from strongroom.services.process import run_configured
-from strongroom.services.result_signing import AZURE_FORM, ResultProperties, ResultSigner, TokenForm, Tokens
+from strongroom.services.result_signing import (
+    AZURE_FORM,
+    ResultProperties,
+    ResultSigner,
+    TokenForm,
+    Tokens,
+    with_signing_key,
+)
 from strongroom.services.sign_in import TokenIssuers
 from strongroom.services.sign_in_desk import SignInDesk
 from strongroom.services.tcb_baselines import tcb_baselines
@@ -116,7 +124,9 @@ class AttestationServiceConfig(PeopleSettings):
         host: Address to listen on.
         port: Port to listen on.
         names: Further host names and addresses for the TLS certificate.
-        state: Folder for identity and database, the owner's alone.
+        state: Folder for the identity, and for the database where that is no other; the owner's alone.
+        state_database: `postgresql://…` of a database that several replicas share, without a password; null for SQLite
+            in the state folder.
         policy_management: `isolated`: a policy must be signed by an owner's key, or by the key of a registered policy
             certificate. `owner`: an owner's token is enough.
         roots: Hardware roots; a simulated one must be named so.
@@ -132,6 +142,7 @@ class AttestationServiceConfig(PeopleSettings):
     port: int = Field(ge=1, le=65535)
     names: tuple[str, ...] = ()
     state: str
+    state_database: str | None = None
     mode: Mode
     policy_management: PolicyManagement = "isolated"
     roots: tuple[TrustedRootEntry, ...] = Field(min_length=1)
@@ -522,10 +533,12 @@ def run(config: AttestationServiceConfig, *, clock: Clock) -> None:
     """Serve until SIGTERM. Prints one JSON line when the port is open."""
     folder = Path(config.state)
     prepare_folder(folder)
-    with contextlib.closing(open_attestation_store(folder / _DATABASE)) as store:
+    with contextlib.closing(open_attestation_store(config.state_database or folder / _DATABASE)) as store:
         identity = open_identity(
             folder, common_name=COMMON_NAME, sans=tls_names(config.url, config.names), now=clock.now()
         )
+        if store.is_shared:  # replicas have one identity, and each its own signing key, which lies on no disk
+            identity = with_signing_key(identity, SigningKey.generate("RS256"), now=clock.now())
         configuration = config.digest()
         platform = launch_platform(config.platform, configuration=configuration)
         service = AttestationService(config, identity=identity, store=store, clock=clock)

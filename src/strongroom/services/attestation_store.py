@@ -1,4 +1,6 @@
-"""The attestation service's state: SQLite, one writer, every change one transaction, on the disk when it returns.
+"""The attestation service's state: every change one transaction, on the disk when it returns.
+
+It is in an SQLite file, which one process uses, or in a PostgreSQL database, which several replicas share.
 
 What is kept: the policy tokens, the policy certificates, the public history of the keys that sign results, and the
 newest signed time that was seen. No secret: private keys are files of their own (`identity`).
@@ -8,10 +10,11 @@ import contextlib
 import sqlite3
 import threading
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from strongroom.base.database import Schema, open_database
 from strongroom.base.errors import (
@@ -22,6 +25,9 @@ from strongroom.base.errors import (
     UnavailableError,
 )
 from strongroom.crypto.x509 import parse_pem_chain, to_pem
+from strongroom.keys.store import databases
+from strongroom.keys.store.databases import Database
+from strongroom.keys.store.rows import Connection
 
 _SCHEMA: Final = Schema(
     application_id=0x53747261,  # "Stra"
@@ -57,33 +63,123 @@ class SigningKeyRecord:
     last_expiry: int
 
 
+class _Place(Protocol):
+    """Where the tables are. What goes wrong is an `UnavailableError`."""
+
+    is_shared: bool
+    """Whether other processes use them as well."""
+
+    def transaction(self) -> AbstractContextManager[Connection]:
+        """Run a block as one transaction, alone: all of its changes are kept, or none."""
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """Run a block that only reads, on what was committed at one moment."""
+
+    def close(self) -> None:
+        """Close what is open."""
+
+
+class _File:
+    """An SQLite file that no other process uses."""
+
+    is_shared = False
+
+    def __init__(self, connection: sqlite3.Connection, *, path: Path) -> None:
+        self.connection = connection
+        self.path = path
+        self._file = _file_id(path)
+        self._lock = threading.RLock()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Generator[Connection, None, None]:
+        """Run a block as one transaction (see `_Place`)."""
+        with self._lock, _translated():
+            if _file_id(self.path) != self._file:
+                # SQLite would go on writing into a file that nobody finds again.
+                raise _gone("its file is not where it was")
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.connection
+                self.connection.execute("COMMIT")
+            except BaseException:
+                if self.connection.in_transaction:  # SQLite may have rolled back itself, on a full disk
+                    self.connection.execute("ROLLBACK")
+                raise
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """Run a block that only reads (see `_Place`)."""
+        return self.transaction()
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self.connection.close()
+
+
+class _Server:
+    """A PostgreSQL database that replicas share."""
+
+    is_shared = True
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.RLock()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Generator[Connection, None, None]:
+        """Run a block as one transaction (see `_Place`); replicas take turns."""
+        writer = self._database.writer
+        with self._lock, _unavailable(), self._database.translated():
+            writer.begin()
+            try:
+                yield writer
+                writer.commit()
+            finally:
+                writer.roll_back()
+
+    @contextlib.contextmanager
+    def reading(self) -> Generator[Connection, None, None]:
+        """Run a block that only reads (see `_Place`)."""
+        with _unavailable(), self._database.translated(), self._database.snapshot() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._database.close()
+
+
 class AttestationStore:
     """The database. Threads may share it; use `open_attestation_store`.
 
     Every method raises `UnavailableError` when the storage is gone, full, locked or damaged; nothing was changed then.
     """
 
-    def __init__(self, connection: sqlite3.Connection, *, path: Path) -> None:
-        self._connection = connection
-        self._path = path
-        self._file = _file_id(path)
-        self._lock = threading.RLock()
+    def __init__(self, place: _Place) -> None:
+        self._place = place
         self.newest_signed_time: Final = SignedTimeCell(self)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other replicas change it as well."""
+        return self._place.is_shared
 
     def check(self) -> None:
         """Read from the database, to see that it can be read."""
-        with self.transaction() as connection:
+        with self._place.reading() as connection:
             connection.execute("SELECT count(*) FROM policies").fetchone()
 
     def policies(self) -> dict[str, str]:
         """Return the stored policy tokens by attestation type."""
-        with self.transaction() as connection:
-            return dict(connection.execute("SELECT type, jws FROM policies"))
+        with self._place.reading() as connection:
+            return dict(connection.execute("SELECT type, jws FROM policies").fetchall())
 
     def put_policy(self, attestation_type: str, jws: str) -> None:
         """Store a policy token in the place of the one that is there."""
         with self.transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO policies (type, jws) VALUES (?, ?)", (attestation_type, jws))
+            connection.execute(
+                "INSERT INTO policies (type, jws) VALUES (?, ?) ON CONFLICT (type) DO UPDATE SET jws = excluded.jws",
+                (attestation_type, jws),
+            )
 
     def remove_policy(self, attestation_type: str) -> None:
         """Remove a policy token, if there is one."""
@@ -92,9 +188,9 @@ class AttestationStore:
 
     def policy_certificates(self) -> tuple[bytes, ...]:
         """Return the registered policy certificates, DER, the oldest first."""
-        with self.transaction() as connection:
-            rows = connection.execute("SELECT certificate FROM policy_certificates ORDER BY position")
-            return tuple(bytes(certificate) for (certificate,) in rows)
+        with self._place.reading() as connection:
+            rows = connection.execute("SELECT certificate FROM policy_certificates ORDER BY position").fetchall()
+        return tuple(bytes(certificate) for (certificate,) in rows)
 
     def add_policy_certificate(self, certificate_der: bytes, *, limit: int) -> None:
         """Register a policy certificate; nothing changes if it is registered already.
@@ -103,7 +199,12 @@ class AttestationStore:
             ConflictError: There are `limit` certificates.
         """
         with self.transaction() as connection:
-            connection.execute("INSERT OR IGNORE INTO policy_certificates (certificate) VALUES (?)", (certificate_der,))
+            connection.execute(
+                "INSERT INTO policy_certificates (position, certificate)"
+                " VALUES ((SELECT coalesce(max(position), 0) + 1 FROM policy_certificates), ?)"
+                " ON CONFLICT (certificate) DO NOTHING",
+                (certificate_der,),
+            )
             (count,) = connection.execute("SELECT count(*) FROM policy_certificates").fetchone()
             if count > limit:
                 raise ConflictError(f"there are {limit} policy certificates", action="remove one first")
@@ -124,7 +225,7 @@ class AttestationStore:
 
     def signing_keys(self) -> tuple[SigningKeyRecord, ...]:
         """Return the history of signing keys, the newest first."""
-        with self.transaction() as connection:
+        with self._place.reading() as connection:
             rows = connection.execute(
                 "SELECT kid, chain, made_at, last_expiry FROM signing_keys ORDER BY number DESC"
             ).fetchall()
@@ -151,7 +252,8 @@ class AttestationStore:
                 "INSERT INTO signing_keys (number, kid, chain, made_at, last_expiry)"
                 " VALUES ((SELECT coalesce(max(number), 0) + 1 FROM signing_keys), ?, ?, ?, ?)"
                 " ON CONFLICT (kid) DO UPDATE SET number = excluded.number, chain = excluded.chain,"
-                " last_expiry = max(last_expiry, excluded.last_expiry)",
+                " last_expiry = CASE WHEN signing_keys.last_expiry > excluded.last_expiry"
+                " THEN signing_keys.last_expiry ELSE excluded.last_expiry END",
                 (record.kid, chain, record.made_at, record.last_expiry),
             )
             connection.execute(
@@ -162,29 +264,21 @@ class AttestationStore:
         """Note, before it signs, that a key's tokens may live until this time, seconds since 1970."""
         with self.transaction() as connection:
             connection.execute(
-                "UPDATE signing_keys SET last_expiry = max(last_expiry, ?) WHERE kid = ?", (last_expiry, kid)
+                "UPDATE signing_keys SET last_expiry = ? WHERE kid = ? AND last_expiry < ?",
+                (last_expiry, kid, last_expiry),
             )
 
-    @contextlib.contextmanager
-    def transaction(self) -> Generator[sqlite3.Connection, None, None]:
+    def transaction(self) -> AbstractContextManager[Connection]:
         """Run a block as one transaction: all of its changes are kept, or none."""
-        with self._lock, _translated():
-            if _file_id(self._path) != self._file:
-                # SQLite would go on writing into a file that nobody finds again.
-                raise _gone("its file is not where it was")
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:  # SQLite may have rolled back itself, on a full disk
-                    self._connection.execute("ROLLBACK")
-                raise
+        return self._place.transaction()
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """Run a block that only reads, on what was committed at one moment."""
+        return self._place.reading()
 
     def close(self) -> None:
         """Close the database."""
-        with self._lock:
-            self._connection.close()
+        self._place.close()
 
 
 class SignedTimeCell:
@@ -197,7 +291,7 @@ class SignedTimeCell:
     def get(self) -> datetime | None:
         """Return the newest time seen (UTC), or None."""
         if self._known is None:
-            with self._store.transaction() as connection:
+            with self._store.reading() as connection:
                 row = connection.execute("SELECT microseconds FROM times WHERE name = 'newest-signed'").fetchone()
             self._known = None if row is None else _EPOCH + timedelta(microseconds=row[0])
         return self._known
@@ -214,22 +308,29 @@ class SignedTimeCell:
         with self._store.transaction() as connection:
             connection.execute(
                 "INSERT INTO times (name, microseconds) VALUES ('newest-signed', ?)"
-                " ON CONFLICT (name) DO UPDATE SET microseconds = max(microseconds, excluded.microseconds)",
+                " ON CONFLICT (name) DO UPDATE SET microseconds = excluded.microseconds"
+                " WHERE times.microseconds < excluded.microseconds",
                 ((moment - _EPOCH) // timedelta(microseconds=1),),
             )
         self._known = None  # another thread may have noted a newer one
         return self.get() or moment
 
 
-def open_attestation_store(path: Path) -> AttestationStore:
+def open_attestation_store(place: Path | str) -> AttestationStore:
     """Open the attestation service's database, or make it.
 
+    Args:
+        place: A file, which no other process may use meanwhile; or a PostgreSQL URL, which replicas share.
+
     Raises:
-        ConfigurationError: Another process uses it, it is of another version, or its folder cannot be used.
+        ConfigurationError: Another process uses it, it is of another version, or it cannot be used.
         IntegrityError: It is damaged.
+        UnavailableError: Its server does not answer.
     """
+    if not isinstance(place, Path):
+        return AttestationStore(_Server(databases.open_database(place, _SCHEMA, name=_NAME)))
     try:
-        return AttestationStore(open_database(path, _SCHEMA, name=_NAME), path=path)
+        return AttestationStore(_File(open_database(place, _SCHEMA, name=_NAME), path=place))
     except (sqlite3.OperationalError, OSError) as error:
         raise ConfigurationError(
             f"{_NAME} cannot be opened: {error}",
@@ -254,6 +355,15 @@ def _gone(why: str) -> UnavailableError:
         f"the attestation service's storage is gone: {why}",
         action="Look at the service's disk and state folder, then start the service again.",
     )
+
+
+@contextlib.contextmanager
+def _unavailable() -> Generator[None, None, None]:
+    """Whatever is wrong with the server's database: nothing that needs it can be done now."""
+    try:
+        yield
+    except (ConfigurationError, IntegrityError) as error:
+        raise _gone(error.message) from error
 
 
 @contextlib.contextmanager

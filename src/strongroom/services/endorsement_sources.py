@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -29,7 +29,7 @@ from strongroom.base.clock import Clock
 from strongroom.base.errors import ConfigurationError, FormatError, NotFoundError, StrongroomError
 from strongroom.clients.amd_kds import KdsClient
 from strongroom.clients.https import Https
-from strongroom.clients.intel_pcs import INTEL_PCS, PcsClient, root_crl_address
+from strongroom.clients.intel_pcs import PcsClient, lacks_root_crl, root_crl_address
 from strongroom.crypto import x509
 from strongroom.crypto.keys import VerifyingKey
 from strongroom.services.endorsement_cache import DocumentCache, StalenessLimits, read_entries
@@ -109,7 +109,6 @@ class CacheSettings(Message):
 
 EndorsementSettings: TypeAlias = Annotated[FolderSettings | BundleSettings | CacheSettings, Field(discriminator="kind")]
 _log = logging.getLogger(__name__)
-_INTEL_HOST: Final = urlsplit(INTEL_PCS).hostname
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,7 +235,7 @@ class VendorDocuments(DocumentSource):
 
 def _pcs_client(settings: PcsSettings, *, trusted_roots: TrustedRoots, clock: Clock) -> PcsClient:
     address = settings.root_crl
-    if address is None and urlsplit(settings.url).hostname == _INTEL_HOST:
+    if address is None and lacks_root_crl(settings.url):
         address = _root_crl_of(trusted_roots)
     server = _server(settings, service="Intel's certification service")
     root_crl = None

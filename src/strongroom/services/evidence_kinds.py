@@ -1,5 +1,8 @@
 """The kinds of evidence that the attestation service takes: how each arrives, is verified, and what it claims.
 
+Of SEV-SNP and TDX, initTimeData may be a pod's initdata: then its dataType is `TOML`, which is ours. Azure's own are
+compared with HOST_DATA alone.
+
 Source: Azure Attestation REST API 2025-06-01, `POST /attest/{SgxEnclave,TdxVm,SevSnpVm}`.
 """
 
@@ -10,13 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
-from strongroom.attestation.claims import RuntimeDataType, sgx_claims, snp_claims, tdx_claims
+from strongroom.attestation.claims import RuntimeDataType, initdata_claims, sgx_claims, snp_claims, tdx_claims
 from strongroom.attestation.endorsements.dcap import DcapEndorsements, EndorsementSource, Tee
 from strongroom.attestation.endorsements.snp import SnpEndorsements, SnpEndorsementSource
 from strongroom.attestation.evidence.amd_certificate import EndorsementKey
 from strongroom.attestation.evidence.dcap_quote import SgxQuote, TdxQuote, parse_sgx_quote, parse_tdx_quote
+from strongroom.attestation.evidence.initdata import verify_initdata
 from strongroom.attestation.evidence.pck import platform_kind
 from strongroom.attestation.evidence.snp_report import parse_snp_report
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
@@ -25,6 +29,10 @@ from strongroom.base.encoding import Json, from_any_b64, parse_json, parse_json_
 from strongroom.base.errors import FormatError, LimitError, Mismatch, VerificationError
 from strongroom.base.limits import LIMITS
 from strongroom.crypto.x509 import parse_pem_chain
+from strongroom.wire.model import VirtualTeeKind
+
+_TOML: Final = "TOML"
+"""The data type of initdata (`attestation.evidence.initdata`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +40,7 @@ class AttestedData:
     """Data that stands behind a hash in the evidence: what the TEE made, or what was fixed at its launch."""
 
     data: bytes
-    kind: RuntimeDataType
+    kind: RuntimeDataType | Literal["TOML"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +67,7 @@ class AttestRequest:
     @property
     def runtime_kind(self) -> RuntimeDataType:
         """How the runtime data stand in the claims."""
-        return "Binary" if self.runtime is None else self.runtime.kind
+        return "JSON" if self.runtime is not None and self.runtime.kind == "JSON" else "Binary"
 
 
 class Turn:
@@ -180,7 +188,7 @@ def read_attest_request(body: Mapping[str, Any], kind: EvidenceKind) -> AttestRe
     return AttestRequest(
         evidence=decoded,
         runtime=_data(body, "runtimeData"),
-        init_time=_data(body, "initTimeData"),
+        init_time=_initdata(body) or _data(body, "initTimeData"),
         nonce=nonce,
     )
 
@@ -196,6 +204,17 @@ def _data(body: Mapping[str, Any], name: str) -> AttestedData | None:
     if len(decoded) > LIMITS.runtime_data_bytes:
         raise LimitError(f"{name} is too large")
     return AttestedData(data=decoded, kind="JSON" if kind.upper() == "JSON" else "Binary")
+
+
+def _initdata(body: Mapping[str, Any]) -> AttestedData | None:
+    match body.get("initTimeData"):
+        case {"data": str(data), "dataType": "TOML", **more} if not more:
+            decoded = from_any_b64(data)
+        case _:
+            return None
+    if len(decoded) > LIMITS.initdata_bytes:
+        raise LimitError("initTimeData is too large")
+    return AttestedData(data=decoded, kind=_TOML)
 
 
 def _sgx(request: AttestRequest, anchors: Anchors) -> VerifiedClaims:
@@ -214,7 +233,8 @@ def _sgx(request: AttestRequest, anchors: Anchors) -> VerifiedClaims:
 
 
 def _tdx(request: AttestRequest, anchors: Anchors) -> VerifiedClaims:
-    _refuse_init_time(request)
+    if request.init_time is not None and request.init_time.kind != _TOML:
+        _refuse_init_time(request)
     endorsements = _dcap_endorsements(parse_tdx_quote(request.evidence), anchors, tee="TDX")
     anchors.turn.begin()
     verified = verify_tdx(
@@ -225,6 +245,7 @@ def _tdx(request: AttestRequest, anchors: Anchors) -> VerifiedClaims:
         refuse_unsafe=False,
     )
     claims = tdx_claims(verified, runtime_data_type=request.runtime_kind)
+    claims |= _launch_claims(request, kind="tdx", launched_with=verified.quote.report.mrconfigid)
     return VerifiedClaims(claims=claims, newest_signed=verified.newest_signed)
 
 
@@ -244,7 +265,9 @@ def _snp(request: AttestRequest, anchors: Anchors) -> VerifiedClaims:
         refuse_unsafe=False,
     )
     claims = snp_claims(verified, runtime_data_type=request.runtime_kind)
-    if request.init_time is not None:
+    if request.init_time is not None and request.init_time.kind == _TOML:
+        claims |= _launch_claims(request, kind="snp", launched_with=verified.report.host_data)
+    elif request.init_time is not None:
         digest = hashlib.sha256(request.init_time.data).hexdigest()
         if digest != verified.report.host_data.hex():
             raise VerificationError(
@@ -254,6 +277,14 @@ def _snp(request: AttestRequest, anchors: Anchors) -> VerifiedClaims:
         if request.init_time.kind == "JSON":
             claims["x-ms-inittime"] = parse_json(request.init_time.data)
     return VerifiedClaims(claims=claims, newest_signed=verified.newest_signed)
+
+
+def _launch_claims(request: AttestRequest, *, kind: VirtualTeeKind, launched_with: bytes) -> dict[str, Json]:
+    """Return what the initdata says that a TEE was launched with; nothing where none was sent."""
+    if request.init_time is None:
+        return {}
+    document = request.init_time.data
+    return initdata_claims(verify_initdata(document, kind=kind, launched_with=launched_with), document)
 
 
 def _snp_endorsements(quote: bytes, chain: object, anchors: Anchors) -> SnpEndorsements:

@@ -14,6 +14,7 @@ import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final, Literal, TypeAlias
 
 from strongroom.base.clock import Clock
@@ -46,6 +47,8 @@ POLICY_TYPES: Final = ("SgxEnclave", "OpenEnclave", "TdxVm", "SevSnpVm", "AzureG
 """Azure Attestation's names of the kinds of evidence that have a policy here."""
 DENY_ALL: Final = "version= 1.0;\nauthorizationrules\n{\n\t=> deny();\n};\nissuancerules\n{\n};\n"
 MAX_POLICY_CERTIFICATES: Final = 32
+_READ_AGAIN: Final = timedelta(seconds=1)
+"""So long a replica may not know of a policy that another one took."""
 _log = logging.getLogger(__name__)
 
 
@@ -119,12 +122,20 @@ class EvidencePolicies:
         self._store = store
         self._clock = clock
         self._lock = threading.Lock()
-        stored = {name: self._stored(name, jws) for name, jws in store.policies().items()}
-        self._standing = {name: stored.get(name, _DEFAULT) for name in POLICY_TYPES}
+        self._read_at = clock.now()
+        self._tokens = store.policies()
+        self._standing = self._all_standing(self._tokens)
 
     def standing(self, name: str) -> StandingPolicy:
-        """Return the policy for evidence of a type."""
+        """Return the policy for evidence of a type.
+
+        Raises:
+            UnavailableError: Replicas share the store, and it cannot be read.
+            IntegrityError: Another replica stored something that is no policy.
+        """
         with self._lock:
+            if self._store.is_shared:
+                self._take_up_changes()
             return self._standing[name]
 
     def put(self, name: str, jws: str) -> dict[str, Json]:
@@ -205,6 +216,21 @@ class EvidencePolicies:
         certificate = certificate_of(self._isolated(jws).payload)
         self._store.remove_policy_certificate(certificate)
         return _modified("IsAbsent", certificate)
+
+    def _take_up_changes(self) -> None:
+        """Read what other replicas changed, a second later at most."""
+        now = self._clock.now()
+        if abs(now - self._read_at) < _READ_AGAIN:
+            return
+        tokens = self._store.policies()
+        if tokens != self._tokens:
+            self._standing = self._all_standing(tokens)
+            self._tokens = tokens
+        self._read_at = now
+
+    def _all_standing(self, tokens: Mapping[str, str]) -> dict[str, StandingPolicy]:
+        stored = {name: self._stored(name, jws) for name, jws in tokens.items()}
+        return {name: stored.get(name, _DEFAULT) for name in POLICY_TYPES}
 
     def _isolated(self, jws: str) -> PolicyToken:
         if self._management != "isolated":

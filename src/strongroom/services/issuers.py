@@ -8,17 +8,18 @@ from typing import Any, Final, Literal, TypeAlias
 
 from strongroom.attestation.result import AttestationResult, verify_result
 from strongroom.base.clock import Clock
-from strongroom.base.encoding import from_any_b64, parse_json_object
-from strongroom.base.errors import FormatError, StrongroomError, VerificationError
+from strongroom.base.encoding import parse_json_object
+from strongroom.base.errors import StrongroomError, VerificationError
 from strongroom.base.workflow import Step
+from strongroom.clients.attestation import published_key, published_keys
 from strongroom.clients.pinned import PinnedHttp, ServiceHttp
 from strongroom.crypto.jose import unverified_header, unverified_payload
 from strongroom.crypto.keys import VerifyingKey
 from strongroom.crypto.x509 import LeafUsage, public_key, verify_leaf
 from strongroom.policy.back_ends import BackEnd
+from strongroom.policy.tee_claims import HARDWARE
 from strongroom.wire.model import Hex32, Message, Url
 
-_HARDWARE: Final = "x-ms-strongroom-hardware"
 _REFETCH: Final = timedelta(seconds=10)
 """At most so often an unknown key id makes the service ask for the keys again."""
 
@@ -98,7 +99,7 @@ class TrustedIssuers:
         now = self._clock.now()
         result = verify_result(token, issuer=claimed, verifying_key=source(header, now), now=now)
         if self.back_end(claimed) is BackEnd.AZURE_ATTESTATION:
-            return replace(result, claims={_HARDWARE: "real", **result.claims})
+            return replace(result, claims={HARDWARE: "real", **result.claims})
         return result
 
 
@@ -162,7 +163,7 @@ class _PublishedKeys:
         if self._identity is None or kid in self._looked_for:
             return False
         try:
-            _, key = self._certified(header, now)
+            key = self._key(published_key(header)[1], now)
         except StrongroomError:
             return False
         if key.thumbprint != kid:
@@ -171,19 +172,12 @@ class _PublishedKeys:
         return True
 
     def _fetch(self, now: datetime) -> dict[str, VerifyingKey]:
-        match parse_json_object(self._http.request("GET", "/certs").require_success()):
-            case {"keys": [*jwks]}:
-                return dict(self._certified(jwk, now) for jwk in jwks)
-            case _:
-                raise FormatError("the attestation service does not publish its keys as a JSON Web Key Set")
+        published = published_keys(self._http.request("GET", "/certs").require_success())
+        return {kid: self._key(chain, now) for kid, chain in published.items()}
 
-    def _certified(self, jwk: object, now: datetime) -> tuple[str, VerifyingKey]:
-        match jwk:
-            case {"kid": str(kid), "x5c": [*chain]} if chain and all(isinstance(each, str) for each in chain):
-                certificates = [from_any_b64(each) for each in chain]
-            case _:
-                raise FormatError("a published key of the attestation service has no certificate chain")
+    def _key(self, chain_der: Sequence[bytes], now: datetime) -> VerifyingKey:
+        """Return the key of the first certificate; of a pinned service it must be one that the identity certified."""
         if self._identity is None:
-            return kid, public_key(certificates[0])
-        leaf = verify_leaf(certificates, identity=self._identity, usage=LeafUsage.SIGNING, now=now)
-        return kid, leaf.public_key
+            return public_key(chain_der[0])
+        chain = list(chain_der)
+        return verify_leaf(chain, identity=self._identity, usage=LeafUsage.SIGNING, now=now).public_key

@@ -23,6 +23,7 @@ from strongroom.services.issuers import TrustedIssuers
 from strongroom.services.people import People, Person, Role
 from strongroom.services.roster_members import RosterMembers
 from strongroom.services.witnessing import Witnesses
+from strongroom.services.workloads import WorkloadIssuers
 from strongroom.wire.key_service import VERSION_TYP, Commit, DatasetVersion, LogProof
 from strongroom.wire.model import Message
 from strongroom.wire.service import MasterKeyHolder, Mode
@@ -44,6 +45,7 @@ class KeyDesk:
         mode: Who is trusted with this service.
         master_key: How its master key is held.
         witnesses: Who cosigns the log's checkpoints; None for nobody.
+        workloads: The clusters whose service accounts are known; None for none.
         roster_members: Who stands in rosters.
     """
 
@@ -57,6 +59,7 @@ class KeyDesk:
     mode: Mode = "owner-operated"
     master_key: MasterKeyHolder = "file"
     witnesses: Witnesses | None = None
+    workloads: WorkloadIssuers | None = None
     roster_members: RosterMembers = field(default_factory=RosterMembers)
 
     @property

@@ -61,6 +61,12 @@ from strongroom.services.sign_in import TokenIssuers
 from strongroom.services.sign_in_desk import SignInDesk
 from strongroom.services.soundness import SoundnessGate, start_audit
 from strongroom.services.witnessing import Witnesses, WitnessSettings, open_witnesses, pinned_witnesses
+from strongroom.services.workloads import (
+    WorkloadIssuers,
+    WorkloadIssuerSettings,
+    pinned_workload_issuers,
+    with_key_sets,
+)
 from strongroom.wire.custody import CustodyRoster
 from strongroom.wire.model import Url
 from strongroom.wire.service import Mode
@@ -92,6 +98,7 @@ class KeyServiceSettings(PeopleSettings):
         witnesses: Who cosigns the log's checkpoints.
         witnesses_required: How many of them must have cosigned before a run is opened or closed.
         witness_patience_s: How long an opening or a closing waits for them, in seconds.
+        workload_issuers: The clusters whose service accounts' tokens are believed, where approvals name such accounts.
     """
 
     version: Literal[1] = 1
@@ -111,6 +118,7 @@ class KeyServiceSettings(PeopleSettings):
     witnesses: tuple[WitnessSettings, ...] = Field(default=(), max_length=32)
     witnesses_required: int = Field(default=0, ge=0, le=32)
     witness_patience_s: int = Field(default=5, ge=1, le=60)
+    workload_issuers: tuple[WorkloadIssuerSettings, ...] = Field(default=(), max_length=64)
 
 
 def read_settings(path: Path) -> KeyServiceSettings:
@@ -138,8 +146,8 @@ def configuration_of(settings: KeyServiceSettings, *, roster: CustodyRoster | No
         roster: The custodians, where the master key is in custody; None reads them from where the configuration says.
 
     Raises:
-        ConfigurationError: A person's key is not a public JWK, nobody is an owner, or the custodians' roster cannot be
-            read.
+        ConfigurationError: A person's key is not a public JWK, nobody is an owner, or the custodians' roster or a
+            cluster's keys cannot be read.
     """
     return _configuration(settings, roster or read_roster(settings.master_key))
 
@@ -219,10 +227,11 @@ def launch(settings: KeyServiceSettings) -> Launched:
     """Check that mode, master key and platform go together, and bind this process to its platform.
 
     Raises:
-        ConfigurationError: They do not go together, or the roster cannot be read.
+        ConfigurationError: They do not go together, or the roster or a cluster's keys cannot be read.
         UnavailableError: The platform does not answer.
     """
     demand_fitting(settings.master_key, mode=settings.mode, has_platform=settings.platform is not None)
+    settings = settings.model_copy(update={"workload_issuers": with_key_sets(settings.workload_issuers)})
     roster = read_roster(settings.master_key)
     configuration = _configuration(settings, roster)
     platform = launch_platform(settings.platform, configuration=configuration)
@@ -312,6 +321,7 @@ def build(launched: Launched, *, clock: Clock, unlocked: MasterKey | None) -> Ke
         mode=settings.mode,
         master_key=holder_of(settings.master_key),
         witnesses=witnesses,
+        workloads=WorkloadIssuers(settings.workload_issuers, key_service=identity.identity, clock=clock),
     )
     recovery = Recovery(days=settings.recoverable_days, purge_protection=settings.purge_protection)
     vault = KeyVault(desk, recovery=recovery)
@@ -510,6 +520,7 @@ def _configuration(settings: KeyServiceSettings, roster: CustodyRoster | None) -
             "attestation_services": services,
             **pinned_parts(settings.master_key, mode=settings.mode, roster=roster),
             **pinned_witnesses(settings.witnesses, required=settings.witnesses_required),
+            **pinned_workload_issuers(with_key_sets(settings.workload_issuers)),
         }
     )
 

@@ -2,13 +2,14 @@
 
 The newest key signs. `/certs` also lists every older one until the last token it signed has expired: before a key signs
 a token that lives longer than any before, the store notes until when. A key is trusted because the service's identity
-certified it; relying parties that pin the identity need nothing new when it changes.
+certified it; relying parties that pin the identity need nothing new when it changes. Replicas that share a store sign
+each with a key of its own.
 """
 
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -21,7 +22,7 @@ from strongroom.base.workflow import Step
 from strongroom.crypto.jose import insecure_unsigned_jws, sign_jws
 from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.random import random_bytes
-from strongroom.crypto.x509 import public_key, sha1_thumbprint, to_x5c
+from strongroom.crypto.x509 import LeafUsage, public_key, sha1_thumbprint, to_x5c
 from strongroom.policy.claims import ClaimValue
 from strongroom.services.attestation_store import AttestationStore, SigningKeyRecord
 from strongroom.services.identity import CertifiedKey, ServiceIdentity, replace_signing_key
@@ -136,7 +137,7 @@ class ResultSigner:
         self._lock = threading.Lock()
         self._rotating = threading.Lock()
         self._records: tuple[SigningKeyRecord, ...] = ()
-        self._current = self._adopt(identity.signing, clock.now())
+        self._current, self._own = self._adopt(identity.signing, clock.now())
 
     @property
     def thumbprint(self) -> str:
@@ -198,27 +199,36 @@ class ResultSigner:
             if not if_old or self._is_old(now):
                 key = SigningKey.generate("RS256")  # takes long: meanwhile the old key signs
                 with self._lock:
-                    self._identity = replace_signing_key(self._folder, self._identity, key, now=now)
-                    self._current = self._adopt(self._identity.signing, now)
+                    self._identity = self._replaced(key, now)
+                    self._current, self._own = self._adopt(self._identity.signing, now)
                 _log.info("signing key replaced", extra={"fields": {"kid": self._current.thumbprint}})
             return self._current.thumbprint
 
     def published(self) -> list[Json]:
-        """Return the public JWKs of all keys whose tokens may still be good, the newest first: x5c, n and e.
+        """Return the public JWKs of all keys whose tokens may still be good, this process's first: x5c, n and e.
 
-        Keys that an identity certified which was replaced since are not among them: nobody who pins the present one
-        could verify them.
+        Keys that another identity certified are not among them: nobody who pins the present one could verify them.
         """
         now = int(self._clock.now().timestamp())
         with self._lock:
-            newest, *older = self._records
-        issuer = newest.chain_der[1:]
-        return [_jwk(newest), *(_jwk(key) for key in older if key.last_expiry >= now and key.chain_der[1:] == issuer)]
+            own, records = self._own, self._records
+        if self._store.is_shared:
+            records = self._store.signing_keys()
+        issuer = own.chain_der[1:]
+        others = (each for each in records if each.kid != own.kid and each.last_expiry >= now)
+        return [_jwk(own), *(_jwk(each) for each in others if each.chain_der[1:] == issuer)]
 
     def _is_old(self, now: datetime) -> bool:
-        return now.timestamp() - self._records[0].made_at > self._tokens.signing_key_max_age.total_seconds()
+        with self._lock:
+            made_at = self._own.made_at
+        return now.timestamp() - made_at > self._tokens.signing_key_max_age.total_seconds()
 
-    def _adopt(self, key: CertifiedKey, now: datetime) -> CertifiedKey:
+    def _replaced(self, key: SigningKey, now: datetime) -> ServiceIdentity:
+        if not self._store.is_shared:
+            return replace_signing_key(self._folder, self._identity, key, now=now)
+        return with_signing_key(self._identity, key, now=now)
+
+    def _adopt(self, key: CertifiedKey, now: datetime) -> tuple[CertifiedKey, SigningKeyRecord]:
         """Make a key the newest of the store, and return it with the certificate it has there.
 
         Between the key's file and the store there is no common transaction: what a crash left undone is done here at
@@ -227,20 +237,32 @@ class ResultSigner:
         known = self._store.signing_keys()
         if known and known[0].kid == key.thumbprint and known[0].chain_der[1:] == key.chain_der[1:]:
             self._records = known
-            return CertifiedKey(key=key.key, chain_der=known[0].chain_der)
+            return CertifiedKey(key=key.key, chain_der=known[0].chain_der), known[0]
         seconds = int(now.timestamp())
-        self._store.put_signing_key(
-            SigningKeyRecord(kid=key.thumbprint, chain_der=key.chain_der, made_at=seconds, last_expiry=seconds),
-            forget_before=seconds,
-        )
-        self._records = self._store.signing_keys()
-        return key
+        own = SigningKeyRecord(kid=key.thumbprint, chain_der=key.chain_der, made_at=seconds, last_expiry=seconds)
+        return key, self._put(own, forget_before=seconds)
 
     def _note_expiry(self, expires_at: int) -> None:
-        newest = self._records[0]
-        if expires_at > newest.last_expiry:
-            self._store.extend_signing_key(newest.kid, last_expiry=expires_at + _NOTED_AHEAD_S)
-            self._records = self._store.signing_keys()
+        own = self._own
+        if expires_at <= own.last_expiry:
+            return
+        if self._store.is_shared:  # another replica may have forgotten this key, which had signed nothing for long
+            now = int(self._clock.now().timestamp())
+            self._own = self._put(replace(own, last_expiry=expires_at + _NOTED_AHEAD_S), forget_before=now)
+            return
+        self._store.extend_signing_key(own.kid, last_expiry=expires_at + _NOTED_AHEAD_S)
+        self._records = self._store.signing_keys()
+        self._own = self._records[0]
+
+    def _put(self, own: SigningKeyRecord, *, forget_before: int) -> SigningKeyRecord:
+        self._store.put_signing_key(own, forget_before=forget_before)
+        self._records = self._store.signing_keys()
+        return next((each for each in self._records if each.kid == own.kid), own)
+
+
+def with_signing_key(identity: ServiceIdentity, key: SigningKey, *, now: datetime) -> ServiceIdentity:
+    """Return an identity that signs with another key, which is written nowhere."""
+    return replace(identity, signing=identity.authority.certify(key, usage=LeafUsage.SIGNING, now=now))
 
 
 def _is_number(value: ClaimValue) -> bool:

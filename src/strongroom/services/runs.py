@@ -1,13 +1,14 @@
 """What TEEs ask of the key service: a nonce, opening and joining a run, keys, the run's record, closing."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from starlette.routing import BaseRoute
 
 from strongroom.application.description import ApplicationDescription, parse_description
+from strongroom.attestation.evidence.azure_vtpm import azure_vm_of, demand_vtpm_binds
 from strongroom.attestation.evidence.fields import read_fields
 from strongroom.base.clock import to_rfc3339
 from strongroom.base.encoding import Json, from_b64url, to_b64url
@@ -47,6 +48,9 @@ from strongroom.keys.store.leases import count_executor, count_run, use_of
 from strongroom.keys.store.rows import edited
 from strongroom.policy.approval import Approval
 from strongroom.policy.consent import NO_PROOF
+from strongroom.policy.shapes import shape_of
+from strongroom.policy.workloads import NOTHING_SHOWN, ShownWorkload
+from strongroom.receipts.build import evidence_of
 from strongroom.services.closed_runs import ClosedRun, closed_before
 from strongroom.services.consents import candidates, held, proof_of, roster_now
 from strongroom.services.data_keys import keks_of, make_write, unwrap_write_keys, usable_kek
@@ -54,6 +58,7 @@ from strongroom.services.errors import Reply, strongroom_error
 from strongroom.services.http import Call, endpoint, jose_reply, json_reply
 from strongroom.services.key_desk import KeyDesk, commit_version, stored_version
 from strongroom.services.refusing import disclosed, keep_first_refusal, keep_refusal
+from strongroom.services.workloads import VerifiedWorkload
 from strongroom.wire import key_service as wire
 from strongroom.wire.approvals import ApprovalProof
 from strongroom.wire.lease import RENEW_TYP, RENEWAL_TYP, Renewal, RenewRequest
@@ -64,13 +69,18 @@ _REPORT_DATA_BYTES: Final = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Applicant:
-    """A TEE at the door: its result, evidence and request are verified, its nonce is ours and has not expired."""
+    """A TEE at the door: its result, evidence and request are verified, its nonce is ours and has not expired.
+
+    Attributes:
+        workload: Who the pod is around it, by a token that holds; whether it counts, the store decides.
+    """
 
     request: wire.JoinRequest
     tee: AttestedTee
     ticket: VerifiedTicket
     nonce: str
     nonce_expires_at: int
+    workload: VerifiedWorkload | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,18 +311,39 @@ class RunDesk:
         2. Evidence and result belong together, and the request is signed with the TEE's key.
         3. The ticket is signed by its submitter.
         4. The nonce in the runtime data is ours and has not expired.
+        5. A service account's token, if one came, is a configured cluster's, and for us. One that does not hold counts
+           as none: whether one is needed, approvals say.
         """
         request = wire.JoinRequest.from_json(unverified_payload(token))
         result = self._desk.issuers.verify(request.result)
         tee = read_attested_tee(request, claims=result.claims)
         _demand_bound_runtime_data(request.evidence)
-        verify_jws(token, key=tee.signing_key, typ=wire.JOIN_TYP)
+        verify_jws(token, key=tee.signing_key, typ=wire.JOIN_TYP, remember=False)  # it may hold a token
         ticket = verify_ticket(request.ticket)
         nonce = tee.runtime.nonces.get(self._desk.identity.identity)
         if nonce is None:
             raise RefusedError("the evidence has no nonce of this key service", step=Step.RELEASE)
         expires_at = verify_nonce(self._desk.store.nonce_key, nonce, now=self._desk.clock.now())
-        return _Applicant(request=request, tee=tee, ticket=ticket, nonce=nonce, nonce_expires_at=expires_at)
+        workload, shown = self._workload(request.workload_token)
+        return _Applicant(
+            request=request,
+            tee=replace(tee, shown=shown),
+            ticket=ticket,
+            nonce=nonce,
+            nonce_expires_at=expires_at,
+            workload=workload,
+        )
+
+    def _workload(self, token: str | None) -> tuple[VerifiedWorkload | None, ShownWorkload]:
+        if token is None:
+            return None, NOTHING_SHOWN
+        if self._desk.workloads is None:
+            return None, ShownWorkload(otherwise="a token, and this key service knows no cluster")
+        try:
+            verified = self._desk.workloads.verify(token)
+        except StrongroomError as error:
+            return None, ShownWorkload(otherwise=error.message)
+        return verified, ShownWorkload(workload=verified.workload)
 
     def _admit(self, applicant: _Applicant, decide: _Decision, *, now: datetime) -> Reply:
         """Use the nonce up, decide, and record either way; `decide` raises before it writes."""
@@ -321,6 +352,7 @@ class RunDesk:
         with self._desk.store.transaction() as tx:
             tx.use_nonce(applicant.nonce, expires_at=applicant.nonce_expires_at, now=now)
             now = tx.present(now)
+            applicant = _with_first_use(tx, applicant)
             try:
                 admission = decide(tx, applicant, now)
             except (RefusedError, ConflictError) as error:
@@ -445,8 +477,11 @@ class RunDesk:
             tee_key=tee.tee_key,
             result=applicant.request.result,
             evidence=applicant.request.evidence,
+            workload=tee.shown.workload,
         )
         tx.add_member(member)
+        if applicant.workload is not None:
+            tx.use_token(applicant.workload.token_id, expires_at=applicant.workload.expires_at)
         leaf = tx.append_run_leaf(
             event, run=run.record.run, now=now, what={**_member_leaf(applicant), "member": member.number, **what}
         )
@@ -593,14 +628,34 @@ def _proofs(tx: Transaction, run: OpenedRun) -> dict[str, ApprovalProof]:
 
 
 def _demand_bound_runtime_data(evidence: wire.Evidence) -> None:
-    """Refuse runtime data whose exact bytes are not the ones that the quote binds."""
+    """Refuse runtime data whose exact bytes are not the ones that the quote binds, or a confidential VM's vTPM."""
+    report_data = read_fields(evidence.kind, from_b64url(evidence.quote)).report_data
+    if evidence.vtpm is not None:
+        demand_vtpm_binds(azure_vm_of(evidence_of(evidence)), report_data=report_data)
+        return
     digest = bytes.fromhex(sha256_hex(from_b64url(evidence.runtime_data))).ljust(_REPORT_DATA_BYTES, b"\0")
-    if read_fields(evidence.kind, from_b64url(evidence.quote)).report_data != digest:
+    if report_data != digest:
         raise VerificationError("the quote binds other runtime data", step=Step.RELEASE)
 
 
+def _with_first_use(tx: Transaction, applicant: _Applicant) -> _Applicant:
+    """Take away a workload whose token, or whose pod in this run, let a TEE in before: a pod is one TEE."""
+    verified = applicant.workload
+    if verified is None:
+        return applicant
+    here = [each.workload for each in tx.members(applicant.ticket.run) if each.workload is not None]
+    joined = {(each.issuer, each.pod_uid) for each in here}
+    if tx.token_was_used(verified.token_id):
+        otherwise = "a service account's token that was used before"
+    elif (verified.workload.issuer, verified.workload.pod_uid) in joined:
+        otherwise = "the token of a pod that joined this run before"
+    else:
+        return applicant
+    return replace(applicant, workload=None, tee=replace(applicant.tee, shown=ShownWorkload(otherwise=otherwise)))
+
+
 def _member_leaf(applicant: _Applicant) -> dict[str, Json]:
-    runtime = applicant.tee.runtime
+    runtime, workload = applicant.tee.runtime, applicant.tee.shown.workload
     return {
         "application": runtime.application,
         "role": runtime.role,
@@ -609,6 +664,8 @@ def _member_leaf(applicant: _Applicant) -> dict[str, Json]:
         "result": sha256_hex(applicant.request.result.encode("ascii")),
         "quote": sha256_hex(from_b64url(applicant.request.evidence.quote)),
         "hardware": applicant.tee.claims.get("x-ms-strongroom-hardware"),
+        "shape": shape_of(applicant.tee.claims),
+        **({} if workload is None else {"workload": workload.model_dump(mode="json")}),
     }
 
 

@@ -226,7 +226,7 @@ class _IssuerKeys:
         """Return the published signing keys of the allowed algorithms; what else is published is passed over."""
         found: dict[str, VerifyingKey] = {}
         for jwk in self._issuer.published_keys():
-            kid, key = jwk.get("kid"), _signing_key(jwk)
+            kid, key = jwk.get("kid"), signing_key_of(jwk)
             if not isinstance(kid, str) or key is None or key.algorithm not in self._algorithms:
                 continue
             if kid in found:
@@ -235,7 +235,7 @@ class _IssuerKeys:
         return found
 
 
-def _signing_key(jwk: Mapping[str, Any]) -> VerifyingKey | None:
+def signing_key_of(jwk: Mapping[str, Any]) -> VerifyingKey | None:
     """Return a published key if it is a public key that signs; a secret one (`oct`) never is."""
     if jwk.get("use", "sig") != "sig" or "d" in jwk:
         return None

@@ -24,9 +24,9 @@ from typing import Final, TypeAlias
 from strongroom.base.errors import ConfigurationError
 from strongroom.wire.model import TeeKind
 
-_FileKey: TypeAlias = tuple[int, int, int, int]
+FileKey: TypeAlias = tuple[int, int, int, int]
 """Inode, size, time of modification and of change (ns)."""
-_File: TypeAlias = tuple[str, str, _FileKey]
+_File: TypeAlias = tuple[str, str, FileKey]
 """Name in the measurement, path on this machine, key. (Tuples: there are tens of thousands.)"""
 
 _BYTECODE_HEADER_BYTES: Final = 16
@@ -92,9 +92,9 @@ class Measurer:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._digests: dict[str, tuple[_FileKey, str]] = {}
+        self._digests: dict[str, tuple[FileKey, str]] = {}
         self._headers: dict[str, bytes] = {}
-        self._uncompilable: dict[str, _FileKey] = {}
+        self._uncompilable: dict[str, FileKey] = {}
         self._last: dict[Environment, tuple[list[_File], str]] = {}
 
     def measure(self, environment: Environment) -> str:
@@ -131,7 +131,7 @@ class Measurer:
         stale: list[_File] = []
         for label, root in _roots(environment):
             if root.is_file():
-                files.append((label, str(root), _key(root.stat())))
+                files.append((label, str(root), file_key(root.stat())))
                 continue
             skip = _BASE_PACKAGES if label == "stdlib" else frozenset()
             for name, found in _walk(root, label, skip=skip):
@@ -155,7 +155,7 @@ class Measurer:
             for entry in entries:
                 source = sources.get(entry.name.removesuffix(ending))
                 if source is not None and entry.name.endswith(ending):
-                    file = (f"__pycache__/{entry.name}", entry.path, _key(entry.stat()))
+                    file = (f"__pycache__/{entry.name}", entry.path, file_key(entry.stat()))
                     if _would_load(self._header(file), source[2]):
                         compiled[source[0][:-3]] = file
         return compiled
@@ -256,7 +256,7 @@ def _walk(root: Path, label: str, *, skip: frozenset[str]) -> Iterator[tuple[str
         with os.scandir(folder) as entries:
             for entry in entries:
                 if not entry.is_dir():
-                    files.append((entry.name, entry.path, _key(_status(entry))))
+                    files.append((entry.name, entry.path, file_key(_status(entry))))
                 elif entry.name == "__pycache__" or entry.name in skip:
                     continue
                 elif not entry.is_symlink():
@@ -276,7 +276,7 @@ def _distinct(*folders: Path) -> Iterator[Path]:
             yield folder
 
 
-def _would_load(header: bytes, source: _FileKey) -> bool:
+def _would_load(header: bytes, source: FileKey) -> bool:
     """Whether Python takes a compiled module with this header for its source (PEP 552)."""
     if header[:4] != importlib.util.MAGIC_NUMBER:
         return False
@@ -295,7 +295,8 @@ def _status(entry: os.DirEntry[str]) -> os.stat_result:
         return entry.stat(follow_symlinks=False)
 
 
-def _key(status: os.stat_result) -> _FileKey:
+def file_key(status: os.stat_result) -> FileKey:
+    """Return what tells a file from another one, and from itself after a change, without reading it."""
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from strongroom.base.errors import RefusedError
+from strongroom.base.errors import ConfigurationError, RefusedError, StrongroomError
 
 _CREDENTIALS: Final = struct.Struct("3i")
 _PROC: Final = Path("/proc")
@@ -18,7 +18,10 @@ _GONE: Final = "the calling process has ended"
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process: its number and its start time, which tell it from a later one with the same number."""
+    """A process: its number and its start time, which tell it from a later one with the same number.
+
+    Where the platform has no right to look at it, the error is a ConfigurationError.
+    """
 
     pid: int
     start_time: int
@@ -63,27 +66,70 @@ class Process:
         try:
             return (_PROC / str(self.pid) / "exe").readlink()
         except OSError as error:
-            raise RefusedError(_GONE) from error
+            raise _cannot_look(error) from error
+
+    def root(self) -> Path:
+        """Return where the root of the files that it sees is seen from here."""
+        return _PROC / str(self.pid) / "root"
+
+    def has_root(self, folder: Path) -> bool:
+        """Return whether a folder is the root of the files that it sees.
+
+        Raises:
+            RefusedError: The process has ended.
+        """
+        return self._is(self.root(), folder)
+
+    def executes(self, file: Path) -> bool:
+        """Return whether a file, as it is seen from here, is the one that it executes.
+
+        Raises:
+            RefusedError: The process has ended, or there is no such file.
+        """
+        return self._is(_PROC / str(self.pid) / "exe", file)
+
+    def _is(self, own: Path, other: Path) -> bool:
+        try:
+            return own.samefile(other)
+        except OSError as error:
+            raise _cannot_look(error) from error
 
     def _read(self, name: str) -> bytes:
         try:
             return (_PROC / str(self.pid) / name).read_bytes()
         except OSError as error:
-            raise RefusedError(_GONE) from error
+            raise _cannot_look(error) from error
 
 
 def peer_of(connection: socket.socket) -> Process:
     """Return the process that made a connection to a Unix socket.
 
     Raises:
-        RefusedError: It has ended.
+        RefusedError: It has ended, or this process does not see it.
     """
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, _, _ = _CREDENTIALS.unpack(credentials)
+    if pid == 0:
+        raise RefusedError(
+            "the caller is in a process namespace that the simulated platform does not see",
+            action="Run the platform among the processes of the node (hostPID).",
+        )
     found = _process(pid)
     if found is None:
         raise RefusedError(_GONE)
     return found
+
+
+def no_right_to_look() -> ConfigurationError:
+    """Return what is wrong where the platform may not look at a caller."""
+    return ConfigurationError(
+        "the simulated platform may not look at the caller's process and files",
+        action="Run it among the node's processes (hostPID), as the callers' user or with CAP_SYS_PTRACE.",
+    )
+
+
+def _cannot_look(error: OSError) -> StrongroomError:
+    return no_right_to_look() if isinstance(error, PermissionError) else RefusedError(_GONE)
 
 
 def _process(pid: int) -> Process | None:

@@ -35,6 +35,7 @@ from strongroom.base.encoding import from_hex, parse_json_object
 from strongroom.base.errors import ConfigurationError, FormatError, NotFoundError, StrongroomError
 from strongroom.crypto import x509
 from strongroom.simulation.amd import SimulatedAmd
+from strongroom.simulation.containers import ContainerMeasurer, container_at
 from strongroom.simulation.launch import Launched, Launches
 from strongroom.simulation.measure import Environment, Measurer, tee_measurement
 from strongroom.simulation.platform import SimulatedPlatform
@@ -60,18 +61,20 @@ def endorsements_of(folder: Path) -> Path:
     return folder / "endorsements"
 
 
-def serve(folder: Path, *, ready: Callable[[], None], clock: Clock | None = None) -> None:
+def serve(folder: Path, *, ready: Callable[[], None], clock: Clock | None = None, public: Path | None = None) -> None:
     """Run the platform until the process ends or `KeyboardInterrupt`.
 
     Args:
         folder: Its state, made if it is not there; mode 700.
         ready: Called once the endorsements are written and the socket accepts connections.
         clock: The time; the machine's unless told otherwise.
+        public: Where socket and endorsements are, for all users and containers of this machine; None for the state
+            folder, whose owner alone reaches them.
 
     Raises:
         ConfigurationError: The folder is not a platform's, or another process serves it.
     """
-    with listen(folder, clock=clock or SystemClock()) as server:
+    with listen(folder, clock=clock or SystemClock(), public=public) as server:
         ready()
         server.serve_forever()
 
@@ -95,12 +98,13 @@ def expected_measurement(socket_path: Path, *, entry: str, tee: TeeKind = "sgx")
 
 
 @contextmanager
-def listen(folder: Path, *, clock: Clock) -> Iterator["PlatformServer"]:
+def listen(folder: Path, *, clock: Clock, public: Path | None = None) -> Iterator["PlatformServer"]:
     """Open the platform's socket.
 
     Args:
-        folder: Its state.
+        folder: Its state; with a public folder it may be read-only.
         clock: The time.
+        public: As in `serve`.
 
     Yields:
         The server, ready for `serve_forever`.
@@ -108,13 +112,34 @@ def listen(folder: Path, *, clock: Clock) -> Iterator["PlatformServer"]:
     Raises:
         ConfigurationError: The folder is not a platform's.
     """
+    place, mode = (folder, 0o700) if public is None else (public, 0o755)
+    place.mkdir(mode=mode, parents=True, exist_ok=True)
+    place.chmod(mode)
+    with _only_one(place), short_address(socket_of(place)) as address:
+        hardware = _load_or_create(folder, now=clock.now())
+        socket_of(place).unlink(missing_ok=True)
+        with PlatformServer(address, hardware=hardware, endorsements=endorsements_of(place), clock=clock) as server:
+            if public is not None:
+                socket_of(place).chmod(0o666)
+            yield server
+
+
+def prepare(folder: Path, *, clock: Clock) -> str:
+    """Make a platform's state, if it is not there, without running it.
+
+    Args:
+        folder: Its state; mode 700.
+        clock: The time.
+
+    Returns:
+        Its vendors' roots, PEM.
+
+    Raises:
+        ConfigurationError: The folder is not a platform's.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    with _only_one(folder), short_address(socket_of(folder)) as address:
-        hardware = _load_or_create(folder, now=clock.now())
-        socket_of(folder).unlink(missing_ok=True)
-        with PlatformServer(address, hardware=hardware, endorsements=endorsements_of(folder), clock=clock) as server:
-            yield server
+    return _load_or_create(folder, now=clock.now()).roots_pem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +148,11 @@ class Hardware:
 
     intel: SimulatedPlatform
     amd: SimulatedAmd
+
+    @property
+    def roots_pem(self) -> str:
+        """The vendors' roots, PEM."""
+        return "".join(map(x509.to_pem, (self.intel.root_der, self.amd.root_der)))
 
 
 def _load_or_create(folder: Path, *, now: datetime) -> Hardware:
@@ -157,7 +187,8 @@ class PlatformServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer)
         self._folder = endorsements
         self._clock = clock
         self._measurer = Measurer()
-        self._launches = Launches(self._measurer)
+        self._containers = ContainerMeasurer()
+        self._launches = Launches(self._measurer, self._containers)
         self._issued = self._write_endorsements()
         super().__init__(address, _Handler)
 
@@ -216,8 +247,16 @@ class PlatformServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer)
     def _measure(self, entry: str, tee: TeeKind) -> str:
         if entry not in ENTRIES:
             raise NotFoundError("there is no such entry", action=f"Ask for one of {', '.join(ENTRIES)}.")
-        environment = Environment.of_python(Path(sys.executable))
-        return tee_measurement(self._measurer.measure(environment), entry, tee=tee)
+        container = container_at(Path("/"))
+        if container is None:
+            environment = Environment.of_python(Path(sys.executable))
+            return tee_measurement(self._measurer.measure(environment), entry, tee=tee)
+        if entry not in container.mark.entries:
+            raise NotFoundError(
+                "the platform's own image is not made for this entry",
+                action="Measure the entry's image: strongroom image measure ARCHIVE.",
+            )
+        return tee_measurement(self._containers.measure(container), entry, tee=tee)
 
     def _write_endorsements(self) -> datetime:
         now = self._clock.now()
@@ -227,8 +266,7 @@ class PlatformServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer)
         _replace(self._folder / f"{family}.json", intel.endorsements(now=now).to_json())
         _replace(self._folder / f"{family}-tdx.json", intel.endorsements(now=now, tee="TDX").to_json())
         _replace(self._folder / f"{x509.spki_sha256(amd.root_der)}.crl", from_hex(amd.endorsements(now=now).crl))
-        roots = "".join(map(x509.to_pem, (intel.root_der, amd.root_der)))
-        _replace(self._folder / "roots.pem", roots.encode("ascii"))
+        _replace(self._folder / "roots.pem", self._hardware.roots_pem.encode("ascii"))
         return now
 
 

@@ -31,11 +31,12 @@ class ExpectedService:
 
     Attributes:
         trust: The hardware's roots.
-        url: Where the service is.
+        url: Where this client reaches the service.
         measurement: Its code's MRENCLAVE.
         configuration: The digest of the configuration it shall have.
         roster: The custodians; None where the master key is held otherwise.
         master_key: How it is held.
+        cluster_url: Where pods reach it, if elsewhere (`TrustedService`).
     """
 
     trust: Trust
@@ -44,6 +45,7 @@ class ExpectedService:
     configuration: str
     roster: CustodyRoster | None
     master_key: MasterKeyHolder
+    cluster_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +152,7 @@ def pin_service(client: CustodyClient, *, expected: ExpectedService, clock: Cloc
     service = TrustedService(
         service="key-service",
         url=expected.url,
+        cluster_url=expected.cluster_url,
         identity=public_key(certificate).thumbprint,
         certificate_pem=to_pem(certificate),
         mode="attested",

@@ -22,15 +22,23 @@ from strongroom.crypto.jose import sign_jws
 from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.random import random_id
 from strongroom.submit.seen_logs import fetch_checkpoint
-from strongroom.submit.services import connect, party_named, trusted_service, verify_services
+from strongroom.submit.services import (
+    attesting_service,
+    connect,
+    party_named,
+    trusted_service,
+    verify_azure_attestation,
+    verify_services,
+)
 from strongroom.submit.vaults import newest_number, vault_addresses, vault_identity
-from strongroom.wire.descriptor import Descriptor, DeviceSetting, ServiceAddress, Sizes
+from strongroom.wire.azure_attestation import TrustedAzureAttestation
+from strongroom.wire.descriptor import AttestationAddress, Descriptor, DeviceSetting, ServiceAddress, Sizes
 from strongroom.wire.events import Event, StepDone
 from strongroom.wire.ticket import TICKET_TYP, RunTicket
 from strongroom.wire.trust import Trust, TrustedService
 from strongroom.wire.vault_key import VaultAddress
 
-_TICKET_LIFETIME: Final = timedelta(days=1)
+TICKET_LIFETIME: Final = timedelta(days=1)
 _REPLACEMENTS: Final = 4
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a memory file system, each TEE's folder is private
 _OVERHEAD_MB: Final = 600
@@ -45,9 +53,12 @@ class SubmitRequest:
         datasets: Location of each dataset that is read, by name.
         outputs: Location of each dataset that is written, by name.
         partners: For each dataset of another owner: what the trust file calls that owner.
-        attested_by: The partner whose attestation service appraises the TEEs; None: one's own.
+        attested_by: Who appraises the TEEs: a partner's attestation service, by the partner's name, or Azure
+            Attestation by the provider's address; None: one's own attestation service.
         vaults: How to use the vault's key of each dataset that is under one, by name.
         versions: The version to read of a dataset; of others the newest one.
+        max_executors: How many executors may join over the whole run, replacements included; None for a few more than
+            `executors`.
     """
 
     script: Path
@@ -65,6 +76,7 @@ class SubmitRequest:
     vaults: Mapping[str, VaultAddress] = field(default_factory=dict)
     versions: Mapping[str, int] = field(default_factory=dict)
     executors: int = 1
+    max_executors: int | None = None
     executor_memory_mb: int = 1024
     executor_cores: int = 1
     driver_memory_mb: int = 1024
@@ -214,8 +226,8 @@ def submit(
     packed = pack(request, trust=trust, packages=places.packages)
     told(Step.SUBMIT, f"application {packed.digest[:12]}… packed")
     try:
-        _verify_parties(request, trust, clock=clock)
-        ticket, run_id = _sign_ticket(request, packed, places=places, trust=trust, submitter=submitter, clock=clock)
+        verify_parties(request, trust, clock=clock)
+        ticket, run_id = sign_ticket(request, packed, places=places, trust=trust, submitter=submitter, clock=clock)
     except StrongroomError as error:
         raise error.at(Step.POLICY) from error.__cause__
     told(Step.POLICY, f"services verified ({trust.hardware} hardware), run {run_id[:12]}… signed")
@@ -227,9 +239,7 @@ def submit(
         if isinstance(event, StepDone) and (step := Step.from_slug(event.step)) is not None:
             on_event(SubmitEvent(step=step, detail=event.detail, elapsed_ms=event.elapsed_ms, source=source))
 
-    cluster = LocalCluster(
-        folder=folder, memory=_MEMORY, on_event=relay, max_executors=request.executors + _REPLACEMENTS
-    )
+    cluster = LocalCluster(folder=folder, memory=_MEMORY, on_event=relay, max_executors=most_executors(request))
     outcome = cluster.run(descriptor, executors=request.executors)
     finished = outcome.finished
     return RunOutcome(
@@ -259,17 +269,50 @@ def _binding(keeper: str, access: Literal["read", "write"]) -> DatasetBinding:
     return DatasetBinding(key_service=keeper, access=access, version=None)
 
 
-def _verify_parties(request: SubmitRequest, trust: Trust, *, clock: Clock) -> None:
-    """Verify the services that the run needs, each with its own party's anchors."""
-    attestation = trusted_service(party_named(trust, request.attested_by), "attestation-service")
-    needed = {attestation.identity, *(keeper.identity for keeper in _keepers(request, trust).values())}
+def verify_parties(request: SubmitRequest, trust: Trust, *, clock: Clock) -> None:
+    """Verify the services that the run needs, each with its own party's anchors.
+
+    Raises:
+        StrongroomError: One of them does not answer, or is not what was pinned.
+    """
+    attestation = attesting_service(trust, request.attested_by)
+    needed = {keeper.identity for keeper in _keepers(request, trust).values()}
+    if isinstance(attestation, TrustedAzureAttestation):
+        verify_azure_attestation(attestation)
+    else:
+        needed.add(attestation.identity)
     for party in trust.parties():
         verify_services(party, clock=clock, only=needed)
 
 
-def _sign_ticket(
-    request: SubmitRequest, packed: Packed, *, places: Places, trust: Trust, submitter: SigningKey, clock: Clock
+def sign_ticket(
+    request: SubmitRequest,
+    packed: Packed,
+    *,
+    places: Places,
+    trust: Trust,
+    submitter: SigningKey,
+    clock: Clock,
+    lifetime: timedelta = TICKET_LIFETIME,
 ) -> tuple[str, str]:
+    """Sign the ticket of one run, for the versions that are to be read.
+
+    Args:
+        request: What to run.
+        packed: The application.
+        places: Where what was seen of the key services' logs is kept.
+        trust: The trust file.
+        submitter: Who signs.
+        clock: The time.
+        lifetime: How long the run may be opened.
+
+    Returns:
+        The ticket, a JWS, and the run's id.
+
+    Raises:
+        NotFoundError: A dataset has no version to read.
+        StrongroomError: A key service does not answer, or its log was tampered with.
+    """
     keepers = _keepers(request, trust)
     services = {keeper.identity: (keeper, connect(keeper)) for keeper in keepers.values()}
     versions: dict[str, int | None] = {**dict.fromkeys(request.outputs), **request.versions}
@@ -296,8 +339,8 @@ def _sign_ticket(
         run_id=run_id,
         application=packed.digest,
         datasets=versions,
-        max_executors=request.executors + _REPLACEMENTS,
-        not_after=to_rfc3339(clock.now() + _TICKET_LIFETIME),
+        max_executors=most_executors(request),
+        not_after=to_rfc3339(clock.now() + lifetime),
         submitter=submitter.verifying_key.thumbprint,
         checkpoints=checkpoints,
     )
@@ -305,10 +348,45 @@ def _sign_ticket(
     return sign_jws(ticket.to_json(), key=submitter, header=header), run_id
 
 
+def most_executors(request: SubmitRequest) -> int:
+    """Return how many executors may join over the whole run, replacements included."""
+    return request.max_executors or request.executors + _REPLACEMENTS
+
+
+def service_addresses(
+    request: SubmitRequest, trust: Trust, *, in_cluster: bool
+) -> tuple[AttestationAddress, dict[str, ServiceAddress]]:
+    """Return where agents reach the attestation service, ours or Azure's, and the key services by their identities.
+
+    Args:
+        request: What to run.
+        trust: The trust file.
+        in_cluster: Whether the agents are in the services' cluster; otherwise they are where this client is.
+    """
+
+    def address(service: TrustedService) -> ServiceAddress:
+        url = service.own_url if in_cluster else service.url
+        return ServiceAddress(url=url, certificate_pem=service.certificate_pem)
+
+    attestation = attesting_service(trust, request.attested_by)
+    keepers = {keeper.identity: address(keeper) for keeper in _keepers(request, trust).values()}
+    return attestation.address if isinstance(attestation, TrustedAzureAttestation) else address(attestation), keepers
+
+
+def sizes_of(request: SubmitRequest) -> Sizes:
+    """Return the sizes of the run's TEEs."""
+    return Sizes(
+        driver_memory_mb=request.driver_memory_mb,
+        executor_memory_mb=request.executor_memory_mb,
+        executor_cores=request.executor_cores,
+        executors=request.executors,
+    )
+
+
 def _descriptor(
     request: SubmitRequest, packed: Packed, *, trust: Trust, ticket: str, folder: Path, device: DeviceSetting
 ) -> Descriptor:
-    attestation = trusted_service(party_named(trust, request.attested_by), "attestation-service")
+    attestation, keepers = service_addresses(request, trust, in_cluster=False)
     return Descriptor(
         role="driver",
         application=packed.digest,
@@ -316,19 +394,11 @@ def _descriptor(
         device=device,
         package=str(packed.folder),
         scratch="",
-        attestation_service=ServiceAddress(url=attestation.url, certificate_pem=attestation.certificate_pem),
-        key_services={
-            keeper.identity: ServiceAddress(url=keeper.url, certificate_pem=keeper.certificate_pem)
-            for keeper in _keepers(request, trust).values()
-        },
+        attestation_service=attestation,
+        key_services=keepers,
         vaults=vault_addresses(request.vaults),
         storage={**request.datasets, **request.outputs},
-        sizes=Sizes(
-            driver_memory_mb=request.driver_memory_mb,
-            executor_memory_mb=request.executor_memory_mb,
-            executor_cores=request.executor_cores,
-            executors=request.executors,
-        ),
+        sizes=sizes_of(request),
         host="127.0.0.1",
         report="",
         output=str(folder),

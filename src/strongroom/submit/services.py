@@ -10,12 +10,23 @@ from strongroom.attestation.evidence.unverified import UnverifiedEvidence
 from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, VerifiedSgx, verify_sgx
 from strongroom.base.clock import Clock
 from strongroom.base.encoding import from_b64url, to_b64url
-from strongroom.base.errors import ConfigurationError, Mismatch, RefusedError, VerificationError, differences
+from strongroom.base.errors import (
+    ConfigurationError,
+    FormatError,
+    Mismatch,
+    RefusedError,
+    VerificationError,
+    differences,
+)
 from strongroom.base.workflow import Step
+from strongroom.clients.attestation import published_keys
+from strongroom.clients.https import Https
 from strongroom.clients.pinned import PinnedHttp
+from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.keys import VerifyingKey
 from strongroom.crypto.random import random_bytes
 from strongroom.crypto.x509 import parse_pem_chain, public_key
+from strongroom.wire.azure_attestation import AzureAttestationAddress, TrustedAzureAttestation
 from strongroom.wire.service import ServiceEvidence, ServiceKind, ServiceStatement
 from strongroom.wire.trust import Anchors, Trust, TrustedService
 
@@ -61,6 +72,65 @@ def party_named(trust: Trust, partner: str | None) -> Anchors:
             action=f"add that owner's trust file: strongroom trust add {partner} FILE",
         )
     return found.anchors
+
+
+def attesting_service(trust: Trust, named: str | None) -> TrustedService | TrustedAzureAttestation:
+    """Return who appraises a run's TEEs.
+
+    Args:
+        trust: The trust file.
+        named: A partner, whose attestation service it is; or the address of a provider of Azure Attestation; None for
+            one's own attestation service.
+
+    Raises:
+        ConfigurationError: The trust file names no such partner or provider, or no attestation service.
+    """
+    if named is None or not named.startswith("https://"):
+        return trusted_service(party_named(trust, named), "attestation-service")
+    found = [each for party in trust.parties() for each in party.azure_attestation if each.url == named]
+    if not found:
+        raise ConfigurationError(
+            f"the trust file does not name {named} as a provider of Azure Attestation",
+            action=f"Take it up: strongroom trust azure {named}",
+        )
+    return found[0]
+
+
+def published_certificates(address: AzureAttestationAddress) -> tuple[bytes, ...]:
+    """Return the certificates, DER, of the keys that a provider of Azure Attestation publishes now.
+
+    Raises:
+        FormatError: Not such an answer.
+        VerificationError: What answers is not the provider.
+        UnavailableError: It does not answer.
+    """
+    https = Https(address.url, service="Azure Attestation", authorities_pem=address.authorities_pem)
+    found = tuple(dict.fromkeys(chain[0] for chain in published_keys(https.get("/certs").body).values()))
+    if not found:
+        raise FormatError(f"{address.url} publishes no keys", action="Check the address: it is a provider's own.")
+    return found
+
+
+def verify_azure_attestation(provider: TrustedAzureAttestation) -> None:
+    """Check that a provider signs with keys that were pinned: no receipt of a run would hold with another one.
+
+    Raises:
+        RefusedError: It publishes a key that was not pinned; the mismatches name each.
+        StrongroomError: As `published_certificates`.
+    """
+    published = [sha256_hex(each) for each in published_certificates(provider.address)]
+    mismatches = tuple(
+        Mismatch(name="signing certificate", expected="one of the trust file's", actual=digest)
+        for digest in published
+        if digest not in provider.certificates
+    )
+    if mismatches:
+        raise RefusedError(
+            f"{provider.url} signs with keys that the trust file does not name",
+            action=f"Azure replaces keys now and then. Take the new ones up: strongroom trust azure {provider.url}",
+            step=Step.POLICY,
+            mismatches=mismatches,
+        )
 
 
 def trusted_roots(trust: Anchors) -> TrustedRoots:
@@ -138,7 +208,7 @@ def verify_service_evidence(
         raise RefusedError(
             f"{name} is not the one that was pinned",
             action="compare it with the operator; to trust the new one, write the trust file again with: strongroom up"
-            " (or, for an attested key service: strongroom custody pin)",
+            " (on Kubernetes: strongroom chart trust; for an attested key service: strongroom custody pin)",
             step=Step.POLICY,
             mismatches=tuple(found),
         )

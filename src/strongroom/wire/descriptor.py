@@ -4,15 +4,26 @@ from typing import Final, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from strongroom.wire.model import CompactJws, DatasetName, Hex32, Message, Url
+from strongroom.base.limits import LIMITS
+from strongroom.wire.azure_attestation import AzureAttestationAddress
+from strongroom.wire.model import B64Url, CompactJws, DatasetName, Hex32, Message, Shape, Url
 from strongroom.wire.runtime_data import Role
 from strongroom.wire.vault_key import VaultAddress
 
 DeviceKind: TypeAlias = Literal[
-    "simulated-sgx", "simulated-tdx", "simulated-snp", "gramine", "occlum", "tsm", "sev-guest", "tdx-guest"
+    "simulated-sgx",
+    "simulated-tdx",
+    "simulated-snp",
+    "gramine",
+    "occlum",
+    "tsm",
+    "sev-guest",
+    "tdx-guest",
+    "azure-vtpm",
 ]
 """What quotes a TEE: the simulated platform as one of three kinds, or an interface of real hardware."""
 _SIMULATED: Final = frozenset({"simulated-sgx", "simulated-tdx", "simulated-snp"})
+_ENCLAVES: Final = frozenset({"simulated-sgx", "gramine", "occlum"})
 
 
 class DeviceSetting(Message):
@@ -21,10 +32,17 @@ class DeviceSetting(Message):
     Attributes:
         kind: The device; what each needs is in `docs/reference/devices.md`.
         socket: Path of the simulated platform's socket; for the simulated kinds only.
+        shape: As what this TEE was launched, so that a wrong launch is noticed here; what it counts as follows from its
+            evidence (`policy.shapes`).
+        initdata: What a pod was launched with; for that shape only.
     """
 
     kind: DeviceKind
     socket: str | None = None
+    shape: Shape = Field(default="process", exclude_if=lambda shape: shape == "process")
+    initdata: B64Url | None = Field(
+        default=None, max_length=LIMITS.initdata_bytes * 4 // 3 + 4, exclude_if=lambda document: document is None
+    )
 
     @model_validator(mode="after")
     def _only_simulated_devices_have_a_socket(self) -> Self:
@@ -33,12 +51,26 @@ class DeviceSetting(Message):
             raise ValueError(msg)
         return self
 
+    @model_validator(mode="after")
+    def _can_have_its_shape(self) -> Self:
+        if (self.shape == "pod") != (self.initdata is not None):
+            raise ValueError("a pod names its initdata, another shape has none")
+        if self.shape != "process" and self.kind in _ENCLAVES:
+            raise ValueError("an enclave is a process's TEE")
+        if self.shape != "confidential-node" and self.kind == "azure-vtpm":
+            raise ValueError("an Azure confidential VM is a confidential node")
+        return self
+
 
 class ServiceAddress(Message):
     """Where a service answers, and the identity certificate it shows (checked against what bindings pin)."""
 
     url: Url
     certificate_pem: str
+
+
+AttestationAddress: TypeAlias = ServiceAddress | AzureAttestationAddress
+"""Which attestation service appraises a run's TEEs: one of ours, or a provider of Azure Attestation."""
 
 
 class DriverAddress(Message):
@@ -64,6 +96,7 @@ class Descriptor(Message):
         device: What quotes this TEE.
         package: Folder with the packed application.
         scratch: A folder on a memory file system, private to this TEE; the agent works only there.
+        attestation_service: Who appraises this TEE.
         key_services, vaults: What keeps the keys of the application's datasets, by what its bindings pin: key services
             of Strongroom's by identity, vaults' keys by the digest of their statement. At least one.
         storage: For each dataset: a `file:///…` location.
@@ -80,7 +113,7 @@ class Descriptor(Message):
     device: DeviceSetting
     package: str
     scratch: str
-    attestation_service: ServiceAddress
+    attestation_service: AttestationAddress
     key_services: dict[Hex32, ServiceAddress] = Field(default={}, max_length=16)
     vaults: dict[Hex32, VaultAddress] = Field(default={}, max_length=16)
     storage: dict[DatasetName, str]

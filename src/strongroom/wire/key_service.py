@@ -5,9 +5,9 @@ in the run, once it has one); the service answers with a JWS of its statement ke
 (`PersonToken`).
 """
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from strongroom.base.errors import FormatError
 from strongroom.base.limits import LIMITS
@@ -40,6 +40,9 @@ CLOSING_TYP: Final = "strongroom-closing+jws"
 VERSION_TYP: Final = "strongroom-version+jws"
 SERVICE_STATEMENT_TYP: Final = "strongroom-service+jws"
 
+WorkloadToken = Annotated[CompactJws, Field(max_length=16 << 10)]
+"""A service account's token, as Kubernetes projects it into a pod. Its signature is the key service's to check."""
+
 
 class PersonToken(Message):
     """Payload of a person's bearer token: short-lived, for one service, signed with a key the service knows."""
@@ -57,27 +60,64 @@ class Nonce(Message):
     expires_at: Timestamp
 
 
+class VtpmEvidence(Message):
+    """What the vTPM of an Azure confidential VM says: there the guest does not choose the hardware's report data.
+
+    Attributes:
+        hcl_report: The paravisor's report, NV index 0x01400001: it names the vTPM's attestation key.
+        tpm_quote: TPMS_ATTEST of TPM2_Quote, whose nonce is SHA-256 of the runtime data.
+        tpm_signature: The attestation key's signature over it.
+        pcrs: Values of the quoted registers by number.
+    """
+
+    hcl_report: B64Url
+    tpm_quote: B64Url
+    tpm_signature: B64Url
+    pcrs: dict[Annotated[str, StringConstraints(pattern=r"^(1?[0-9]|2[0-3])\Z")], Hex32] = Field(min_length=1)
+
+
 class Evidence(Message):
     """Evidence as it travels: the vendor's bytes and the runtime data they bind, both base64url.
 
     Attributes:
         quote: The quote, or on SEV-SNP the report.
         certificate_chain: On SEV-SNP, else None: PEM of VCEK or VLEK, ASK or ASVK, ARK.
+        initdata: The document whose hash was fixed at launch in the application digest's place (a pod's), base64url;
+            None where the digest itself was.
+        vtpm: In an Azure confidential VM: what binds the runtime data there, in the quote's place.
     """
 
     kind: TeeKind
     quote: B64Url
     runtime_data: B64Url
     certificate_chain: str | None = Field(default=None, max_length=LIMITS.evidence_bytes)
+    initdata: B64Url | None = Field(
+        default=None, max_length=LIMITS.initdata_bytes * 4 // 3 + 4, exclude_if=lambda document: document is None
+    )
+    vtpm: VtpmEvidence | None = Field(default=None, exclude_if=lambda vtpm: vtpm is None)
+
+    @model_validator(mode="after")
+    def _is_of_one_form(self) -> Self:
+        if self.kind == "sgx" and (self.initdata is not None or self.vtpm is not None):
+            raise ValueError("an enclave has neither initdata nor a vTPM")
+        if self.initdata is not None and self.vtpm is not None:
+            raise ValueError("evidence has initdata, or is a vTPM's")
+        return self
 
 
 class JoinRequest(Message):
-    """A TEE asks to open (driver) or to join (executor) a run. Sent as a JWS of the TEE's signing key."""
+    """A TEE asks to open (driver) or to join (executor) a run. Sent as a JWS of the TEE's signing key.
+
+    Attributes:
+        workload_token: On Kubernetes: the pod's service-account token for this key service (its audience is
+            `wire.pod.token_audience`), read just before; None where there is none.
+    """
 
     version: Literal[1] = 1
     ticket: CompactJws
     result: CompactJws
     evidence: Evidence
+    workload_token: WorkloadToken | None = Field(default=None, exclude_if=lambda token: token is None)
 
 
 class LogProof(Message):

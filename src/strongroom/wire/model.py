@@ -40,12 +40,21 @@ RelativePath = Annotated[
 """A path below a folder: no leading slash, no dot segments, no control characters."""
 Url = Annotated[str, StringConstraints(pattern=r"^https://[A-Za-z0-9.\-\[\]:]+(/[A-Za-z0-9./_\-]*)?\Z")]
 """An https address without user, query or fragment."""
+OriginUrl = Annotated[str, StringConstraints(pattern=r"^https://[a-z0-9.\-]+(:[0-9]{1,5})?\Z", max_length=300)]
+"""An https address of a host and nothing else, in the only spelling that identifiers made from it have."""
 CompactJws = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\Z")]
 CompactJwe = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*){4}\Z")]
 
 TeeKind: TypeAlias = Literal["sgx", "tdx", "snp"]
 """Whose evidence it is: an SGX enclave's, a TDX trust domain's, an SEV-SNP guest's."""
 TEE_KINDS: Final[tuple[TeeKind, ...]] = get_args(TeeKind)
+Shape: TypeAlias = Literal["process", "pod", "confidential-node"]
+"""Whom a TEE leaves inside with the application, the strongest first. What each means is in `policy.shapes`."""
+SHAPES: Final[tuple[Shape, ...]] = get_args(Shape)
+VirtualTeeKind: TypeAlias = Literal["tdx", "snp"]
+"""A kind of TEE that is a virtual machine."""
+ImageDigest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+"""A container image, as registries name exactly one: the SHA-256 of its manifest."""
 
 
 class Message(BaseModel):

@@ -1,9 +1,10 @@
 """The receipt of a run: everything an auditor needs, in one file."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from strongroom.wire.azure_attestation import KeyId
 from strongroom.wire.key_service import LogProof, RunMember, RunRecord
 from strongroom.wire.model import B64Url, CompactJws, DatasetName, Hex16, Hex32, Message, Timestamp, Url
 
@@ -46,7 +47,9 @@ class ReceiptBody(Message):
         ticket: The submitter's run ticket.
         application: The application's description, canonical JSON text.
         attestation_service: Issuer of the attestation results.
-        attestation_certificates: Its signing certificates, then its identity certificate, DER.
+        attestation_certificates: Of a service of ours: its signing certificates, then its identity certificate, DER.
+        attestation_keys: Of Azure Attestation: the certificate, DER, of each key that signed a result, by the id that
+            the provider gives it.
         endorsements: What the members' evidence verifies with, by the platform's name: of SGX and TDX the collateral,
             JSON text; of SEV-SNP the root's revocation list, hexadecimal text.
         records: For each key service, by identity: members, approvals and leaves of the run.
@@ -67,7 +70,8 @@ class ReceiptBody(Message):
     ticket: CompactJws
     application: str
     attestation_service: Url
-    attestation_certificates: tuple[B64Url, ...] = Field(min_length=2, max_length=16)
+    attestation_certificates: tuple[B64Url, ...] = Field(default=(), max_length=16)
+    attestation_keys: dict[KeyId, B64Url] = Field(default={}, max_length=16)
     endorsements: dict[str, str]
     records: dict[Hex32, RunRecord]
     vaults: dict[Hex32, VaultRecord] = Field(default={})
@@ -76,12 +80,23 @@ class ReceiptBody(Message):
     outputs: dict[DatasetName, Output]
     log_digest: Hex32
 
+    @model_validator(mode="after")
+    def _shows_one_services_keys(self) -> Self:
+        ours, azures = self.attestation_certificates, self.attestation_keys
+        if bool(ours) == bool(azures) or len(ours) == 1:
+            raise ValueError("the keys of one attestation service are shown: ours with its identity, or Azure's")
+        return self
+
     @model_serializer(mode="wrap")
-    def _without_empty_vaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Write receipts of runs without vaults as they always were: they are signed over exactly these bytes."""
+    def _as_written_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write receipts of runs without vaults and without Azure as they always were: these bytes are signed."""
         fields: dict[str, Any] = serialize(self)
         if not self.vaults:
             del fields["vaults"]
+        if self.attestation_keys:
+            del fields["attestation_certificates"]
+        else:
+            del fields["attestation_keys"]
         return fields
 
 

@@ -7,12 +7,10 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from strongroom.base.errors import FormatError
 from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.keys import VerifyingKey
-from strongroom.wire.model import CompactJws, DatasetName, Hex16, Hex32, Message, Url
+from strongroom.wire.model import CompactJws, DatasetName, Hex16, Hex32, Message, OriginUrl, Url
 
 VaultKind: TypeAlias = Literal["azure-key-vault", "azure-managed-hsm"]
 """Which service it is: they differ in the tokens they ask for and in whose attestation results they believe."""
-VaultUrl = Annotated[str, StringConstraints(pattern=r"^https://[a-z0-9.\-]+(:[0-9]{1,5})?\Z", max_length=300)]
-"""A vault's address, in the only spelling that its key identifiers have."""
 KeyName = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z-]{1,127}\Z")]
 ClientId = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z._~-]{1,128}\Z")]
 MetadataUrl = Annotated[str, StringConstraints(pattern=r"^http://(169\.254\.169\.254|127\.0\.0\.1:[0-9]{1,5})\Z")]
@@ -26,7 +24,8 @@ class VaultKey(Message):
     half of `public_jwk`, or have the check value.
 
     Attributes:
-        url: The vault's address; its host is the name in the certificate that signs releases.
+        url: The vault's address, as its key identifiers spell it; its host is the name in the certificate that signs
+            releases.
         key, key_version: The key's name and the one version that is used.
         kty: Its type, as the vault writes it.
         public_jwk: Of RSA keys the public half (`kty`, `n`, `e`); else None.
@@ -38,7 +37,7 @@ class VaultKey(Message):
 
     version: Literal[1] = 1
     kind: VaultKind
-    url: VaultUrl
+    url: OriginUrl
     key: KeyName
     key_version: Hex16
     kty: Literal["RSA", "RSA-HSM", "oct", "oct-HSM"]

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from strongroom.agent.engine_run import Stop, wait_for
+from strongroom.agent.engine_run import wait_for
+from strongroom.agent.stop import Stop
 from strongroom.base.errors import EngineError
-from strongroom.engine.spark import Child
+from strongroom.engine.node import Child
 
 Start = Callable[[str], Child]
 

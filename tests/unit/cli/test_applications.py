@@ -1,11 +1,16 @@
+import base64
+import gzip
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from strongroom.application.description import ApplicationDescription, DatasetBinding
 from strongroom.application.package import ApplicationSources, pack
+from strongroom.attestation.evidence.initdata import parse_initdata, verify_initdata
 from strongroom.base.errors import IntegrityError, NotFoundError
 from strongroom.cli.applications import (
     changes_since_approved,
@@ -140,3 +145,56 @@ def test_a_folder_is_shown_with_its_digest(state: State) -> None:
 
     assert result.exit_code == 0
     assert description.digest in result.output
+
+
+def initdata(state: State, *arguments: str) -> Result:
+    return CliRunner().invoke(strongroom, ["app", "initdata", *arguments, "--state", str(state.root)])
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha384"])
+def test_writes_initdata_that_a_pod_of_the_application_is_launched_with(state: State, algorithm: Any) -> None:
+    description, image = packed(state), "sha256:" + "c3" * 32
+    policy, hub, output = (state.root / name for name in ("policy.rego", "cdh.toml", "initdata.toml"))
+    policy.write_text(f'package agent_policy\nstrongroom_image := "registry.example/spark@{image}"\n')
+    hub.write_text("socket = 'unix:///run/cdh.sock'\n")
+    options = ("--policy", str(policy), "--entry", f"cdh.toml={hub}", "--algorithm", algorithm, "--output", str(output))
+
+    ended = initdata(state, description.digest[:8], *options, "--json")
+
+    assert ended.exit_code == 0, ended.output
+    document, said = output.read_bytes(), json.loads(ended.output)
+    found = parse_initdata(document)
+    assert found.application == said["application"] == description.digest
+    assert {name: found.entries[name] for name in ("policy.rego", "cdh.toml")} == {
+        "policy.rego": policy.read_text(),
+        "cdh.toml": hub.read_text(),
+    }
+    assert (said["configuration"], said["template"], said["image"]) == (found.configuration, found.template, image)
+    for kind, name in (("snp", "host_data"), ("tdx", "mrconfigid")):
+        launched_with = bytes.fromhex(said[name])
+        assert verify_initdata(document, kind=kind, launched_with=launched_with) == found  # type: ignore[arg-type]
+    assert gzip.decompress(base64.b64decode(said["annotation"])) == document
+    shown = initdata(state, description.digest[:8], *options)
+    assert said["host_data"] in shown.output
+    assert said["annotation"] not in shown.output
+
+
+@pytest.mark.parametrize(
+    ("entry", "content", "says"),
+    [
+        ("cdh.toml", b"x", "is no entry"),
+        ("cdh.toml={}", b"\xff", "not UTF-8"),
+        ("cdh.toml={}", b"'''", "initdata"),
+        ("strongroom.json={}", b"{}", "strongroom.json"),
+    ],
+)
+def test_refuses_entries_that_initdata_cannot_hold(state: State, entry: str, content: bytes, says: str) -> None:
+    description = packed(state)
+    policy, file, output = (state.root / name for name in ("policy.rego", "file", "initdata.toml"))
+    policy.write_text("package agent_policy\n")
+    file.write_bytes(content)
+    arguments = ("--policy", str(policy), "--entry", entry.format(file), "--output", str(output))
+    refused = initdata(state, description.digest[:8], *arguments)
+    assert refused.exit_code in {1, 2}
+    assert says in refused.output
+    assert not output.exists()

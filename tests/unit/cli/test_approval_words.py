@@ -21,8 +21,8 @@ FULL: dict[str, Any] = {
     "attestation_issuer": "https://attest.example",
     "hardware": "simulated",
     "platform": {"machines": ["ppid:" + "0a" * 16], "min_tcb_evaluation_data_number": 17, "min_crl_number": 5},
-    "tees": ["sgx"],
-    "shape": "process",
+    "tees": ["tdx"],
+    "shapes": ["process"],
     "max_runs": 7,
     "not_after": "2026-12-31T00:00:00Z",
     "submitters": ["c3" * 32],
@@ -46,7 +46,8 @@ OTHER: dict[str, Any] = {
     "attestation_issuer": "https://attest.examples",
     "hardware": "real",
     "platform": {"machines": "any", "min_tcb_evaluation_data_number": 17, "min_crl_number": 5},
-    "tees": ["tdx"],
+    "tees": ["snp"],
+    "shapes": ["confidential-node"],
     "max_runs": 8,
     "not_after": None,
     "submitters": ["c3" * 31 + "00"],
@@ -60,6 +61,7 @@ OTHER: dict[str, Any] = {
     "writers": ["application:" + "d4" * 31 + "00"],
     "purpose": "another study",
     "roster": None,
+    "workloads": [{"issuer": "https://cluster.example", "subject": "system:serviceaccount:team-a:spark"}],
     "back_end": "azure-managed-hsm",
 }
 
@@ -82,6 +84,14 @@ def test_access_is_shown() -> None:
 def test_every_field_is_compared_above() -> None:
     shown_otherwise = {"version", "access", "shape", "issued_at"}
     assert set(Approval.model_fields) - set(OTHER) == shown_otherwise
+
+
+def test_shapes_are_shown_with_whom_they_trust_and_an_older_approval_means_the_strongest() -> None:
+    old, new = approval(shape="process", shapes=[]), approval()
+    assert approval_changes(old, new) == []
+    weaker = dict(approval_words(approval(shapes=["pod", "confidential-node"])))["shape"]
+    assert "WEAKER: the cluster's administrator is inside the TEE" in weaker
+    assert "WEAKER" not in dict(approval_words(new))["shape"]
 
 
 def test_when_it_was_issued_is_shown_but_is_no_difference() -> None:

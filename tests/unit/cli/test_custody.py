@@ -135,6 +135,15 @@ def test_custodians_unlock_a_service_and_its_owner_pins_it(installed: AttestedIn
     assert found.measurement == installed.measurement
     assert run("status", *common).exit_code == 0, "the measurement is the trust file's from now on"
 
+    settings = json.loads(installed.key_config.read_text())
+    in_cluster = installed.folder / "in-cluster.json"
+    in_cluster.write_text(json.dumps(settings | {"url": "https://key-service.strongroom.svc:8443"}))
+    elsewhere = run("pin", *known[2:], "--config", in_cluster, "--address", settings["url"])
+    assert elsewhere.exit_code == 0, elsewhere.output
+    trust = Trust.from_json(installed.trust_file.read_bytes())
+    (found,) = [each for each in trust.services if each.service == "key-service"]
+    assert (found.url, found.cluster_url) == (settings["url"], "https://key-service.strongroom.svc:8443")
+
 
 def test_an_owner_operated_configuration_has_no_custodians(installed: AttestedInstallation, tmp_path: Path) -> None:
     config = tmp_path / "keys.json"

@@ -19,6 +19,7 @@ from strongroom.cli.options import (
     UntilDate,
     VersionOf,
     VersionRange,
+    WorkloadOf,
 )
 
 TYPES = [
@@ -33,6 +34,7 @@ TYPES = [
     UntilDate(),
     VersionOf(),
     VersionRange(),
+    WorkloadOf(),
 ]
 
 
@@ -156,3 +158,37 @@ def test_a_name_that_is_accepted_is_one_that_messages_accept(text: str) -> None:
     with contextlib.suppress(click.BadParameter):
         name = DatasetName().convert(text, None, None)
         assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name)
+
+
+ISSUER = "https://cluster.example"
+
+
+@pytest.mark.parametrize(
+    ("text", "role"),
+    [("team-a/spark@", None), ("driver=team-a/spark@", "driver"), ("executor=team-a/spark@", "executor")],
+)
+def test_a_workload_is_an_account_of_a_cluster_and_perhaps_of_one_role(text: str, role: str | None) -> None:
+    found = WorkloadOf().convert(text + ISSUER, None, None)
+    assert (found.subject, found.issuer, found.role) == ("system:serviceaccount:team-a:spark", ISSUER, role)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "team-a/spark",
+        "team-a/spark@",
+        "team-a/spark@http://cluster.example",
+        f"spark@{ISSUER}",
+        f"team-a/@{ISSUER}",
+        f"/spark@{ISSUER}",
+        f"team-a/spark/x@{ISSUER}",
+        f"team-a/*@{ISSUER}",
+        f"Team/spark@{ISSUER}",
+        f"=team-a/spark@{ISSUER}",
+        f"owner=team-a/spark@{ISSUER}",
+    ],
+)
+def test_refuses_other_workloads(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="names no service account"):
+        WorkloadOf().convert(text, None, None)

@@ -6,6 +6,7 @@ from click.testing import CliRunner, Result
 
 from strongroom.base.workflow import Step
 from strongroom.cli.commands.submit import REFUSED, line_of, places_of, request_of, submit
+from strongroom.cli.kubernetes import CLUSTER_PARAMETERS
 from strongroom.cli.main import strongroom
 from strongroom.cli.owner_keys import make_owner_keys
 from strongroom.cli.state import State
@@ -19,7 +20,8 @@ STATE = State(root=Path("/s"))
 def parse(*arguments: str) -> SubmitRequest:
     """What `submit` would run for this command line."""
     options = dict(submit.make_context("submit", ["--state", "/s", *arguments]).params)
-    del options["key"], options["tee"], options["state"]
+    for name in (*CLUSTER_PARAMETERS, "master", "key", "tee", "state"):
+        del options[name]
     return request_of(STATE, **options)
 
 
@@ -62,6 +64,15 @@ def test_datasets_of_other_owners_go_by_what_the_trust_file_calls_them() -> None
     assert request.partners == {"visits": "hospital", "joined": "bank"}
     assert request.datasets["visits"] == "file:///data/visits"
     assert request.attested_by == "bank"
+
+
+def test_tees_are_appraised_by_azure_attestation_by_its_address() -> None:
+    url = "https://strongroom.weu.attest.azure.net"
+    for written in (url, f"{url}/", url.replace("weu", "WEU")):
+        assert parse("--attested-by", written, "join.py").attested_by == url
+    for wrong in ("http://a.example", "https://a.example/path", "https://", "Hospital"):
+        with pytest.raises(click.BadParameter):
+            parse("--attested-by", wrong, "join.py")
 
 
 def test_another_owners_dataset_does_not_lie_in_ones_own_storage() -> None:
@@ -119,7 +130,7 @@ def test_refuses_flags_by_name(tmp_path: Path, flag: str) -> None:
     assert f"{flag} is not supported" in run(tmp_path, flag, "count.py").output
 
 
-@pytest.mark.parametrize("master", ["yarn", "k8s://host", "spark://host:7077", "local[2]"])
+@pytest.mark.parametrize("master", ["yarn", "spark://host:7077", "local[2]"])
 def test_refuses_another_cluster_than_its_own(tmp_path: Path, master: str) -> None:
     result = run(tmp_path, "--master", master, "count.py")
 

@@ -199,7 +199,9 @@ def test_submit_takes_a_vault_for_each_dataset(state: State, root: Path) -> None
     both = parse("--dataset", "trips", "--output", "report", f"--vault=trips={file}", f"--vault=report={file}", "a.py")
     assert len(vault_addresses(both.vaults)) == 1
     for bad in ("trips", "trips=", f"Trips={file}", f"others={file}"):
-        result = CliRunner().invoke(strongroom, ["submit", "--dataset", "trips", "--vault", bad, "a.py"])
+        result = CliRunner().invoke(
+            strongroom, ["submit", "--state", str(state.root), "--dataset", "trips", "--vault", bad, "a.py"]
+        )
         assert result.exit_code == 2, result.output
 
 

@@ -14,6 +14,8 @@ import pytest
 from strongroom.base.errors import ConfigurationError, EngineError, FormatError, RefusedError
 from strongroom.base.secret import SecretBytes
 from strongroom.engine import runtime, spark
+from strongroom.engine.cluster import StandaloneCluster
+from strongroom.engine.node import Child, ProtectedNode
 from strongroom.engine.runtime import SparkRuntime, find_runtime, runtime_of_this_installation
 
 SCRIPT = """#!/bin/sh
@@ -27,11 +29,14 @@ PARENT = """
 import dataclasses
 from pathlib import Path, PosixPath
 from strongroom.engine.runtime import SparkRuntime
-from strongroom.engine.spark import Application, InsecurePlainNode, Resources, start_driver
+from strongroom.engine.cluster import StandaloneCluster
+from strongroom.engine.node import InsecurePlainNode
+from strongroom.engine.spark import Application, Resources, start_driver
 node = InsecurePlainNode(runtime={runtime}, scratch=Path({scratch!r}), host="127.0.0.1")
 application = Application(name="x", entry_point=Path("/app/x.py"))
+cluster = StandaloneCluster(url="spark://h:1")
 child = start_driver(
-    node, master_url="spark://h:1", application=application, resources=Resources(), stdout=2, stderr=2
+    node, cluster=cluster, application=application, resources=Resources(), stdout=2, stderr=2
 )
 print(child.pid)
 """
@@ -48,9 +53,9 @@ def fake_runtime(tmp_path: Path) -> SparkRuntime:
 
 
 @pytest.fixture
-def node(fake_runtime: SparkRuntime) -> Iterator[spark.ProtectedNode]:
+def node(fake_runtime: SparkRuntime) -> Iterator[ProtectedNode]:
     scratch = Path(tempfile.mkdtemp(prefix="sr-"))
-    yield spark.ProtectedNode(
+    yield ProtectedNode(
         runtime=fake_runtime,
         scratch=scratch,
         host="127.0.0.1",
@@ -60,11 +65,11 @@ def node(fake_runtime: SparkRuntime) -> Iterator[spark.ProtectedNode]:
     shutil.rmtree(scratch)
 
 
-def start(node: spark.ProtectedNode, **changes: object) -> spark.Child:
+def start(node: ProtectedNode, **changes: object) -> Child:
     application = spark.Application(name="x", entry_point=Path("/app/x.py"), arguments=("strongroom://trips",))
     return spark.start_driver(
         node,
-        master_url="spark://127.0.0.1:7077",
+        cluster=StandaloneCluster(url="spark://127.0.0.1:7077"),
         application=dataclasses.replace(application, **changes),  # type: ignore[arg-type]
         resources=spark.Resources(),
         stdout=sys.stderr.fileno(),
@@ -75,7 +80,7 @@ def start(node: spark.ProtectedNode, **changes: object) -> spark.Child:
 SECRET_TEXT = "/v7+/v7+/v7+"
 
 
-def test_the_environment_is_made_from_nothing(node: spark.ProtectedNode, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_made_from_nothing(node: ProtectedNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     monkeypatch.setenv("JAVA_HOME", "/nowhere")
     start(node).wait(20)
@@ -89,7 +94,7 @@ def test_the_environment_is_made_from_nothing(node: spark.ProtectedNode, monkeyp
     assert environment["STRONGROOM_SOCKET"] == str(node.key_socket)
 
 
-def test_the_drivers_secret_is_neither_an_argument_nor_in_a_file(node: spark.ProtectedNode) -> None:
+def test_the_drivers_secret_is_neither_an_argument_nor_in_a_file(node: ProtectedNode) -> None:
     start(node).wait(20)
     assert SECRET_TEXT not in (node.scratch / "log" / "arguments").read_text()
     holding = [path for path in node.scratch.rglob("*") if path.is_file() and SECRET_TEXT in path.read_text()]
@@ -97,11 +102,11 @@ def test_the_drivers_secret_is_neither_an_argument_nor_in_a_file(node: spark.Pro
     assert (node.scratch / "conf" / "driver.properties").stat().st_mode & 0o777 == 0o600
 
 
-def test_the_exit_status_of_the_script_is_the_childs(node: spark.ProtectedNode) -> None:
+def test_the_exit_status_of_the_script_is_the_childs(node: ProtectedNode) -> None:
     assert start(node).wait(20) == 3
 
 
-def test_a_weakened_setting_starts_nothing(node: spark.ProtectedNode) -> None:
+def test_a_weakened_setting_starts_nothing(node: ProtectedNode) -> None:
     with pytest.raises(RefusedError, match=r"spark\.io\.encryption\.enabled"):
         start(node, settings={"spark.io.encryption.enabled": "false"})
     assert not (node.scratch / "log").exists()
@@ -110,9 +115,7 @@ def test_a_weakened_setting_starts_nothing(node: spark.ProtectedNode) -> None:
 @pytest.mark.parametrize(
     "changes", [{"settings": {"spark.master": "local"}}, {"environment": {"STRONGROOM_SOCKET": "/tmp/mine"}}]
 )
-def test_what_the_agent_sets_is_not_the_applications_to_choose(
-    node: spark.ProtectedNode, changes: dict[str, object]
-) -> None:
+def test_what_the_agent_sets_is_not_the_applications_to_choose(node: ProtectedNode, changes: dict[str, object]) -> None:
     with pytest.raises(RefusedError, match="not its to choose"):
         start(node, **changes)
 
@@ -120,23 +123,23 @@ def test_what_the_agent_sets_is_not_the_applications_to_choose(
 @pytest.mark.parametrize(
     "url", ["spark://h:1\nx", "local[2]", "spark://h", "http://h:1", "spark://h:1,spark://i:2", ""]
 )
-def test_a_malformed_master_url_is_a_format_error(node: spark.ProtectedNode, url: str) -> None:
+def test_a_malformed_master_url_is_a_format_error(node: ProtectedNode, url: str) -> None:
     with pytest.raises(FormatError):
         spark.start_worker(node, master_url=url, cores=1, memory="1g")
 
 
-def test_a_master_that_ends_at_once_is_an_engine_error_with_its_last_words(node: spark.ProtectedNode) -> None:
+def test_a_master_that_ends_at_once_is_an_engine_error_with_its_last_words(node: ProtectedNode) -> None:
     node.runtime.java.write_text(SCRIPT.format(what="echo not enough memory; exit 1"))
     with pytest.raises(EngineError, match="not enough memory"):
         spark.start_master(node)
 
 
-def test_a_scratch_path_too_long_for_unix_sockets_is_refused(node: spark.ProtectedNode) -> None:
+def test_a_scratch_path_too_long_for_unix_sockets_is_refused(node: ProtectedNode) -> None:
     with pytest.raises(ConfigurationError, match="too long"):
         start(dataclasses.replace(node, scratch=node.scratch / ("x" * 80)))
 
 
-def test_killing_a_child_ends_its_group(node: spark.ProtectedNode) -> None:
+def test_killing_a_child_ends_its_group(node: ProtectedNode) -> None:
     node.runtime.java.write_text(SCRIPT.format(what="sleep 60 & echo $! > $STRONGROOM_SCRATCH/pid; wait"))
     child = start(node)
     pid_file = node.scratch / "pid"
@@ -149,7 +152,7 @@ def test_killing_a_child_ends_its_group(node: spark.ProtectedNode) -> None:
     assert _ends(grandchild)
 
 
-def test_a_child_dies_with_its_parent(node: spark.ProtectedNode) -> None:
+def test_a_child_dies_with_its_parent(node: ProtectedNode) -> None:
     node.runtime.java.write_text(SCRIPT.format(what="exec sleep 60"))
     source = PARENT.format(runtime=node.runtime, scratch=str(node.scratch))
     parent = subprocess.run([sys.executable, "-c", source], check=True, capture_output=True, text=True)
@@ -163,6 +166,18 @@ def test_a_runtime_that_is_not_built_says_how_to_build_it(tmp_path: Path, monkey
     assert "build" in caught.value.action
 
 
+def test_a_runtime_needs_no_ahead_of_time_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime.sys, "prefix", str(tmp_path))
+    expected = runtime_of_this_installation()
+    for path in set(expected.files()) - {expected.aot_cache}:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert find_runtime() == expected
+    expected.jar.unlink()
+    with pytest.raises(ConfigurationError, match="jar"):
+        find_runtime()
+
+
 def _ends(pid: int) -> bool:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
@@ -173,3 +188,24 @@ def _ends(pid: int) -> bool:
                 continue
         return True
     return False
+
+
+def test_an_enclaves_java_and_spark_are_started_as_enclaves_need(node: ProtectedNode) -> None:
+    cache = node.scratch / "spark.aot"
+    cache.touch()
+    inside = dataclasses.replace(node, enclave_cores=3, runtime=dataclasses.replace(node.runtime, aot_cache=cache))
+
+    assert start(inside).wait(10) == 3
+
+    options = (node.scratch / "conf" / "java.options").read_text()
+    properties = (node.scratch / "conf" / "driver.properties").read_text()
+    assert '"-XX:ActiveProcessorCount=3"' in options
+    assert "AOTCache" not in options
+    assert "spark.python.use.daemon=false" in properties
+
+
+def test_outside_of_enclaves_nothing_of_it_is_set(node: ProtectedNode) -> None:
+    assert start(node).wait(10) == 3
+
+    assert "ActiveProcessorCount" not in (node.scratch / "conf" / "java.options").read_text()
+    assert "spark.python.use.daemon" not in (node.scratch / "conf" / "driver.properties").read_text()

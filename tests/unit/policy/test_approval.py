@@ -17,6 +17,7 @@ from strongroom.policy.approval import (
     executor_mismatches,
     validity_mismatches,
 )
+from strongroom.policy.tee_claims import TEE_CLAIMS
 from strongroom.wire.model import TEE_KINDS, TeeKind
 from strongroom.wire.ticket import RunTicket
 
@@ -163,7 +164,7 @@ def test_an_approval_names_each_kind_of_tee_once(tees: object) -> None:
 @pytest.mark.parametrize(
     ("tee", "claim", "value"),
     [
-        ("tdx", "tdx_mrconfigid", "00" * 48),
+        ("tdx", "tdx_mrconfigid", "ff" * 48),
         ("tdx", "tdx_mrconfigid", APPLICATION),
         ("tdx", "tdx_mrconfigid", APPLICATION + "00" * 15 + "01"),
         ("tdx", "tdx_td_attributes_debug", True),
@@ -171,7 +172,7 @@ def test_an_approval_names_each_kind_of_tee_once(tees: object) -> None:
         ("tdx", "tdx_td_attributes_septve_disable", False),
         ("tdx", "x-ms-strongroom-migratable", True),
         ("tdx", "x-ms-attestation-type", "sevsnpvm"),
-        ("snp", "x-ms-sevsnpvm-hostdata", "00" * 32),
+        ("snp", "x-ms-sevsnpvm-hostdata", "ff" * 32),
         ("snp", "x-ms-sevsnpvm-is-debuggable", True),
         ("snp", "x-ms-sevsnpvm-migration-allowed", True),
         ("snp", "x-ms-sevsnpvm-vmpl", 1),
@@ -184,6 +185,13 @@ def test_each_claim_of_a_virtual_machine_matters(tee: TeeKind, claim: str, value
     kept = {name: each for name, each in claims_of(tee).items() if name != claim}
     claims = kept | ({} if absent else {claim: value})
     assert refused_names(approval(tees=[tee]), claims=claims) == [claim]
+
+
+@pytest.mark.parametrize("tee", ["tdx", "snp"])
+def test_a_virtual_machine_that_was_launched_for_nothing_is_said_to_be_a_node(tee: TeeKind) -> None:
+    claim = TEE_CLAIMS[tee].launched_with
+    claims = claims_of(tee) | {claim: TEE_CLAIMS[tee].launch_value("")}
+    assert refused_names(approval(tees=[tee]), claims=claims) == ["shape", claim]
 
 
 @pytest.mark.parametrize(("member", "value"), [("application", "ff" * 32), ("role", "executor"), ("run", "ff" * 32)])

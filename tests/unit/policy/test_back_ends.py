@@ -9,7 +9,15 @@ from tests.support.amd import amd_bench
 from tests.support.azure_guest import Cloud
 from tests.support.platform import RUNTIME_DATA, Bench
 
-from strongroom.attestation.claims import azure_vm_claims, incoming_claims, sgx_claims, snp_claims, tdx_claims
+from strongroom.attestation.claims import (
+    azure_vm_claims,
+    incoming_claims,
+    initdata_claims,
+    sgx_claims,
+    snp_claims,
+    tdx_claims,
+)
+from strongroom.attestation.evidence.initdata import parse_initdata, render_initdata
 from strongroom.attestation.evidence.sgx_report import FLAG_KSS
 from strongroom.attestation.verifier import verify_azure_vm
 from strongroom.base.encoding import Json
@@ -98,6 +106,7 @@ def test_every_demand_can_be_asked_for() -> None:
     asked = {
         *replace(PLAIN, hardware_ids=("ab",), **EVERYTHING).demands(),
         *replace(PLAIN, hardware="simulated").demands(),
+        *replace(PLAIN, application="document").demands(),
     }
     assert asked == set(Demand)
 
@@ -124,6 +133,10 @@ def azure_vm(kind: str) -> dict[str, Json]:
     return azure_vm_claims(verified)
 
 
+INITDATA = render_initdata({}, application="a1" * 32)
+POD = initdata_claims(parse_initdata(INITDATA), INITDATA)
+
+
 def claims_of(tee: TeeKind) -> dict[str, Json]:
     match tee:
         case TeeKind.SGX:
@@ -133,9 +146,9 @@ def claims_of(tee: TeeKind) -> dict[str, Json]:
             quote = bench.quote(attributes=attributes)
             return sgx_claims(bench.verify(quote), runtime_data_type="JSON")
         case TeeKind.TDX:
-            return tdx_claims(Bench.new().verify_td(), runtime_data_type="JSON")
+            return tdx_claims(Bench.new().verify_td(), runtime_data_type="JSON") | POD
         case TeeKind.SNP:
-            return snp_claims(amd_bench().verify(), runtime_data_type="JSON")
+            return snp_claims(amd_bench().verify(), runtime_data_type="JSON") | POD
         case TeeKind.AZURE_VM_SNP:
             return azure_vm("snp")
         case TeeKind.AZURE_VM_TDX:

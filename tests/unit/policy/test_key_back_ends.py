@@ -83,6 +83,9 @@ LIMITS: list[tuple[KeyDemand, dict[str, Any]]] = [
     (KeyDemand.SEVERAL, {"roster": "ab" * 32}),
     (KeyDemand.VERSIONS, {"versions": {"first": 1, "last": 3}}),
     (KeyDemand.WRITERS, {"writers": ["owner:" + "ab" * 32]}),
+    (KeyDemand.SHAPES, {"shape": None, "shapes": ["pod"], "tees": ["snp"]}),
+    (KeyDemand.SHAPES, {"shape": None, "shapes": ["process", "confidential-node"], "tees": ["snp"]}),
+    (KeyDemand.WORKLOADS, {"workloads": [{"issuer": "https://k8s.example", "subject": "system:serviceaccount:a:b"}]}),
 ]
 
 
@@ -129,10 +132,19 @@ def test_simulated_hardware_is_for_our_own_attestation_service() -> None:
         ("https://evilattest.azure.net", False),
         ("https://127.0.0.1:9", False),
         ("https://a.attest.azure.net.", False),
+        ("https://[", False),
     ],
 )
 def test_azure_attestation_is_known_by_its_domain(url: str, *, is_azures: bool) -> None:
     assert is_azure_attestation(url) is is_azures
+
+
+def test_azure_attestation_is_not_asked_for_what_it_never_says() -> None:
+    for back_end in VAULTS:
+        demand_key_back_end(approval(back_end, tees=["sgx", "snp"]), back_end)
+        assert refused(approval(back_end, tees=["sgx", "tdx"]), back_end) == {"x-ms-strongroom-migratable"}
+    ours = {"attestation_issuer": "https://attest.example", "tees": ["tdx"]}
+    demand_key_back_end(approval(KeyBackEnd.AZURE_MANAGED_HSM, **ours), KeyBackEnd.AZURE_MANAGED_HSM)
 
 
 def test_our_key_service_enforces_everything_and_no_vault_more() -> None:

@@ -177,7 +177,7 @@ def test_too_many_requests_are_told_when_to_come_again(lasting: Installation) ->
 def test_only_storage_that_is_gone_is_the_services_own_failure_and_it_says_so(installed: Installation) -> None:
     installed.put(installed.policy_token())
     installed.attest()
-    path = installed.store._path
+    path = installed.store._place.path
     path.rename(path.with_name("moved"))
     key = installed.owner
     calls = [

@@ -14,6 +14,7 @@ from tests.support.attestation_service import BOUND, POLICY, RUNTIME, URL, Insta
 from tests.support.platform import MRENCLAVE, MRTD, NOW, Bench
 
 from strongroom.attestation.evidence.dcap_quote import parse_sgx_quote
+from strongroom.attestation.evidence.initdata import launch_value_of, parse_initdata, render_initdata
 from strongroom.attestation.evidence.pck import SGX_EXTENSION, pck_chain
 from strongroom.attestation.evidence.sgx_report import FLAG_DEBUG, FLAG_INIT, FLAG_KSS, FLAG_MODE64BIT, SgxAttributes
 from strongroom.attestation.evidence.snp_report import GuestPolicy
@@ -21,12 +22,14 @@ from strongroom.base.encoding import from_any_b64, parse_json_object, to_b64url
 from strongroom.base.errors import (
     AuthenticationError,
     FormatError,
+    LimitError,
     NotFoundError,
     RefusedError,
     StrongroomError,
     UnavailableError,
     VerificationError,
 )
+from strongroom.base.limits import LIMITS
 from strongroom.crypto import der
 from strongroom.crypto.jose import unverified_header, unverified_payload, verify_jws
 from strongroom.crypto.keys import SigningKey, VerifyingKey
@@ -237,6 +240,87 @@ def test_launch_time_data_must_be_what_the_host_fixed(installed: Installation) -
     assert [each.name for each in refused.value.mismatches] == ["host data"]
     with pytest.raises(FormatError, match="initTimeData"):
         installed.send("TdxVm", {"quote": installed.bench.td_quote(report_data=BOUND)}, initTimeData=told)
+
+
+LAUNCHED = {"SevSnpVm": ("x-ms-sevsnpvm-launchmeasurement", bytes(range(48)).hex()), "TdxVm": ("tdx_mrtd", MRTD.hex())}
+POD_CLAIMS = {
+    "x-ms-strongroom-initdata",
+    "x-ms-strongroom-initdata-application",
+    "x-ms-strongroom-pod-configuration",
+    "x-ms-strongroom-pod-template",
+    "x-ms-strongroom-image",
+}
+
+
+def pod_evidence(installed: Installation, kind: str, launched_with: bytes) -> dict[str, bytes]:
+    if kind == "SevSnpVm":
+        return {"report": installed.snp_report(host_data=launched_with)}
+    return {"quote": installed.bench.td_quote(report_data=BOUND, mrconfigid=launched_with)}
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha384"])
+@pytest.mark.parametrize("kind", ["SevSnpVm", "TdxVm"])
+def test_a_pods_initdata_stand_in_the_result_where_it_was_launched_with_them(
+    installed: Installation, kind: str, algorithm: Any
+) -> None:
+    claim, value = LAUNCHED[kind]
+    installed.put(installed.policy_token(permit(claim, value)), kind=kind)
+    image = "sha256:" + "c3" * 32
+    policy = f'package agent_policy\nstrongroom_image := "registry.example/spark@{image}"\n'
+    document = render_initdata({"policy.rego": policy}, application="a1" * 32, algorithm=algorithm)
+    told = {"data": to_b64url(document), "dataType": "TOML"}
+    field = launch_value_of(document, kind="snp" if kind == "SevSnpVm" else "tdx", algorithm=algorithm)
+    claims = installed.claims(installed.send(kind, pod_evidence(installed, kind, field), initTimeData=told)).claims
+    initdata = parse_initdata(document)
+    assert {name: value for name, value in claims.items() if name in POD_CLAIMS} == {
+        "x-ms-strongroom-initdata": hashlib.sha256(document).hexdigest(),
+        "x-ms-strongroom-initdata-application": "a1" * 32,
+        "x-ms-strongroom-pod-configuration": initdata.configuration,
+        "x-ms-strongroom-pod-template": initdata.template,
+        "x-ms-strongroom-image": image,
+    }
+    other = render_initdata({"policy.rego": policy}, application="b2" * 32, algorithm=algorithm)
+    for shown, launched in ((other, field), (document, bytes(len(field)))):
+        with pytest.raises(VerificationError, match="not launched with this initdata"):
+            installed.send(
+                kind,
+                pod_evidence(installed, kind, launched),
+                initTimeData={"data": to_b64url(shown), "dataType": "TOML"},
+            )
+
+
+def test_nothing_is_claimed_of_initdata_that_nobody_sent_or_that_is_of_azures_types(installed: Installation) -> None:
+    claim, value = LAUNCHED["SevSnpVm"]
+    installed.put(installed.policy_token(permit(claim, value)), kind="SevSnpVm")
+    document = render_initdata({}, application="a1" * 32)
+    evidence = pod_evidence(installed, "SevSnpVm", hashlib.sha256(document).digest())
+    binary = {"data": to_b64url(document), "dataType": "Binary"}
+    for more in ({}, {"initTimeData": binary}):
+        claims = installed.claims(installed.send("SevSnpVm", evidence, **more)).claims
+        assert not POD_CLAIMS & set(claims)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"data": to_b64url(b"version = 1"), "dataType": "TOML"},
+        {"data": to_b64url(render_initdata({}, application="a1" * 32)), "dataType": "toml"},
+        {"data": to_b64url(render_initdata({}, application="a1" * 32)), "dataType": "TOML", "more": 1},
+        {"data": 1, "dataType": "TOML"},
+    ],
+)
+def test_malformed_initdata_are_format_errors(installed: Installation, told: dict[str, Any]) -> None:
+    with pytest.raises(FormatError):
+        installed.send("SevSnpVm", {"report": installed.snp_report()}, initTimeData=told)
+
+
+def test_initdata_are_bounded_and_an_enclave_has_none(installed: Installation) -> None:
+    large = {"data": to_b64url(bytes(LIMITS.initdata_bytes + 1)), "dataType": "TOML"}
+    with pytest.raises(LimitError):
+        installed.send("SevSnpVm", {"report": installed.snp_report()}, initTimeData=large)
+    told = {"data": to_b64url(render_initdata({}, application="a1" * 32)), "dataType": "TOML"}
+    with pytest.raises(FormatError, match="initTimeData"):
+        installed.send("SgxEnclave", {"quote": installed.bench.quote(report_data=BOUND)}, initTimeData=told)
 
 
 def test_refuses_a_guest_whose_roots_revocation_list_is_not_here(installed: Installation) -> None:

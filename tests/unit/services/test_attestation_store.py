@@ -9,12 +9,29 @@ from pathlib import Path
 import pytest
 from tests.support.attestation_service import certificate
 from tests.support.platform import NOW
+from tests.support.postgres import PostgresServer
 
 from strongroom.base.errors import ConfigurationError, ConflictError, IntegrityError, UnavailableError
 from strongroom.crypto.keys import SigningKey
 from strongroom.services.attestation_store import AttestationStore, SigningKeyRecord, open_attestation_store
 
 CERTIFICATES = [certificate(SigningKey.generate("ES256")) for _ in range(3)]
+
+
+@pytest.fixture(params=["file", pytest.param("server", marks=pytest.mark.needs_postgres)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Where a store may be: in a file, or at a server."""
+    if request.param == "file":
+        return tmp_path / "attestation.db"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()
+
+
+@pytest.fixture
+def any_store(place: Path | str) -> Iterator[AttestationStore]:
+    opened = open_attestation_store(place)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
@@ -29,9 +46,9 @@ def store(path: Path) -> Iterator[AttestationStore]:
     opened.close()
 
 
-def reopened(store: AttestationStore, path: Path) -> AttestationStore:
+def reopened(store: AttestationStore, place: Path | str) -> AttestationStore:
     store.close()
-    return open_attestation_store(path)
+    return open_attestation_store(place)
 
 
 def record(number: int, *, last_expiry: int = 0) -> SigningKeyRecord:
@@ -39,7 +56,8 @@ def record(number: int, *, last_expiry: int = 0) -> SigningKeyRecord:
     return SigningKeyRecord(kid=f"key-{number}", chain_der=chain, made_at=number, last_expiry=last_expiry)
 
 
-def test_keeps_everything_over_a_restart(store: AttestationStore, path: Path) -> None:
+def test_keeps_everything_over_a_restart(any_store: AttestationStore, place: Path | str) -> None:
+    store = any_store
     store.put_policy("SgxEnclave", "a")
     store.put_policy("SgxEnclave", "b")
     store.put_policy("TdxVm", "c")
@@ -48,7 +66,7 @@ def test_keeps_everything_over_a_restart(store: AttestationStore, path: Path) ->
         store.add_policy_certificate(der, limit=2)
     store.put_signing_key(record(0), forget_before=0)
     store.newest_signed_time.advance(NOW)
-    again = reopened(store, path)
+    again = reopened(store, place)
     try:
         assert again.policies() == {"SgxEnclave": "b"}
         assert again.policy_certificates() == tuple(CERTIFICATES[:2])
@@ -62,7 +80,8 @@ def test_the_file_is_its_owners_alone(store: AttestationStore, path: Path) -> No
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_certificates_have_a_limit_and_the_last_one_stays(store: AttestationStore) -> None:
+def test_certificates_have_a_limit_and_the_last_one_stays(any_store: AttestationStore) -> None:
+    store = any_store
     store.remove_policy_certificate(CERTIFICATES[0])  # nothing is there, nothing is removed
     store.add_policy_certificate(CERTIFICATES[0], limit=1)
     store.add_policy_certificate(CERTIFICATES[0], limit=1)
@@ -73,7 +92,8 @@ def test_certificates_have_a_limit_and_the_last_one_stays(store: AttestationStor
     assert store.policy_certificates() == (CERTIFICATES[0],)
 
 
-def test_signing_keys_are_forgotten_when_their_last_token_expired(store: AttestationStore) -> None:
+def test_signing_keys_are_forgotten_when_their_last_token_expired(any_store: AttestationStore) -> None:
+    store = any_store
     store.put_signing_key(record(0, last_expiry=100), forget_before=0)
     store.extend_signing_key("key-0", last_expiry=50)
     assert store.signing_keys()[0].last_expiry == 100
@@ -84,7 +104,8 @@ def test_signing_keys_are_forgotten_when_their_last_token_expired(store: Attesta
     assert [each.kid for each in store.signing_keys()] == ["key-1"]
 
 
-def test_the_newest_signed_time_never_goes_back(store: AttestationStore, path: Path) -> None:
+def test_the_newest_signed_time_never_goes_back(any_store: AttestationStore, place: Path | str) -> None:
+    store = any_store
     cell = store.newest_signed_time
     assert cell.get() is None
     assert cell.advance(NOW) == NOW
@@ -97,9 +118,44 @@ def test_the_newest_signed_time_never_goes_back(store: AttestationStore, path: P
     for thread in threads:
         thread.join()
     assert cell.get() == later
-    again = reopened(store, path)
+    again = reopened(store, place)
     assert again.newest_signed_time.get() == later
     again.close()
+
+
+@pytest.mark.needs_postgres
+def test_replicas_see_what_the_others_changed(postgres: PostgresServer) -> None:
+    url = postgres.new_database()
+    one, other = open_attestation_store(url), open_attestation_store(url)
+    try:
+        assert one.is_shared
+        one.put_policy("SgxEnclave", "a")
+        assert other.policies() == {"SgxEnclave": "a"}
+        other.remove_policy("SgxEnclave")
+        assert one.policies() == {}
+        one.newest_signed_time.advance(NOW)
+        assert other.newest_signed_time.get() == NOW
+    finally:
+        one.close()
+        other.close()
+
+
+@pytest.mark.needs_postgres
+def test_a_server_whose_connections_end_is_used_again(postgres: PostgresServer) -> None:
+    url = postgres.new_database()
+    store = open_attestation_store(url)
+    try:
+        store.put_policy("SgxEnclave", "a")
+        postgres.end_connections(url)
+        store.put_policy("SgxEnclave", "b")
+        assert store.policies() == {"SgxEnclave": "b"}
+    finally:
+        store.close()
+
+
+def test_a_server_that_does_not_answer_is_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match="the attestation service's database does not answer"):
+        open_attestation_store(f"postgresql://x@/x?host={tmp_path}")
 
 
 def delete_and_fail(store: AttestationStore) -> None:
@@ -132,7 +188,7 @@ def test_a_full_disk_loses_nothing(store: AttestationStore) -> None:
     store.put_policy("SgxEnclave", "a")
     with store.transaction() as connection:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
-    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+    store._place.connection.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(UnavailableError, match="full"):
         store.put_policy("SgxEnclave", "b" * 100_000)
     assert store.policies() == {"SgxEnclave": "a"}

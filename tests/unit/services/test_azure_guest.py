@@ -20,7 +20,7 @@ from strongroom.attestation.evidence.unverified import UnverifiedAzureVm
 from strongroom.base.encoding import Json, canonical_json, from_any_b64, from_b64url, parse_json_object, to_b64url
 from strongroom.base.errors import FormatError, NotFoundError, RefusedError, VerificationError
 from strongroom.base.secret import SecretBytes
-from strongroom.clients.azure_guest import azure_vm_request
+from strongroom.clients.attestation import azure_vm_request
 from strongroom.crypto.transport_key import Envelope, open_envelope
 from strongroom.services.azure_guest import AzureGuestDesk
 from strongroom.services.errors import Reply

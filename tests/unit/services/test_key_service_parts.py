@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.key_service import KeyBench
 from tests.support.platform import NOW
+from tests.support.workloads import FakeCluster
 
 from strongroom.base.encoding import canonical_json
 from strongroom.base.errors import ConfigurationError, FormatError, VerificationError
@@ -52,6 +53,24 @@ def test_the_configuration_digest_follows_what_decides_and_nothing_else() -> Non
     other_owner = [OWNER, SigningKey.generate("ES256").verifying_key.to_jwk()]
     changed = {digest(hardware="real"), digest(attestation_services=other_service), digest(owners=other_owner)}
     assert len(changed | same) == 4
+
+
+def test_the_configuration_digest_covers_the_clusters_that_are_believed_wherever_their_keys_lie(tmp_path: Path) -> None:
+    cluster, other = FakeCluster(key_service="ab" * 32), FakeCluster(key_service="ab" * 32, issuer="https://other.test")
+    file = tmp_path / "jwks.json"
+    file.write_text(cluster.jwks())
+
+    def digest(*issuers: dict[str, Any]) -> str:
+        return configuration_of(KeyServiceSettings.from_object(settings(workload_issuers=list(issuers))))
+
+    in_place = {"issuer": cluster.issuer, "jwks": cluster.jwks()}
+    from_file = {"issuer": cluster.issuer, "jwks_file": str(file)}
+    assert digest(in_place) == digest(from_file)
+    assert len({digest(), digest(in_place), digest(in_place, {"issuer": other.issuer, "jwks": other.jwks()})}) == 3
+    assert digest() == configuration_of(KeyServiceSettings.from_object(settings()))
+    file.unlink()
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        digest(from_file)
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_the_private_half_of_an_old_key_is_gone_from_the_disk(installed: Install
 
 def test_a_rotation_that_a_crash_cut_short_is_finished_at_the_next_start(installed: Installation) -> None:
     token, first = installed.service.signer.sign({}), installed.service.signer.thumbprint
-    path = installed.store._path
+    path = installed.store._place.path
     path.rename(path.with_name("moved"))
     with pytest.raises(UnavailableError):
         installed.service.signer.rotate()  # the new key's file is written, the store's row is not

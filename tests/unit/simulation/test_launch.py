@@ -4,7 +4,8 @@ import pytest
 
 from strongroom.attestation.evidence.simulated import ENTRIES, entry_command
 from strongroom.base.errors import ConfigurationError, RefusedError
-from strongroom.simulation.launch import started_as
+from strongroom.simulation.containers import Container, ImageMark
+from strongroom.simulation.launch import started_as, started_in
 
 
 @pytest.fixture
@@ -76,3 +77,35 @@ def test_refuses_variables_of_the_dynamic_loader(python: Path) -> None:
 def test_a_name_that_is_no_file_is_a_configuration_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError):
         started_as(entry_command(str(tmp_path / "python"), "strongroom.agent"), tmp_path, [])
+
+
+@pytest.mark.parametrize("name", ["GCONV_PATH", "GLIBC_TUNABLES", "OPENSSL_CONF", "OPENSSL_MODULES", "LD_AUDIT"])
+def test_refuses_variables_that_name_code_for_libraries(python: Path, name: str) -> None:
+    with pytest.raises(RefusedError, match="or of a library") as caught:
+        started_as(entry_command(str(python), "strongroom.agent"), python.resolve(), [name])
+    assert name in caught.value.action
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Container:
+    mark = ImageMark(python="/opt/strongroom/venv/bin/python", entries=("strongroom.agent",))
+    return Container(root=tmp_path, mark=mark)
+
+
+def test_a_container_starts_the_entries_that_its_image_is_made_for(container: Container) -> None:
+    command = entry_command(container.mark.python, "strongroom.agent")
+    assert started_in(container, [*command, "--pod", "driver"], ["HOME"]) == "strongroom.agent"
+    for entry in ("strongroom.services.key_service", "strongroom.cli"):
+        with pytest.raises(RefusedError):
+            started_in(container, entry_command(container.mark.python, entry), [])
+
+
+@pytest.mark.parametrize("python", ["/usr/bin/python3.11", "/opt/strongroom/venv/bin/python3", "python"])
+def test_another_interpreter_of_a_container_is_refused(container: Container, python: str) -> None:
+    with pytest.raises(RefusedError):
+        started_in(container, entry_command(python, "strongroom.agent"), [])
+
+
+def test_a_container_is_no_way_around_variables_of_the_loader(container: Container) -> None:
+    with pytest.raises(RefusedError, match="dynamic loader"):
+        started_in(container, entry_command(container.mark.python, "strongroom.agent"), ["LD_PRELOAD"])

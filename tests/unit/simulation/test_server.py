@@ -32,7 +32,7 @@ from strongroom.base.errors import (
     UnavailableError,
 )
 from strongroom.crypto import x509
-from strongroom.simulation.server import endorsements_of, expected_measurement, listen, serve, socket_of
+from strongroom.simulation.server import endorsements_of, expected_measurement, listen, prepare, serve, socket_of
 from strongroom.wire.model import TeeKind
 
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -356,6 +356,24 @@ def test_a_restarted_platform_has_the_same_root_and_knows_no_enclaves(tmp_path: 
         assert enclave.do("evidence", "x")["error"] == "refused"
     machine.stop()
     assert (endorsements_of(machine.folder) / "roots.pem").read_bytes() == roots
+
+
+def test_a_public_platform_is_reached_by_everybody_and_its_keys_by_nobody_else(tmp_path: Path) -> None:
+    state, public = tmp_path / "state", tmp_path / "public"
+    roots = prepare(state, clock=SystemClock())
+    assert prepare(state, clock=SystemClock()) == roots
+    with listen(state, clock=SystemClock(), public=public):
+        assert state.stat().st_mode & 0o777 == 0o700
+        assert public.stat().st_mode & 0o777 == 0o755
+        assert socket_of(public).stat().st_mode & 0o777 == 0o666
+        assert (endorsements_of(public) / "roots.pem").read_text() == roots
+        assert {path.name for path in public.iterdir()} == {"endorsements", "platform.lock", "platform.sock"}
+        with (
+            pytest.raises(ConfigurationError, match="another process"),
+            listen(state, clock=SystemClock(), public=public),
+        ):
+            pytest.fail("two platforms in one place")
+    assert not socket_of(state).exists()
 
 
 def _b64(text: object) -> bytes:

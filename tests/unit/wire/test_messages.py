@@ -11,12 +11,14 @@ from pydantic import ValidationError
 from strongroom.base.errors import FormatError
 from strongroom.wire import (
     approvals,
+    azure_attestation,
     azure_guest,
     descriptor,
     events,
     key_service,
     lease,
     model,
+    pod,
     receipt,
     runtime_data,
     service,
@@ -38,11 +40,13 @@ MESSAGES = [
     member
     for module in (
         approvals,
+        azure_attestation,
         azure_guest,
         descriptor,
         events,
         key_service,
         lease,
+        pod,
         receipt,
         runtime_data,
         service,

@@ -9,12 +9,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from typing_extensions import override
+
+from strongroom.attestation.attester.device import BindingDevice
 from strongroom.attestation.attester.tpm import Attested, Tpm
-from strongroom.attestation.evidence.azure_vtpm import HclReport, parse_hcl_report, parse_tpm_quote
+from strongroom.attestation.evidence.azure_vtpm import GUEST_PCRS, HclReport, parse_hcl_report, parse_tpm_quote
 from strongroom.attestation.evidence.tpm import policy_of_registers
-from strongroom.attestation.evidence.unverified import UnverifiedAzureVm
+from strongroom.attestation.evidence.unverified import UnverifiedAzureVm, UnverifiedEvidence, UnverifiedVtpm
 from strongroom.base.encoding import Json, canonical_json, from_any_b64, parse_json_object, to_b64url
-from strongroom.base.errors import FormatError, LimitError, NotFoundError, UnavailableError
+from strongroom.base.errors import (
+    ConfigurationError,
+    FormatError,
+    LimitError,
+    NotFoundError,
+    RefusedError,
+    UnavailableError,
+)
 from strongroom.base.limits import LIMITS
 from strongroom.base.secret import SecretBytes
 
@@ -22,8 +32,6 @@ AK_HANDLE: Final = 0x81000003
 HCL_REPORT_INDEX: Final = 0x01400001
 USER_DATA_INDEX: Final = 0x01400002
 AIK_CERTIFICATE_INDEX: Final = 0x01C101D0
-GUEST_PCRS: Final = tuple(range(8))
-"""What the firmware and the boot loader extend; what Azure's client attests on Linux."""
 
 _TD_QUOTE: Final = "/acc/tdquote"
 _SNP_CERTIFICATES: Final = "/metadata/THIM/amd/certification"
@@ -206,6 +214,49 @@ class AzureVtpm:
                 return _bounded(f"{certificate.strip()}\n{chain.strip()}\n")
             case _:
                 raise FormatError("the metadata service's answer holds no certificates")
+
+
+class AzureVtpmDevice(BindingDevice):
+    """The vTPM as what attests a confidential node, in the place of a device that quotes.
+
+    Args:
+        vtpm: The VM's vTPM.
+    """
+
+    def __init__(self, vtpm: AzureVtpm) -> None:
+        self._vtpm = vtpm
+
+    @override
+    def launch(self, config_id: bytes) -> None:
+        """Refuse a configuration: nobody can fix one at this VM's launch (see `QuoteDevice`)."""
+        if any(config_id):
+            raise RefusedError(
+                "an Azure confidential VM is launched for no application",
+                action="Say in the descriptor that this is a confidential node, and have the owner approve that shape.",
+            )
+        if not self._vtpm.is_there():
+            raise ConfigurationError(
+                "the TPM here is not that of an Azure confidential VM",
+                action="Name another device: docs/reference/devices.md",
+            )
+
+    @override
+    def evidence(self, runtime_data: bytes) -> UnverifiedEvidence:
+        """Return evidence of this VM (see `BindingDevice`)."""
+        found = self._vtpm.evidence(runtime_data)
+        report = parse_hcl_report(found.hcl_report)
+        return UnverifiedEvidence(
+            kind=report.kind,
+            quote=report.hardware_report if found.td_quote is None else found.td_quote,
+            runtime_data=runtime_data,
+            certificate_chain=self._vtpm.snp_certificates() if report.kind == "snp" else None,
+            vtpm=UnverifiedVtpm(
+                hcl_report=found.hcl_report,
+                tpm_quote=found.tpm_quote,
+                tpm_signature=found.tpm_signature,
+                pcrs=dict(zip(GUEST_PCRS, found.pcr_values, strict=True)),
+            ),
+        )
 
 
 def _bounded(text: str) -> str:

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Final
 
 from strongroom.attestation.attester import gramine, occlum, sev_guest, tsm
+from strongroom.attestation.attester.azure_vtpm import AzureVtpm, AzureVtpmDevice, MetadataService
 from strongroom.attestation.attester.controls import Controls
-from strongroom.attestation.attester.device import Ask, HardwareDevice, QuoteDevice
+from strongroom.attestation.attester.device import Ask, Device, HardwareDevice
 from strongroom.attestation.attester.files import DeviceFiles, SystemFiles
 from strongroom.attestation.attester.simulated import SimulatedDevice
+from strongroom.attestation.attester.tpm import DeviceTpm, Tpm
 from strongroom.base.errors import ConfigurationError
 from strongroom.wire.descriptor import DeviceKind, DeviceSetting
 from strongroom.wire.model import TeeKind
 
 TDX_GUEST: Final = "dev/tdx_guest"
+VTPM: Final = "dev/tpmrm0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +29,13 @@ class Machine:
         root: The root of its file system.
         files: Operations on pseudo-files.
         controls: How drivers are called.
+        metadata: Gives the cloud's metadata service; None where there is none to ask.
     """
 
     root: Path = Path("/")
     files: DeviceFiles = field(default_factory=SystemFiles)
     controls: Controls = field(default_factory=Controls)
+    metadata: Callable[[], MetadataService] | None = None
 
 
 _PLACES: Final[Mapping[DeviceKind, tuple[str, bool]]] = {
@@ -39,6 +44,7 @@ _PLACES: Final[Mapping[DeviceKind, tuple[str, bool]]] = {
     "tsm": (tsm.FOLDER, True),
     "sev-guest": (sev_guest.DEVICE, False),
     "tdx-guest": (TDX_GUEST, False),
+    "azure-vtpm": (VTPM, False),
 }
 """Where each device is, and whether that is a folder."""
 _SIMULATED: Final[Mapping[DeviceKind, TeeKind]] = {
@@ -54,7 +60,7 @@ _INTERFACES: Final[Mapping[DeviceKind, Callable[[Machine], Ask]]] = {
 }
 
 
-def open_device(setting: DeviceSetting, *, machine: Machine | None = None) -> QuoteDevice:
+def open_device(setting: DeviceSetting, *, machine: Machine | None = None) -> Device:
     """Return the device that a setting names; it is asked nothing yet.
 
     Args:
@@ -73,6 +79,11 @@ def open_device(setting: DeviceSetting, *, machine: Machine | None = None) -> Qu
             )
         case DeviceSetting(socket=str(socket)):
             return SimulatedDevice(Path(socket), kind=_SIMULATED[setting.kind])
+        case DeviceSetting(kind="azure-vtpm"):
+            _demand_there(setting.kind, machine.root)
+            if machine.metadata is None:
+                raise ConfigurationError("the metadata service of an Azure confidential VM is not asked from here")
+            return AzureVtpmDevice(AzureVtpm(Tpm(DeviceTpm(machine.root / VTPM)), machine.metadata()))
         case _:
             _demand_there(setting.kind, machine.root)
             return HardwareDevice(_INTERFACES[setting.kind](machine))

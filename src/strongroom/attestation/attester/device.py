@@ -4,7 +4,7 @@ import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from typing_extensions import override
 
@@ -66,6 +66,23 @@ class QuoteDevice(Protocol):
         """
 
 
+@runtime_checkable
+class BindingDevice(Protocol):
+    """Hardware whose report data are not the TEE's to choose: it binds runtime data in a way of its own."""
+
+    def launch(self, config_id: bytes) -> None:
+        """Fix, or check, the configuration of the TEE (see `QuoteDevice`)."""
+
+    def evidence(self, runtime_data: bytes) -> UnverifiedEvidence:
+        """Return evidence of the TEE that binds these bytes.
+
+        Raises:
+            LimitError: More runtime data than a verifier accepts.
+            StrongroomError: What `QuoteDevice.quote` raises.
+        """
+
+
+Device: TypeAlias = QuoteDevice | BindingDevice
 Ask: TypeAlias = Callable[[bytes], Quote]
 """Asks an interface of real hardware to quote 64 bytes of report data."""
 
@@ -124,12 +141,13 @@ class HardwareDevice(QuoteDevice):
         return quote, fields
 
 
-def collect_evidence(device: QuoteDevice, *, runtime_data: bytes) -> UnverifiedEvidence:
+def collect_evidence(device: Device, *, runtime_data: bytes, initdata: bytes | None = None) -> UnverifiedEvidence:
     """Make evidence over runtime data.
 
     Args:
         device: The quoting hardware.
         runtime_data: The exact bytes to bind; the report data is their SHA-256 and 32 zero bytes.
+        initdata: What a pod was launched with, to be shown beside.
 
     Returns:
         Quote and runtime data, with the certificates that the device handed out.
@@ -142,9 +160,15 @@ def collect_evidence(device: QuoteDevice, *, runtime_data: bytes) -> UnverifiedE
     """
     if len(runtime_data) > LIMITS.runtime_data_bytes:
         raise LimitError("there is more runtime data than allowed")
+    if isinstance(device, BindingDevice):
+        return device.evidence(runtime_data)
     quote = device.quote(hashlib.sha256(runtime_data).digest().ljust(REPORT_DATA_BYTES, b"\x00"))
     return UnverifiedEvidence(
-        kind=quote.kind, quote=quote.data, runtime_data=runtime_data, certificate_chain=quote.certificate_chain
+        kind=quote.kind,
+        quote=quote.data,
+        runtime_data=runtime_data,
+        certificate_chain=quote.certificate_chain,
+        initdata=initdata,
     )
 
 

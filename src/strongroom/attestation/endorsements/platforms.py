@@ -9,8 +9,8 @@ from typing import Final
 
 from strongroom.attestation.endorsements.dcap import EndorsementSource
 from strongroom.attestation.endorsements.snp import RevocationSource
-from strongroom.attestation.evidence.dcap_quote import parse_sgx_quote, parse_tdx_quote
-from strongroom.attestation.evidence.pck import platform_kind
+from strongroom.attestation.evidence.dcap_quote import SgxQuote, TdxQuote, parse_sgx_quote, parse_tdx_quote
+from strongroom.attestation.evidence.pck import pck_chain, platform_kind
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
 from strongroom.base.errors import FormatError, NotFoundError
 from strongroom.crypto.x509 import parse_pem_chain, spki_sha256
@@ -29,13 +29,22 @@ def platform_of(evidence: UnverifiedEvidence) -> str:
         FormatError: The evidence is malformed, or an SEV-SNP report comes without certificates.
     """
     if evidence.kind == "snp":
-        if evidence.certificate_chain is None:
-            raise FormatError("the SEV-SNP report comes without certificates")
-        root_der = parse_pem_chain(evidence.certificate_chain.encode("ascii", errors="replace"))[-1]
-        return f"snp.{spki_sha256(root_der)}"
-    quote = parse_sgx_quote(evidence.quote) if evidence.kind == "sgx" else parse_tdx_quote(evidence.quote)
-    kind = platform_kind(quote)
+        return f"snp.{spki_sha256(root_of(evidence))}"
+    kind = platform_kind(_quote(evidence))
     return f"{evidence.kind}.{kind.fmspc}.{kind.ca}"
+
+
+def root_of(evidence: UnverifiedEvidence) -> bytes:
+    """Return the root, DER, under which evidence says that its platform's keys are certified.
+
+    Raises:
+        FormatError: The evidence is malformed, or an SEV-SNP report comes without certificates.
+    """
+    if evidence.kind != "snp":
+        return pck_chain(_quote(evidence))[-1]
+    if evidence.certificate_chain is None:
+        raise FormatError("the SEV-SNP report comes without certificates")
+    return parse_pem_chain(evidence.certificate_chain.encode("ascii", errors="replace"))[-1]
 
 
 def find_endorsements(
@@ -65,3 +74,7 @@ def find_endorsements(
                 return revocations.crl(root_der).hex()
         raise NotFoundError("the root of that platform is not trusted here")
     raise FormatError("not the name of a platform")
+
+
+def _quote(evidence: UnverifiedEvidence) -> SgxQuote | TdxQuote:
+    return parse_sgx_quote(evidence.quote) if evidence.kind == "sgx" else parse_tdx_quote(evidence.quote)

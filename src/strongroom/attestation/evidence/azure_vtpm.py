@@ -17,8 +17,9 @@ from typing import Any, Final, Literal, TypeAlias
 from strongroom.attestation.evidence.reader import ByteReader
 from strongroom.attestation.evidence.snp_report import REPORT_BYTES as SNP_REPORT_BYTES
 from strongroom.attestation.evidence.tpm import ALG_SHA256, read_attest_header, sized
+from strongroom.attestation.evidence.unverified import UnverifiedAzureVm, UnverifiedEvidence
 from strongroom.base.encoding import from_hex, parse_json_object
-from strongroom.base.errors import FormatError
+from strongroom.base.errors import FormatError, VerificationError
 from strongroom.crypto.keys import VerifyingKey
 
 HclKind: TypeAlias = Literal["snp", "tdx"]
@@ -26,6 +27,8 @@ HclKind: TypeAlias = Literal["snp", "tdx"]
 AK_KID: Final = "HCLAkPub"
 TDREPORT_BYTES: Final = 1024
 USER_DATA_BYTES: Final = 64
+GUEST_PCRS: Final = tuple(range(8))
+"""What the firmware and the boot loader extend; what Azure's client attests on Linux."""
 
 _HEADER: Final = struct.Struct("<4sIIII12x")
 _REQUEST: Final = struct.Struct("<IIIII")
@@ -199,3 +202,49 @@ def parse_tpm_quote(attest_bytes: bytes) -> TpmQuote:
         pcrs=tuple(number for number in range(bits.bit_length()) if bits >> number & 1),
         pcr_digest=pcr_digest,
     )
+
+
+def azure_vm_of(evidence: UnverifiedEvidence) -> UnverifiedAzureVm:
+    """Return evidence of a confidential VM, as it travels beside that of other TEEs, in the form that is verified.
+
+    Raises:
+        FormatError: No vTPM speaks in it, or the paravisor's document is of another hardware's evidence.
+        LimitError: A part is larger than allowed.
+    """
+    vtpm = evidence.vtpm
+    if vtpm is None or evidence.runtime_data is None:
+        raise FormatError("the evidence is not a confidential VM's")
+    hcl = parse_hcl_report(vtpm.hcl_report)
+    if hcl.kind != evidence.kind or (hcl.kind == "snp" and hcl.hardware_report != evidence.quote):
+        raise FormatError("the paravisor's report is of another hardware report than the one beside it")
+    return UnverifiedAzureVm(
+        hcl_report=vtpm.hcl_report,
+        td_quote=evidence.quote if evidence.kind == "tdx" else None,
+        tpm_quote=vtpm.tpm_quote,
+        tpm_signature=vtpm.tpm_signature,
+        pcr_values=tuple(vtpm.pcrs[number] for number in sorted(vtpm.pcrs)),
+        runtime_data=evidence.runtime_data,
+    )
+
+
+def demand_vtpm_binds(evidence: UnverifiedAzureVm, *, report_data: bytes) -> None:
+    """Refuse a confidential VM's evidence that does not bind these very bytes of runtime data.
+
+    1. The hardware's report data stand for the paravisor's document, which names the vTPM's key.
+    2. That key signed the quote, whose nonce is SHA-256 of the runtime data.
+    The hardware's own signature MUST be verified by others (`verify_azure_vm`).
+
+    Args:
+        evidence: The evidence.
+        report_data: What the hardware's report has in that field.
+
+    Raises:
+        FormatError: A part is malformed.
+        VerificationError: Something else is bound.
+    """
+    hcl, quote = parse_hcl_report(evidence.hcl_report), parse_tpm_quote(evidence.tpm_quote)
+    if hcl.report_data != report_data:  # 1
+        raise VerificationError("the hardware does not vouch for the vTPM's key")
+    hcl.attestation_key.verify(evidence.tpm_quote, evidence.tpm_signature)  # 2
+    if quote.extra_data != hashlib.sha256(evidence.runtime_data).digest():
+        raise VerificationError("the vTPM's quote does not bind this runtime data")

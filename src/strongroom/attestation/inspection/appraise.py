@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from strongroom.attestation.claims import ISOLATION, SAFE_CLAIMS, demand_named, incoming_claims
+from strongroom.attestation.claims import SAFE_CLAIMS, demand_named, incoming_claims
 from strongroom.base.encoding import Json
 from strongroom.base.errors import RefusedError
 from strongroom.policy.evidence_policy import EvidencePolicy
 from strongroom.policy.explanation import Explanation, explain
+from strongroom.policy.tee_claims import ISOLATION
 
 _KIND: Final = "x-ms-attestation-type"
 

@@ -1,6 +1,6 @@
 """`strongroom approve`: what an owner, or a member of a roster, allows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -21,23 +21,28 @@ from strongroom.cli.approving import changes_since, earlier_approval, read_roste
 from strongroom.cli.completion import complete_applications
 from strongroom.cli.options import (
     DATASET_NAME,
-    PARTNER_NAME,
+    PARTNER_OR_PROVIDER,
     Duration,
     Moment,
     UntilDate,
     VersionRange,
+    WorkloadOf,
     examples,
     state_option,
 )
 from strongroom.cli.owner_keys import public_key_of, thumbprint_of
-from strongroom.cli.policies import common_policy_hash, default_policy
+from strongroom.cli.policies import azure_policy, common_policy_hash, default_policy
 from strongroom.cli.session import attestation_client, owner_client
 from strongroom.cli.state import State
 from strongroom.cli.terminal import say
+from strongroom.clients.attestation import PolicyKind
 from strongroom.policy.approval import MAX_EXECUTORS, MAX_RUNS, Approval, InputVersions, PlatformDemand
+from strongroom.policy.shapes import TEES_OF
+from strongroom.policy.workloads import WorkloadDemand
 from strongroom.submit.run import load_trust
-from strongroom.submit.services import party_named, trusted_service
-from strongroom.wire.model import TEE_KINDS, TeeKind
+from strongroom.submit.services import attesting_service, party_named, trusted_service
+from strongroom.wire.azure_attestation import TrustedAzureAttestation
+from strongroom.wire.model import SHAPES, TEE_KINDS, Shape, TeeKind
 from strongroom.wire.trust import Trust
 
 Access = Literal["read", "write"]
@@ -49,6 +54,7 @@ Access = Literal["read", "write"]
         "strongroom approve 3f9c --dataset report --write --recipient owner/recipient.jwk",
         "strongroom approve 3f9c --dataset visits --read --attested-by taxis --submitter taxis-submitter.jwk",
         "strongroom approve 3f9c --dataset trips --read --versions 4 --max-executors 8 --max-duration 2h",
+        "strongroom approve 3f9c --dataset trips --read --tee snp --shape pod --workload team-a/spark@https://ISSUER",
     )
 )
 @click.argument("digest", shell_complete=complete_applications)
@@ -137,10 +143,29 @@ Access = Literal["read", "write"]
     help="A kind of TEE that it may run in; repeatable.",
 )
 @click.option(
+    "--shape",
+    "shapes",
+    type=click.Choice(SHAPES),
+    multiple=True,
+    default=("process",),
+    show_default=True,
+    help="Whom else than the application its TEE may leave inside; repeatable. process: nobody. pod: what a measured "
+    "pod's measured configuration names. confidential-node, the weaker one: whoever administers the cluster as well.",
+)
+@click.option(
+    "--workload",
+    "workloads",
+    type=WorkloadOf(),
+    multiple=True,
+    help="A service account that it has to run as on Kubernetes, beside all of this; repeatable, also as driver=… and "
+    "executor=….  [default: no token is asked for]",
+)
+@click.option(
     "--attested-by",
-    type=PARTNER_NAME,
-    help="The partner whose attestation service appraises it, by the policy that accepts exactly that partner's "
-    "agents.  [default: your own, by its registered policy]",
+    type=PARTNER_OR_PROVIDER,
+    help="Who appraises it: a partner's attestation service, by the policy that accepts exactly that partner's agents, "
+    "or Azure Attestation at URL, by the policy that `policy azure` prints.  [default: your own attestation service, "
+    "by its registered policy]",
 )
 @click.option(
     "--policy-hash",
@@ -171,6 +196,8 @@ def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
     recipients: tuple[str, ...],
     columns: tuple[str, ...],
     tees: tuple[TeeKind, ...],
+    shapes: tuple[Shape, ...],
+    workloads: tuple[WorkloadDemand, ...],
     attested_by: str | None,
     policy_hash: str | None,
     state: State,
@@ -188,6 +215,10 @@ def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
     description = find_application(digest, state=state)
     demand_binding(description, dataset=dataset, access=access)
     trust = load_trust(state.trust)
+    _demand_possible(tees, shapes)
+    attesting = attesting_service(trust, attested_by)
+    if isinstance(attesting, TrustedAzureAttestation) and set(shapes) != {"process"}:
+        raise click.UsageError("Azure Attestation does not say what is launched in pods and nodes: leave out --shape")
     client, key_service = owner_client(state), trusted_service(trust, "key-service").identity
     roster = read_rosters(client, dataset, key_service=key_service, trust=trust).now
     approval = Approval(
@@ -195,12 +226,13 @@ def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
         key_service=key_service,
         application=description.digest,
         access=access,
-        evidence_policy_hash=policy_hash or _policy_hash(state, tees, trust=trust, attested_by=attested_by),
-        attestation_issuer=trusted_service(party_named(trust, attested_by), "attestation-service").url,
+        evidence_policy_hash=policy_hash
+        or _policy_hash(state, _kinds(tees, shapes), trust=trust, attested_by=attested_by),
+        attestation_issuer=attesting.own_url,
         hardware=trust.hardware,
         platform=_platform(trust.hardware, machines, any_machine=any_machine, least=(min_tcb_evaluation, min_crl)),
         tees=tuple(dict.fromkeys(tees)),
-        shape="process",
+        shapes=tuple(dict.fromkeys(shapes)),
         max_runs=max_runs,
         not_after=until,
         submitters=tuple(map(thumbprint_of, submitters or (str(state.submitter_key),))),
@@ -215,6 +247,7 @@ def approve(  # noqa: PLR0913 - an option for each thing that an approval limits
         writers=tuple(map(_writer, writers)) or None,
         purpose=purpose,
         roster=roster.digest if roster else None,
+        workloads=tuple(dict.fromkeys(workloads)),
     )
     _print(approval, description, earlier=client.approvals()["approvals"], state=state)
     answer = client.propose(approval, application=description.to_json().decode())
@@ -260,12 +293,30 @@ def _platform(
     )
 
 
-def _policy_hash(state: State, tees: tuple[TeeKind, ...], *, trust: Trust, attested_by: str | None) -> str:
+def _demand_possible(tees: tuple[TeeKind, ...], shapes: tuple[Shape, ...]) -> None:
+    """Refuse kinds of TEE and shapes of which one goes with none of the others."""
+    for shape in shapes:
+        if not set(tees) & set(TEES_OF[shape]):
+            needed = " or ".join(TEES_OF[shape])
+            raise click.UsageError(f"no --tee that is named can be a {shape}: say --tee {needed}")
+    for tee in tees:
+        if all(tee not in TEES_OF[shape] for shape in shapes):
+            raise click.UsageError(f"--tee {tee} can be no --shape that is named: say --shape process too, or leave it")
+
+
+def _kinds(tees: tuple[TeeKind, ...], shapes: tuple[Shape, ...]) -> tuple[PolicyKind, ...]:
+    """Return the kinds of evidence that the policy appraises: of nodes, Azure's confidential VMs are one."""
+    return (*tees, "azure-vm") if "confidential-node" in shapes else tees
+
+
+def _policy_hash(state: State, kinds: Sequence[PolicyKind], *, trust: Trust, attested_by: str | None) -> str:
+    if isinstance(attesting_service(trust, attested_by), TrustedAzureAttestation):  # it appraises processes alone
+        return azure_policy(trust).hash
     if attested_by is not None:  # not what that service says: what follows from the anchors that were looked at
         return default_policy(party_named(trust, attested_by)).hash
     client, token = attestation_client(state)
     try:
-        return common_policy_hash(client, tees, token=token)
+        return common_policy_hash(client, kinds, token=token)
     except (AuthenticationError, RoleError):  # a member of a roster whom that service does not know: the same anchors
         return default_policy(party_named(trust, None)).hash
 

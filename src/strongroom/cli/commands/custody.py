@@ -25,7 +25,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 def _service_options(command: _Command) -> _Command:
-    """Add what says which service is meant: `config`, `roster`, `measurement`, `trust` and `state`."""
+    """Add what says which service is meant: `config`, `roster`, `measurement`, `address`, `trust` and `state`."""
     for option in (
         state_option,
         click.option(
@@ -33,6 +33,9 @@ def _service_options(command: _Command) -> _Command:
             type=_FILE,
             metavar="FILE",
             help="The trust file with the hardware's roots.  [default: trust.json of the state folder]",
+        ),
+        click.option(
+            "--address", metavar="URL", help="Where you reach the service.  [default: where its configuration says]"
         ),
         click.option(
             "--measurement",
@@ -114,6 +117,7 @@ def unlock(
     config: Path,
     roster: Path | None,
     measurement: str | None,
+    address: str | None,
     trust: Path | None,
     state: State,
 ) -> None:
@@ -122,7 +126,9 @@ def unlock(
     Refuses, and gives nothing, if the service's evidence does not hold under the trust file's roots, or its code,
     configuration or custodians are not the expected ones.
     """
-    expected = expected_service(config, roster=roster, measurement=measurement, trust=trust or state.trust)
+    expected = expected_service(
+        config, roster=roster, measurement=measurement, address=address, trust=trust or state.trust
+    )
     opened = open_share(share, key=key or state.recipient_key)
     progress = give_share(custody_client(expected), opened, expected=expected, clock=SystemClock())
     if progress.unlocked:
@@ -140,11 +146,14 @@ def status(
     config: Path,
     roster: Path | None,
     measurement: str | None,
+    address: str | None,
     trust: Path | None,
     state: State,
 ) -> None:
     """Say whether a key service is locked, and whose shares it has; its evidence is verified."""
-    expected = expected_service(config, roster=roster, measurement=measurement, trust=trust or state.trust)
+    expected = expected_service(
+        config, roster=roster, measurement=measurement, address=address, trust=trust or state.trust
+    )
     progress = verified_progress(custody_client(expected), expected=expected, clock=SystemClock())
     if as_json:
         print_json(progress)
@@ -159,13 +168,21 @@ def status(
 
 @custody.command(epilog=examples("strongroom custody pin --config key-service.json"))
 @_service_options
-def pin(*, config: Path, roster: Path | None, measurement: str | None, trust: Path | None, state: State) -> None:
+def pin(
+    *,
+    config: Path,
+    roster: Path | None,
+    measurement: str | None,
+    address: str | None,
+    trust: Path | None,
+    state: State,
+) -> None:
     """Write an unlocked attested key service into the trust file, after verifying it.
 
     Its identity was made inside the TEE, so that it can be learnt from evidence only. Takes the place of the trust
     file's key service. Works for every attested key service, whoever holds its master key.
     """
     path = trust or state.trust
-    expected = expected_service(config, roster=roster, measurement=measurement, trust=path)
+    expected = expected_service(config, roster=roster, measurement=measurement, address=address, trust=path)
     service = pin_into_trust(path, custody_client(expected), expected=expected, clock=SystemClock())
     say(f"trust file: {path}: key service {short(service.identity)}, attested, master key: {service.master_key}")

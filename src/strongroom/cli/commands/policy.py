@@ -25,7 +25,7 @@ from strongroom.cli.evidence import (
 )
 from strongroom.cli.explanations import print_explanation
 from strongroom.cli.options import examples, json_option, state_option
-from strongroom.cli.policies import default_policy, register_policy, registered_policy
+from strongroom.cli.policies import azure_policy, default_policy, register_policy, registered_policy
 from strongroom.cli.session import attestation_client, owner_key
 from strongroom.cli.state import State, read_file
 from strongroom.cli.terminal import note, print_json, printable, say
@@ -75,6 +75,19 @@ def show(*, as_json: bool, state: State) -> None:
         say("no evidence policy is registered: all evidence is refused. Register one: strongroom policy set --default")
     else:
         say(f"hash {registered.hash}\n\n{registered.text.rstrip()}")
+
+
+@policy.command(epilog=examples("strongroom policy azure > evidence-policy.txt"))
+@state_option
+def azure(*, state: State) -> None:
+    """Print the policy to set at a provider of Azure Attestation: it accepts exactly the agents of the trust file.
+
+    It is in Azure's own claims, one text for SGX and SEV-SNP. Its hash, which approvals name, goes to standard error:
+    that of exactly these bytes: `az attestation policy set --new-attestation-policy-file` takes the file as it is.
+    """
+    found = azure_policy(load_trust(state.trust))
+    note(f"hash {found.hash}")
+    say(found.text.removesuffix("\n"))
 
 
 @policy.command(epilog=examples("strongroom policy check evidence-policy.txt"))

@@ -1,5 +1,6 @@
 """`strongroom receipt`: the proof of a run, looked at and verified offline."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -7,15 +8,18 @@ import click
 from strongroom.base.clock import to_rfc3339
 from strongroom.base.encoding import Json, parse_json_object
 from strongroom.base.errors import NotFoundError
+from strongroom.cli.approval_words import SHAPE_WORDS
 from strongroom.cli.options import examples, json_option, state_option
 from strongroom.cli.state import State, read_file
-from strongroom.cli.terminal import print_json, say, short
+from strongroom.cli.terminal import print_json, printable, say, short
 from strongroom.crypto.jose import unverified_payload
 from strongroom.datasets.storage import write_file
 from strongroom.policy.key_back_ends import not_enforced
+from strongroom.receipts.statement import shape_said
 from strongroom.receipts.verify import VerifiedReceipt, verify_receipt
 from strongroom.submit.run import load_trust
-from strongroom.wire.key_service import Closing, DatasetVersion
+from strongroom.wire.key_service import Closing, DatasetVersion, RunMember
+from strongroom.wire.model import SHAPES
 from strongroom.wire.receipt import Receipt, ReceiptBody
 from strongroom.wire.service import Mode
 from strongroom.wire.vault_key import parse_vault_key
@@ -126,7 +130,12 @@ def _print_body(body: ReceiptBody) -> None:
     _line("run", f"{body.run_id} ({body.outcome}, exit status {body.exit_status})")
     _line("time", f"{body.started_at} to {body.finished_at}")
     _line("hardware", f"{body.hardware}{simulated}")
+    _line("attested by", f"{body.attestation_service}{' (Azure Attestation)' if body.attestation_keys else ''}")
     _line("application", f"{description.get('name')}, arguments {_joined(description.get('arguments'))}")
+    shapes = [shape_said(member.result) for member in _first_members(body)]
+    for shape in SHAPES:
+        if count := shapes.count(shape):
+            _line("shape", f"{shape}, {count} of {len(shapes)} TEEs: {SHAPE_WORDS[shape]}")
     for record in body.vaults.values():
         key = parse_vault_key(record.statement)
         _line(
@@ -140,8 +149,7 @@ def _print_body(body: ReceiptBody) -> None:
 def _print_proof(verified: VerifiedReceipt) -> None:
     _line("digest", verified.application)
     for member in verified.members:
-        where = f"joined {member['joined_at']}, {member['tee']}, code {short(member['measurement'])}"
-        _line(f"TEE {member['number']}", f"{member['role']}, {where}")
+        _line(f"TEE {member['number']}", ", ".join(_member_words(member)))
     for name, version in verified.inputs.items():
         _line("input", f"{name} version {version.number}, manifest {short(version.manifest_digest)}")
     for name, version in verified.outputs.items():
@@ -150,7 +158,8 @@ def _print_proof(verified: VerifiedReceipt) -> None:
         runs = (
             f"in at most {approval.max_runs} run(s)" if approval.back_end == "strongroom" else "in any number of runs"
         )
-        _line("approved", f"{name}: {approval.access}, {runs}, hardware = {approval.machines}")
+        shapes = " or ".join(approval.admitted_shapes)
+        _line("approved", f"{name}: {approval.access}, {runs}, hardware = {approval.machines}, {shapes}")
     for name, signed in verified.consents.items():
         people = ", ".join(map(short, signed.signers))
         _line("signed by", f"{name}: {len(signed.signers)} of {signed.needed} needed: {people}")
@@ -167,6 +176,24 @@ def _print_proof(verified: VerifiedReceipt) -> None:
     for identity, vault in verified.vaults.items():
         _line("vault", f"{short(identity)} ({vault.back_end}): key {vault.key.kid}")
         _line("not enforced", "; ".join(not_enforced(vault.back_end)))
+
+
+def _first_members(body: ReceiptBody) -> list[RunMember]:
+    """Return the run's members as one key service has them; with vaults alone, the driver."""
+    lists = [list(record.members) for record in body.records.values()]
+    return next(iter([*lists, *([record.member] for record in body.vaults.values())]), [])
+
+
+def _member_words(member: Mapping[str, str]) -> Iterator[str]:
+    yield member["role"]
+    yield f"joined {member['joined_at']}"
+    yield f"{member['shape']} ({member['tee']})"
+    yield f"{'node' if member['shape'] == 'confidential-node' else 'code'} {short(member['measurement'])}"
+    if "configuration" in member:
+        yield f"configuration {short(member['configuration'])}, image {member.get('image', 'in it')}"
+    if "pod" in member:
+        account = member["service_account"].removeprefix("system:serviceaccount:")
+        yield printable(f"pod {member['pod']} ({member['pod_uid']}) of {account} at {member['cluster']}")
 
 
 def _print_key_service(identity: str, mode: str, master_key: str, *, witnesses: int = 0) -> None:
@@ -192,6 +219,8 @@ def _proof_json(verified: VerifiedReceipt) -> dict[str, Json]:
         "started_at": body.started_at,
         "finished_at": body.finished_at,
         "hardware": body.hardware,
+        "attestation_service": body.attestation_service,
+        "azure_attestation": bool(body.attestation_keys),
         "application": verified.application,
         "submitter": verified.ticket.submitter,
         "members": [dict(member) for member in verified.members],
@@ -212,6 +241,14 @@ def _proof_json(verified: VerifiedReceipt) -> dict[str, Json]:
                 "known_witnesses": verified.known_witnesses[identity],
             }
             for identity, mode in verified.modes.items()
+        },
+        "vaults": {
+            identity: {
+                "back_end": vault.back_end.value,
+                "key": vault.key.kid,
+                "not_enforced": list(not_enforced(vault.back_end)),
+            }
+            for identity, vault in verified.vaults.items()
         },
     }
 

@@ -9,8 +9,11 @@ from typing import Final, NoReturn
 import click
 
 from strongroom.attestation.evidence.simulated import entry_command
+from strongroom.services.provision import copy_private, install_identity, make_private, wait_for_socket
 from strongroom.simulation.server import serve
 
+_FOLDER: Final = click.Path(file_okay=False, path_type=Path)
+_WAIT_S: Final = 120.0
 _CONFIG: Final = click.option(
     "--config",
     required=True,
@@ -50,7 +53,13 @@ def collateral_service(*, config: Path) -> None:
 
 @click.command()
 @click.option("--folder", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
-def simulated_platform(*, folder: Path) -> None:
+@click.option(
+    "--public",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Where every user and container of this machine finds socket and endorsements.  [default: the folder]",
+)
+def simulated_platform(*, folder: Path, public: Path | None) -> None:
     """Run the simulated SGX platform."""
 
     def ready() -> None:
@@ -59,9 +68,30 @@ def simulated_platform(*, folder: Path) -> None:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        serve(folder, ready=ready)
+        serve(folder, ready=ready, public=public)
     except KeyboardInterrupt:
         return
+
+
+@click.command()
+@click.option("--state", required=True, type=_FOLDER, metavar="DIR", help="The service's state folder.")
+@click.option("--identity", type=_FOLDER, metavar="DIR", help="Where the Secret with its identity is mounted.")
+@click.option("--files", type=_FOLDER, metavar="DIR", help="Where the Secret with its further files is mounted.")
+@click.option("--into", type=_FOLDER, metavar="DIR", help="Where private copies of those files go.")
+@click.option("--wait-for", type=click.Path(path_type=Path), metavar="SOCKET", help="Wait for this socket.")
+def provision(
+    *, state: Path, identity: Path | None, files: Path | None, into: Path | None, wait_for: Path | None
+) -> None:
+    """Give a service in a container its private files."""
+    if (files is None) != (into is None):
+        raise click.UsageError("--files and --into go together")
+    make_private(state)
+    if identity is not None:
+        install_identity(identity, state=state)
+    if files is not None and into is not None:
+        copy_private(files, into=into)
+    if wait_for is not None:
+        wait_for_socket(wait_for, timeout_s=_WAIT_S)
 
 
 def become(entry: str, config: Path) -> NoReturn:

@@ -11,14 +11,20 @@ from strongroom.simulation.measure import Environment, Measurer
 
 
 @click.command()
-def setup() -> None:
+@click.option(
+    "--aot-cache/--no-aot-cache",
+    default=True,
+    show_default=True,
+    help="Make Java's ahead-of-time cache. Java starts slower without it, and the same inputs give the same files.",
+)
+def setup(*, aot_cache: bool) -> None:
     """Build what Spark needs beside the installed packages.
 
     Compiles the Java part (no JDK is needed), makes Java's ahead-of-time cache, and compiles all of Python's modules,
     so that the measurement of this installation stays what it is. Does only what is not done yet.
     """
     with busy("building the Spark runtime") as tell:
-        build_runtime(progress=tell)
+        build_runtime(progress=tell, with_aot_cache=aot_cache)
     with busy("compiling and measuring the environment"):
         digest = Measurer().measure(Environment.of_python(Path(sys.executable)))
     say(f"ready; this environment measures {digest}")

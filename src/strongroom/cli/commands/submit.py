@@ -1,17 +1,31 @@
 """`strongroom submit`: run a PySpark application on protected data, with spark-submit's words."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import click
+from typing_extensions import override
 
 from strongroom.base.clock import SystemClock
 from strongroom.base.errors import RefusedError
 from strongroom.base.workflow import Step
 from strongroom.cli.applications import changes_since_packed
+from strongroom.cli.bigdl import VARIABLES, translate
+from strongroom.cli.kubernetes import (
+    CLUSTER_PARAMETERS,
+    LOCAL,
+    check_master,
+    cluster_options,
+    cluster_request,
+    place_in_pods,
+    print_prepared,
+    print_submitted,
+    refuse_without_cluster,
+)
 from strongroom.cli.options import (
-    PARTNER_NAME,
+    PARTNER_OR_PROVIDER,
     FileList,
     Memory,
     Placed,
@@ -23,10 +37,12 @@ from strongroom.cli.options import (
     state_option,
 )
 from strongroom.cli.owner_keys import load_signing_key
-from strongroom.cli.state import State, location_of
-from strongroom.cli.terminal import following, note, say
+from strongroom.cli.state import State, inherited, location_of
+from strongroom.cli.terminal import following, note, printable, say
 from strongroom.cli.vaults import read_vault_file
+from strongroom.crypto.keys import SigningKey
 from strongroom.simulation.server import socket_of
+from strongroom.submit.kubernetes import ClusterRequest, Submitted, prepare_for_cluster, submit_to_cluster
 from strongroom.submit.run import Places, RunOutcome, SubmitEvent, SubmitRequest, load_trust, pack
 from strongroom.submit.run import submit as submit_run
 from strongroom.wire.descriptor import DeviceSetting
@@ -48,9 +64,7 @@ REFUSED: Final[Mapping[str, str]] = {
     "--driver-library-path": _JAVA_CODE,
     "--driver-java-options": "options of Java could switch protection off: leave it out",
     "--properties-file": "name each setting with --conf, so that the owner approves it",
-    "--deploy-mode": _OWN_CLUSTER,
     "--total-executor-cores": "use --num-executors and --executor-cores",
-    "--driver-cores": "the driver uses what it needs: leave it out",
     "--queue": _OWN_CLUSTER,
     "--remote": _OWN_CLUSTER,
     "--kill": "end a run with Ctrl-C where it was submitted",
@@ -101,6 +115,7 @@ def request_of(  # noqa: PLR0913 - spark-submit has these options
     output: tuple[tuple[str, Placed], ...],
     vault: tuple[tuple[str, Path], ...],
     read_versions: tuple[tuple[str, int], ...] = (),
+    in_pods: bool = False,
     **sizes: Any,  # noqa: ANN401 - the rest goes on as it is
 ) -> SubmitRequest:
     """Return what a person asked for on the command line.
@@ -124,8 +139,8 @@ def request_of(  # noqa: PLR0913 - spark-submit has these options
         archives=archives,
         settings=_once(conf, "--conf"),
         name=name,
-        datasets=_locations(state, reads),
-        outputs=_locations(state, writes),
+        datasets=_locations(state, reads, in_pods=in_pods),
+        outputs=_locations(state, writes, in_pods=in_pods),
         partners={name: each.partner for name, each in {**reads, **writes}.items() if each.partner},
         vaults=vaults,
         versions=versions,
@@ -133,11 +148,15 @@ def request_of(  # noqa: PLR0913 - spark-submit has these options
     )
 
 
-def _locations(state: State, placed: Mapping[str, Placed]) -> dict[str, str]:
+def _locations(state: State, placed: Mapping[str, Placed], *, in_pods: bool) -> dict[str, str]:
     for name, each in placed.items():
         if each.partner and not each.location:
             whose = f"{name}@{each.partner}"
             raise click.UsageError(f"say where the ciphertext of {whose} lies: {whose}=LOCATION")
+        if in_pods and not each.location:
+            raise click.UsageError(f"say where pods see the ciphertext of {name}: {name}=LOCATION")
+    if in_pods:
+        return {name: place_in_pods(each.location or "", what=name) for name, each in placed.items()}
     return {name: location_of(each.location) if each.location else state.storage(name) for name, each in placed.items()}
 
 
@@ -157,11 +176,6 @@ def _refuse(name: str, action: str) -> Callable[[click.Context, click.Parameter,
     return callback
 
 
-def _check_master(context: click.Context, _option: click.Parameter, value: str | None) -> None:
-    if value not in {None, "local"}:
-        raise click.UsageError(f"--master {value} is not supported: {_OWN_CLUSTER}; see --num-executors", context)
-
-
 _APPLICATION_OPTIONS: Final[tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...]] = (
     click.argument("script", type=click.Path(path_type=Path)),
     click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]..."),
@@ -175,14 +189,31 @@ _APPLICATION_OPTIONS: Final[tuple[Callable[[Callable[..., Any]], Callable[..., A
     click.option("--name", help="The application's name.  [default: the script's]"),
     click.option(
         "--attested-by",
-        type=PARTNER_NAME,
-        help="The partner whose attestation service appraises the TEEs.  [default: your own]",
+        type=PARTNER_OR_PROVIDER,
+        help="Who appraises the TEEs: a partner's attestation service, or Azure Attestation at URL.  [default: your "
+        "own attestation service]",
     ),
-    click.option("--master", expose_value=False, hidden=True, callback=_check_master),
 )
 
 
+class _Submit(click.Command):
+    """`submit`, which reads another program's command line where that is asked for."""
+
+    @override
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args[:2] == ["--compat", "bigdl"] or args[:1] == ["--compat=bigdl"]:
+            rest = args[1:] if args[0] == "--compat=bigdl" else args[2:]
+            args = translate(rest, variables=inherited(VARIABLES))
+        return super().parse_args(ctx, args)
+
+
+def _check_compat(_context: click.Context, _option: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise click.UsageError("--compat comes first: strongroom submit --compat bigdl …")
+
+
 @click.command(
+    cls=_Submit,
     context_settings={"allow_interspersed_args": False},
     epilog=examples(
         "strongroom submit --num-executors 2 --executor-memory 2g \\",
@@ -190,12 +221,33 @@ _APPLICATION_OPTIONS: Final[tuple[Callable[[Callable[..., Any]], Callable[..., A
         "    report.py strongroom://trips strongroom://report",
         "strongroom submit --dataset trips --dataset visits@hospital=/data/visits --output joined \\",
         "    join.py strongroom://trips strongroom://visits strongroom://joined",
+        "strongroom submit --master k8s://https://10.0.0.1:6443 --deploy-mode cluster --num-executors 3 \\",
+        "    --conf spark.kubernetes.namespace=analysts --conf spark.kubernetes.container.image=IMAGE@sha256:DIGEST \\",
+        "    --dataset trips=/data/trips count.py strongroom://trips",
+        "strongroom submit --compat bigdl --master k8s://… --sgx-enabled true --sgx-driver-jvm-memory 2g … report.py",
+        "strongroom submit --attested-by https://NAME.weu.attest.azure.net \\",
+        "    --dataset trips --vault trips=trips.vault report.py strongroom://trips",
     )
     + "\n\nRefused, with what to do instead: "
     + ", ".join([*REFUSED, *_REFUSED_FLAGS])
     + ".",
 )
 @application_options
+@click.option(
+    "--master",
+    callback=check_master,
+    metavar="MASTER",
+    help="local, or a cluster: k8s://https://HOST:PORT, k8s://CONTEXT.  [default: local]",
+)
+@cluster_options
+@click.option(
+    "--compat",
+    type=click.Choice(["bigdl"]),
+    expose_value=False,
+    is_eager=True,
+    callback=_check_compat,
+    help="Take the command line of bigdl-ppml-submit.sh; comes first.",
+)
 @click.option(
     "--read-version",
     "read_versions",
@@ -204,6 +256,11 @@ _APPLICATION_OPTIONS: Final[tuple[Callable[[Callable[..., Any]], Callable[..., A
     help="A version to read, where a dataset's approval does not admit the newest; repeatable.  [default: the newest]",
 )
 @click.option("--num-executors", "executors", type=click.IntRange(1, 1000), default=1, show_default=True)
+@click.option(
+    "--max-executors",
+    type=click.IntRange(1, 10_000),
+    help="How many may join over the whole run, replacements included.  [default: a few more than are asked for]",
+)
 @click.option("--executor-memory", "executor_memory_mb", type=Memory(), default="1g", show_default=True)
 @click.option("--executor-cores", type=click.IntRange(1, 1024), default=1, show_default=True)
 @click.option("--driver-memory", "driver_memory_mb", type=Memory(), default="1g", show_default=True)
@@ -223,33 +280,44 @@ _APPLICATION_OPTIONS: Final[tuple[Callable[[Callable[..., Any]], Callable[..., A
 @state_option
 def submit(
     *,
+    master: str,
     key: Path | None,
     tee: TeeKind,
     state: State,
     **options: Any,  # noqa: ANN401 - the options above
-) -> RunOutcome:
+) -> RunOutcome | Submitted:
     """Run a PySpark application on protected data, as spark-submit would.
 
     Datasets are named strongroom://NAME in the script's arguments. Give --dataset NAME=LOCATION for each one that is
     read, --output NAME=LOCATION for each one that is written; without =LOCATION it lies in the state folder. A dataset
     of another owner is NAME@PARTNER=LOCATION, by what the trust file calls that owner (see: strongroom trust). All that
     follows SCRIPT is passed to it. Exits with the application's exit status.
+
+    With --master k8s://… driver and executors are pods, made by Spark itself; --conf spark.kubernetes.* says where and
+    how, locations are the pods', and what is marked [k8s] counts. One approval serves this machine and every cluster.
     """
-    request = request_of(state, **options)
-    submitter = load_signing_key(key or state.submitter_key)
-    try:
-        with following("running; Ctrl-C stops everything") as tell:
-            outcome = submit_run(
-                request,
-                places=places_of(state, tee=tee),
-                submitter=submitter,
-                on_event=lambda event: tell(line_of(event)),
-                clock=SystemClock(),
-            )
-    except RefusedError as error:
-        if error.step is Step.RELEASE:
-            _print_changes(request, state)
-        raise
+    given = {name: options.pop(name) for name in CLUSTER_PARAMETERS}
+    if master == LOCAL:
+        refuse_without_cluster(given)
+        request = request_of(state, **options)
+        submitter = load_signing_key(key or state.submitter_key)
+        outcome = _run_here(request, state=state, tee=tee, submitter=submitter)
+    else:
+        cluster = cluster_request(master, options["conf"], tee=tee, given=given)
+        options["conf"] = tuple(cluster.settings.application.items())
+        request = request_of(state, in_pods=True, **options)
+        submitter = load_signing_key(key or state.submitter_key)
+        started = _run_there(
+            request,
+            cluster,
+            state=state,
+            submitter=submitter,
+            wait=cluster.waits if given["wait"] is None else given["wait"],
+            folder=given["prepare_only"],
+        )
+        if isinstance(started, Submitted):
+            return started
+        outcome = started
     _print_outcome(outcome)
     if outcome.status != 0:
         click.get_current_context().exit(outcome.status if outcome.status > 0 else _SIGNAL_BASE - outcome.status)
@@ -265,11 +333,71 @@ def places_of(state: State, *, tee: TeeKind = "sgx") -> Places:
 def line_of(event: SubmitEvent) -> str:
     """Return the line that says that a step ended: its number and name, where, how long it took, what was done."""
     step = f"{event.step.number} {event.step.slug}"
-    return f"step {step:<11} {event.source:<11} {event.elapsed_ms / 1000:>7.2f} s  {event.detail}"
+    # What agents and a cluster's API say is the host's word.
+    source, detail = printable(event.source), printable(event.detail)
+    return f"step {step:<11} {source:<11} {event.elapsed_ms / 1000:>7.2f} s  {detail}"
+
+
+def _run_here(request: SubmitRequest, *, state: State, tee: TeeKind, submitter: SigningKey) -> RunOutcome:
+    with _changes_shown(request, state), following("running; Ctrl-C stops everything") as tell:
+        return submit_run(
+            request,
+            places=places_of(state, tee=tee),
+            submitter=submitter,
+            on_event=lambda event: tell(line_of(event)),
+            clock=SystemClock(),
+        )
+
+
+def _run_there(
+    request: SubmitRequest,
+    cluster: ClusterRequest,
+    *,
+    state: State,
+    submitter: SigningKey,
+    wait: bool,
+    folder: Path | None,
+) -> RunOutcome | Submitted:
+    """Run on a cluster; or prepare that in a folder."""
+    if folder is not None:
+        prepared = prepare_for_cluster(
+            request,
+            cluster,
+            places=places_of(state),
+            submitter=submitter,
+            on_event=lambda event: say(line_of(event)),
+            clock=SystemClock(),
+            folder=folder,
+        )
+        print_prepared(prepared, folder=folder)
+        return prepared
+    with _changes_shown(request, state), following("running on the cluster; Ctrl-C stops the run") as tell:
+        started = submit_to_cluster(
+            request,
+            cluster,
+            places=places_of(state),
+            submitter=submitter,
+            on_event=lambda event: tell(line_of(event)),
+            clock=SystemClock(),
+            wait=wait,
+        )
+    if isinstance(started, Submitted):
+        print_submitted(started, master=cluster.master)
+    return started
+
+
+@contextmanager
+def _changes_shown(request: SubmitRequest, state: State) -> Iterator[None]:
+    """Show an analyst whose application is not approved what is different from an earlier one, which perhaps was."""
+    try:
+        yield
+    except RefusedError as error:
+        if error.step is Step.RELEASE:
+            _print_changes(request, state)
+        raise
 
 
 def _print_changes(request: SubmitRequest, state: State) -> None:
-    """Show an analyst whose application is not approved what is different from an earlier one, which perhaps was."""
     packed = pack(request, trust=load_trust(state.trust), packages=state.packages)
     if changes := changes_since_packed(packed.description, state=state):
         note(f"Since an application called {packed.description.name} was last packed here, this changed:")

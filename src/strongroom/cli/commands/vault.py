@@ -13,7 +13,7 @@ from strongroom.cli.applications import demand_binding, find_application
 from strongroom.cli.applications import describe as describe_application
 from strongroom.cli.options import DATASET_NAME, examples, state_option
 from strongroom.cli.owner_keys import public_key_of, read_private, thumbprint_of
-from strongroom.cli.policies import common_policy_hash
+from strongroom.cli.policies import azure_policy, common_policy_hash
 from strongroom.cli.session import attestation_client, owner_key
 from strongroom.cli.state import State, location_of, read_file
 from strongroom.cli.terminal import counting, say, short
@@ -27,6 +27,7 @@ from strongroom.policy.vault_approval import vault_release_policy
 from strongroom.submit.run import load_trust
 from strongroom.submit.services import trusted_service
 from strongroom.wire.model import TEE_KINDS, TeeKind
+from strongroom.wire.trust import Trust
 from strongroom.wire.vault_key import (
     ManagedIdentity,
     VaultAddress,
@@ -195,9 +196,17 @@ def decrypt(
 @click.option("--submitter", "submitters", multiple=True, metavar="KEYFILE|THUMBPRINT", help="Who may submit it.")
 @click.option("--recipient", "recipients", multiple=True, metavar="KEYFILE", help="Who may read what it prints.")
 @click.option("--tee", "tees", type=click.Choice(TEE_KINDS), multiple=True, default=("sgx",), show_default=True)
-@click.option("--issuer", metavar="URL", help="Whose results count.  [default: the attestation service]")
 @click.option(
-    "--policy-hash", "policy_hash", metavar="HASH", help="The evidence policy's hash at --issuer.  [default: asked for]"
+    "--issuer",
+    metavar="URL",
+    help="Whose results count; a Key Vault believes Azure Attestation alone.  [default: the attestation service]",
+)
+@click.option(
+    "--policy-hash",
+    "policy_hash",
+    metavar="HASH",
+    help="The evidence policy's hash at --issuer.  [default: of Azure Attestation in the trust file that of what "
+    "`policy azure` prints; of the attestation service that of the registered policy]",
 )
 @state_option
 def approve(  # noqa: PLR0913 - an option for each thing that an approval says
@@ -220,8 +229,6 @@ def approve(  # noqa: PLR0913 - an option for each thing that an approval says
     """
     if access is None:
         raise click.UsageError("say --read or --write")
-    if (issuer is None) != (policy_hash is None):
-        raise click.UsageError("--issuer and --policy-hash belong together")
     address, description, trust = (
         vaults.read_vault_file(file),
         find_application(digest, state=state),
@@ -242,12 +249,12 @@ def approve(  # noqa: PLR0913 - an option for each thing that an approval says
         key_service=key.identity,
         application=description.digest,
         access=access,
-        evidence_policy_hash=policy_hash or _registered_hash(state, tees),
-        attestation_issuer=issuer or trusted_service(trust, "attestation-service").url,
+        evidence_policy_hash=policy_hash or _policy_hash(state, tees, issuer=issuer, trust=trust),
+        attestation_issuer=issuer or trusted_service(trust, "attestation-service").own_url,
         hardware=trust.hardware,
         platform=real if trust.hardware == "real" else None,
         tees=tuple(dict.fromkeys(tees)),
-        shape="process",
+        shapes=("process",),
         max_runs=MAX_RUNS,
         submitters=tuple(map(thumbprint_of, submitters or (str(state.submitter_key),))),
         recipients=tuple(public_key_of(each).to_jwk() for each in recipients),
@@ -286,7 +293,11 @@ def policy(*, files: tuple[Path, ...]) -> None:
     say(vaults.policy_text(vault_release_policy(approvals).data))
 
 
-def _registered_hash(state: State, tees: tuple[TeeKind, ...]) -> str:
+def _policy_hash(state: State, tees: tuple[TeeKind, ...], *, issuer: str | None, trust: Trust) -> str:
+    if issuer is not None:
+        if issuer not in [each.url for each in trust.azure_attestation]:
+            raise click.UsageError("say the hash of the evidence policy at --issuer: --policy-hash HASH")
+        return azure_policy(trust).hash
     client, token = attestation_client(state)
     return common_policy_hash(client, tees, token=token)
 

@@ -268,6 +268,24 @@ class Transaction:
         if used.rowcount != 1:
             raise RefusedError("the nonce was used before", action="Ask for a new one and attest again.")
 
+    def token_was_used(self, token_id: str) -> bool:
+        """Return whether a service account's token let a TEE in before."""
+        used = self._connection.execute("SELECT nonce FROM nonces WHERE nonce = ?", (_used_token(token_id),))
+        return used.fetchone() is not None
+
+    def use_token(self, token_id: str, *, expires_at: int) -> None:
+        """Record, until it ends, that a service account's token let a TEE in: its name, never the token.
+
+        Raises:
+            RefusedError: It did before.
+        """
+        used = self._connection.execute(
+            "INSERT INTO nonces (nonce, expires_at) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            (_used_token(token_id), expires_at),
+        )
+        if used.rowcount != 1:
+            raise RefusedError("the service account's token was used before")
+
     # --- keys ---------------------------------------------------------------------------------------------------
 
     def add_key(self, record: KeyRecord, material: SecretBytes) -> None:
@@ -497,3 +515,8 @@ def _key_key(record: KeyRecord) -> dict[str, Json]:
 
 def _approval_key(record: ApprovalRecord) -> dict[str, Json]:
     return {"id": record.id, "dataset": record.dataset, "application": record.application}
+
+
+def _used_token(token_id: str) -> str:
+    """Return how a token stands among used nonces: no nonce has a colon."""
+    return f"workload-token:{token_id}"

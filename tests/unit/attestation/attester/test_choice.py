@@ -2,9 +2,11 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from tests.support.azure_node import NoTpm, Saying
 from tests.support.devices import make_tree
 
-from strongroom.attestation.attester import Machine, SimulatedDevice, detect_devices, open_device
+from strongroom.attestation.attester import Machine, SimulatedDevice, choice, detect_devices, open_device
+from strongroom.attestation.attester.azure_vtpm import AzureVtpmDevice
 from strongroom.attestation.attester.device import HardwareDevice
 from strongroom.base.errors import ConfigurationError, FormatError, UnavailableError
 from strongroom.wire.descriptor import DeviceKind, DeviceSetting
@@ -15,12 +17,14 @@ PLACES: dict[DeviceKind, str] = {
     "tsm": "sys/kernel/config/tsm/report/",
     "sev-guest": "dev/sev-guest",
     "tdx-guest": "dev/tdx_guest",
+    "azure-vtpm": "dev/tpmrm0",
 }
 SIMULATED: tuple[DeviceKind, ...] = ("simulated-sgx", "simulated-tdx", "simulated-snp")
 
 
 def setting(kind: str) -> DeviceSetting:
-    return DeviceSetting.from_object({"kind": kind, "socket": "/run/platform" if kind in SIMULATED else None})
+    fields = {"kind": kind, "socket": "/run/platform" if kind in SIMULATED else None}
+    return DeviceSetting.from_object(fields | ({"shape": "confidential-node"} if kind == "azure-vtpm" else {}))
 
 
 def test_every_kind_is_known_here() -> None:
@@ -43,7 +47,7 @@ def test_a_device_that_is_there_is_opened(tmp_path: Path, kind: DeviceKind) -> N
     assert isinstance(open_device(setting(kind), machine=Machine(root=tmp_path)), HardwareDevice)
 
 
-@pytest.mark.parametrize("kind", ["gramine", "occlum", "tsm", "sev-guest"])
+@pytest.mark.parametrize("kind", ["gramine", "occlum", "tsm", "sev-guest", "azure-vtpm"])
 def test_no_other_device_stands_in_for_one_that_is_missing(tmp_path: Path, kind: DeviceKind) -> None:
     others = [other for other in PLACES if other != kind]
     make_tree(tmp_path, *(PLACES[other] for other in others))
@@ -64,6 +68,19 @@ def test_a_report_that_only_its_own_machine_can_verify_is_refused(tmp_path: Path
     assert "tsm" in refusal.value.action
 
 
+def test_the_vtpm_of_a_confidential_vm_is_opened_where_its_metadata_service_can_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tree(tmp_path, PLACES["azure-vtpm"])
+    with pytest.raises(ConfigurationError, match="metadata service of an Azure"):
+        open_device(setting("azure-vtpm"), machine=Machine(root=tmp_path))
+    opened: list[Path] = []
+    monkeypatch.setattr(choice, "DeviceTpm", lambda path: opened.append(path) or NoTpm())
+    asked = Machine(root=tmp_path, metadata=Saying)
+    assert isinstance(open_device(setting("azure-vtpm"), machine=asked), AzureVtpmDevice)
+    assert opened == [tmp_path / PLACES["azure-vtpm"]]
+
+
 @pytest.mark.parametrize("kind", SIMULATED)
 def test_simulated_devices_ask_the_socket_that_is_named(tmp_path: Path, kind: DeviceKind) -> None:
     device = open_device(DeviceSetting(kind=kind, socket=str(tmp_path / "socket")))
@@ -81,6 +98,17 @@ def test_simulated_devices_ask_the_socket_that_is_named(tmp_path: Path, kind: De
         {"kind": "tsm", "socket": "/run/platform"},
         {"kind": "tsm", "path": "/"},
         {"kind": None, "socket": "/run/platform"},
+        {"kind": "tsm", "shape": "pod"},
+        {"kind": "tsm", "initdata": "AAAA"},
+        {"kind": "tsm", "shape": "confidential-node", "initdata": "AAAA"},
+        {"kind": "tsm", "shape": "pod", "initdata": "A A"},
+        {"kind": "tsm", "shape": "pod", "initdata": "A" * 90_000},
+        {"kind": "tsm", "shape": "node"},
+        {"kind": "gramine", "shape": "confidential-node"},
+        {"kind": "occlum", "shape": "pod", "initdata": "AAAA"},
+        {"kind": "simulated-sgx", "socket": "/run/platform", "shape": "confidential-node"},
+        {"kind": "azure-vtpm"},
+        {"kind": "azure-vtpm", "shape": "pod", "initdata": "AAAA"},
     ],
 )
 def test_a_setting_that_leaves_the_device_open_is_a_format_error(value: object) -> None:

@@ -11,6 +11,7 @@ from strongroom.keys.store.databases.seam import Database, Readable
 from strongroom.keys.store.databases.sqlite import SqliteDatabase, SqliteReaders
 
 _POSTGRES: Final = ("postgresql://", "postgres://")
+_NAME: Final = "the key service's database"
 
 
 def is_postgres_url(place: str) -> bool:
@@ -18,12 +19,13 @@ def is_postgres_url(place: str) -> bool:
     return place.startswith(_POSTGRES)
 
 
-def open_database(place: Path | str, schema: Schema) -> Database:
+def open_database(place: Path | str, schema: Schema, *, name: str = _NAME) -> Database:
     """Open a database, or make its tables.
 
     Args:
         place: A file's path, or a PostgreSQL URL.
         schema: Its tables.
+        name: What to call a PostgreSQL database in errors.
 
     Raises:
         ConfigurationError: It cannot be used, or is of another version; or the PostgreSQL client is not installed.
@@ -32,7 +34,7 @@ def open_database(place: Path | str, schema: Schema) -> Database:
     """
     if isinstance(place, Path):
         return SqliteDatabase(place, schema)
-    opened: Database = _postgres(place).PostgresDatabase(place, schema)
+    opened: Database = _postgres(place).PostgresDatabase(place, schema, name=name)
     return opened
 
 
@@ -49,7 +51,7 @@ def open_for_reading(place: Path | str) -> Readable:
         if not place.exists():
             raise ConfigurationError(f"there is no database {place}", action="Name the service's own configuration.")
         return SqliteReaders(place)
-    opened: Readable = _postgres(place).PostgresReaders(place)
+    opened: Readable = _postgres(place).PostgresReaders(place, name=_NAME)
     return opened
 
 

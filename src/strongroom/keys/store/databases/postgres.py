@@ -1,4 +1,4 @@
-"""PostgreSQL by URL: several replicas of the key service share it. Writes take turns under an advisory lock."""
+"""PostgreSQL by URL: several replicas of a service share it. Writes take turns under an advisory lock."""
 
 import contextlib
 import functools
@@ -16,7 +16,6 @@ from strongroom.base.database import Schema
 from strongroom.base.errors import ConfigurationError, IntegrityError, UnavailableError
 from strongroom.keys.store.rows import Connection, Cursor
 
-_NAME: Final = "the key service's database"
 _READERS: Final = 8
 _CONNECT_S: Final = 5
 _LOCK: Final = 0x5374726D_00000001
@@ -128,14 +127,16 @@ class PostgresReaders:
 
     Args:
         url: `postgresql://…` without a password; libpq finds that in its usual places.
+        name: What to call the database in errors.
 
     Raises:
         ConfigurationError: The address names a password.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, name: str) -> None:
         _demand_no_password(url)
         self._url = url
+        self._name = name
         self._free: queue.LifoQueue[_Marked] = queue.LifoQueue(_READERS)
 
     @contextlib.contextmanager
@@ -160,17 +161,17 @@ class PostgresReaders:
             yield
         except (errors.DiskFull, errors.ReadOnlySqlTransaction, errors.InsufficientPrivilege) as error:
             raise ConfigurationError(
-                f"{_NAME} cannot be used: {_first_line(error)}",
+                f"{self._name} cannot be used: {_first_line(error)}",
                 action="Check that its server's disk is not full, and that the service's role may write.",
             ) from error
         except psycopg.OperationalError as error:
             raise UnavailableError(
-                f"{_NAME} does not answer: {_first_line(error)}",
+                f"{self._name} does not answer: {_first_line(error)}",
                 action="Check that the PostgreSQL server runs and that state_database is its address.",
             ) from error
         except (psycopg.Error, UnicodeError) as error:
             raise IntegrityError(
-                f"{_NAME} is damaged: {_first_line(error)}",
+                f"{self._name} is damaged: {_first_line(error)}",
                 action="Restore the database, or a backup: strongroom key-service restore",
             ) from error
 
@@ -218,19 +219,20 @@ class PostgresReaders:
 
 
 class PostgresDatabase(PostgresReaders):
-    """A PostgreSQL database that replicas of one key service share.
+    """A PostgreSQL database that replicas of one service share.
 
     Args:
         url: As for `PostgresReaders`.
         schema: Its tables, in SQLite's words.
+        name: As for `PostgresReaders`.
 
     Raises:
         ConfigurationError: The address names a password, or the database is of another version.
         UnavailableError: The server does not answer.
     """
 
-    def __init__(self, url: str, schema: Schema) -> None:
-        super().__init__(url)
+    def __init__(self, url: str, schema: Schema, *, name: str) -> None:
+        super().__init__(url, name=name)
         self._writer = PostgresWriter(url)
         try:
             with self.translated():
@@ -268,7 +270,7 @@ class PostgresDatabase(PostgresReaders):
             application, version = writer.execute("SELECT application, version FROM strongroom_schema").fetchone()
             if (application, version) != (schema.application_id, schema.version):
                 raise ConfigurationError(
-                    f"{_NAME} has schema version {version}, this program knows {schema.version}",
+                    f"{self._name} has schema version {version}, this program knows {schema.version}",
                     action="Start the program's version that wrote it.",
                 )
             writer.commit()
@@ -277,7 +279,7 @@ class PostgresDatabase(PostgresReaders):
 
 
 def _connect(url: str) -> _Link:
-    link = psycopg.connect(url, autocommit=True, connect_timeout=_CONNECT_S, application_name="strongroom key-service")
+    link = psycopg.connect(url, autocommit=True, connect_timeout=_CONNECT_S, application_name="strongroom")
     link.execute(sql.SQL("SET statement_timeout = {}").format(sql.Literal(_STATEMENT_MS)))
     link.execute("SET synchronous_commit = on")
     return link

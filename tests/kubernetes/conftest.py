@@ -1,0 +1,65 @@
+"""Tests on a Kubernetes cluster: one for the whole session, made here or the user's own."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.kubernetes.cluster import Cluster, LocalCluster, opened_cluster
+from tests.support.kubernetes.kubebox import Say
+
+from strongroom.base.errors import ConfigurationError
+
+_HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test's time is its own: making the cluster, and what it needs, does not count."""
+    for item in items:
+        if item.path.is_relative_to(_HERE) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(600, func_only=True))
+
+
+@pytest.fixture(scope="session")
+def say(pytestconfig: pytest.Config) -> Say:
+    """Shows a line of progress while tests run."""
+    reporter = pytestconfig.pluginmanager.getplugin("terminalreporter")
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+
+    def shown(text: str) -> None:
+        with capture.global_and_fixture_disabled():
+            reporter.ensure_newline()
+            reporter.write_line(text)
+
+    return shown
+
+
+@pytest.fixture(scope="session")
+def cluster(say: Say) -> Iterator[Cluster]:
+    """The cluster of this session; without root its tests are left out, and with CI set that is a failure."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        pytest.fail("there is one cluster, for one process: run these tests with `--numprocesses 0`")
+    try:
+        with opened_cluster(say=say) as opened:
+            yield opened
+    except ConfigurationError as error:
+        left_out = f"no cluster: {error.message}; {error.action}"
+        if "CI" in os.environ:
+            pytest.fail(f"{left_out}; with CI set no test is left out")
+        pytest.skip(left_out)
+
+
+@pytest.fixture(scope="session")
+def local_cluster(cluster: Cluster) -> LocalCluster:
+    """The cluster, for tests that stop its parts or look at the machine below it."""
+    if not isinstance(cluster, LocalCluster):
+        pytest.skip("this is done only to a cluster that the tests made themselves")
+    return cluster
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace of a test's own."""
+    name = cluster.new_namespace("test")
+    yield name
+    cluster.delete("namespace", name, wait=False)

@@ -1,0 +1,217 @@
+"""A cluster leaves nothing on this machine, however its session ends: by itself, or by kill -9 of any of its processes.
+
+These clusters have names and addresses of their own, so that the session's cluster is not disturbed.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from tests.support.kubernetes import cgroups, remains
+from tests.support.kubernetes.cluster import LocalCluster
+from tests.support.kubernetes.pods import pod, pod_spec
+from tests.support.kubernetes.site import REPOSITORY, Site, second_site
+
+from strongroom.base.errors import ConflictError
+
+FORWARDS = Path("/proc/sys/net/ipv4/ip_forward")
+_KINDS = ("net", "mnt", "pid", "uts")
+
+
+@dataclass(kw_only=True)
+class Killable:
+    """A session with a cluster of its own.
+
+    Attributes:
+        site: The cluster's.
+        process: The session's process.
+        namespaces: The node's namespaces, as the kernel numbers them.
+    """
+
+    site: Site
+    process: "subprocess.Popen[str]"
+    namespaces: set[str]
+
+    @property
+    def supervisor(self) -> int:
+        found = remains.read_record(self.site).supervisor
+        assert found is not None
+        return found.pid
+
+    @property
+    def sweepers(self) -> set[int]:
+        """The processes that remove what is left: one."""
+        marks = (b"tests.support.kubernetes.remains", self.site.to_json().encode())
+        return {pid for pid, command in _commands() if all(mark in command for mark in marks)}
+
+
+@pytest.fixture
+def killable(local_cluster: LocalCluster) -> Iterator[Killable]:
+    site = second_site()
+    forwards = FORWARDS.read_text()
+    command = [sys.executable, "-m", "tests.support.kubernetes.session"]
+    process = subprocess.Popen(
+        [*command, site.to_json(), str(local_cluster.box.program.parent)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    node = remains.read_record(site).node
+    assert node is not None
+    namespaces = _namespaces_of(node.pid)
+    assert namespaces.isdisjoint(_namespaces_of(os.getpid()))
+    started = Killable(site=site, process=process, namespaces=namespaces)
+    there = left_of(site, namespaces)
+    assert {found.split()[0] for found in there} == {"process", "link", "route", "cgroup", "file"}, there
+    yield started
+    with process:
+        process.kill()
+    wait_until_nothing_is_left(started)
+    assert FORWARDS.read_text() == forwards, "whether the machine forwards packets is as before"
+
+
+def test_a_session_that_ends_leaves_nothing(killable: Killable) -> None:
+    assert killable.process.stdin is not None
+    killable.process.stdin.write("end\n")
+    killable.process.stdin.flush()
+
+    assert killable.process.wait(60) == 0
+    assert left_of(killable.site, killable.namespaces) == []
+
+
+def test_a_killed_session_leaves_nothing(killable: Killable) -> None:
+    killable.process.kill()
+
+    wait_until_nothing_is_left(killable)
+
+
+def test_a_killed_supervisor_leaves_nothing(killable: Killable) -> None:
+    os.kill(killable.supervisor, signal.SIGKILL)
+
+    wait_until_nothing_is_left(killable)
+
+
+def test_session_and_supervisor_killed_together_leave_nothing(killable: Killable) -> None:
+    supervisor = killable.supervisor
+    os.kill(supervisor, signal.SIGSTOP)
+    killable.process.kill()
+    os.kill(supervisor, signal.SIGKILL)
+
+    wait_until_nothing_is_left(killable)
+
+
+def test_who_would_clean_up_is_replaced(killable: Killable) -> None:
+    (first,) = killable.sweepers
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: len(killable.sweepers - {first}) == 1)
+    killable.process.kill()
+
+    wait_until_nothing_is_left(killable)
+
+
+def test_session_and_who_would_clean_up_killed_together_leave_nothing(killable: Killable) -> None:
+    for pid in (*killable.sweepers, killable.process.pid):
+        os.kill(pid, signal.SIGKILL)
+
+    wait_until_nothing_is_left(killable)
+
+
+def test_when_all_are_killed_the_next_session_removes_what_no_process_is_part_of(killable: Killable) -> None:
+    everybody = [killable.supervisor, *killable.sweepers, killable.process.pid]
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in everybody:
+            os.kill(pid, number)
+
+    wait_until(
+        lambda: {found.split()[0] for found in left_of(killable.site, killable.namespaces)} == {"cgroup", "file"}
+    )
+    lock = remains.take_lock(killable.site, holder="a test")
+    remains.remove(killable.site)
+    remains.give_up_lock(killable.site)
+    os.close(lock)
+    assert left_of(killable.site, killable.namespaces) == []
+
+
+def test_state_may_lie_below_a_folder_that_the_node_has_its_own_of(local_cluster: LocalCluster) -> None:
+    with tempfile.TemporaryDirectory(dir="/var/lib", prefix="strongroom-e2e-") as name:
+        folder = Path(name)
+        site = replace(second_site(), state=folder, run=folder / "run", store=folder / "run" / "containerd")
+        cluster = LocalCluster.start(site, local_cluster.box, say=lambda _: None)
+        try:
+            cluster.create(pod("ending", "default", pod_spec(cluster.pod_image(), "sleep", "0.1")))
+            assert cluster.ended("ending", "default") == "Succeeded"
+            assert str(folder) not in Path("/proc/self/mountinfo").read_text()
+            assert "kubelet" in cluster.in_node("ls", "/var/lib").split()
+        finally:
+            cluster.close()
+        assert left_of(site, set()) == []
+
+
+def test_a_second_session_is_told_who_has_the_cluster(local_cluster: LocalCluster) -> None:
+    with pytest.raises(
+        ConflictError, match=f"another session has the cluster .*: process {os.getpid()}, in {REPOSITORY}"
+    ):
+        remains.take_lock(local_cluster.site, holder="another")
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_s: float = 40.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def wait_until_nothing_is_left(killable: Killable) -> None:
+    deadline = time.monotonic() + 40
+    while left := left_of(killable.site, killable.namespaces):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+def left_of(site: Site, namespaces: set[str]) -> list[str]:
+    """Return everything on this machine that belongs to a site's cluster, each with its kind first."""
+    mark = site.to_json().encode()
+    processes = [pid for pid, command in _commands() if mark in command or _namespaces_of(pid) & namespaces]
+    links = {link["ifname"] for link in _ip("link")} & {site.link}
+    ours = (site.host_address, site.node_address)
+    routes = [route["dst"] for route in _ip("route") if {route.get("gateway"), route.get("prefsrc")} & set(ours)]
+    groups = [each.path / site.name for each in cgroups.hierarchies() if (each.path / site.name).exists()]
+    mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(site.run) in line]
+    files = [path for path in (site.run, site.lock) if path.exists()]
+    found = {"process": processes, "link": links, "route": routes, "cgroup": groups, "mount": mounts, "file": files}
+    return [f"{kind} {each}" for kind, all_of_it in found.items() for each in all_of_it]
+
+
+def _commands() -> Iterator[tuple[int, bytes]]:
+    """Return the processes of this machine, but no session's, with their command lines."""
+    for name in filter(str.isdecimal, os.listdir("/proc")):  # noqa: PTH208 - names only
+        try:
+            command = Path("/proc", name, "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if command and b"tests.support.kubernetes.session" not in command:
+            yield int(name), command
+
+
+def _namespaces_of(pid: int) -> set[str]:
+    try:
+        return {str(Path(f"/proc/{pid}/ns/{kind}").readlink()) for kind in _KINDS}
+    except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone, or one that even root may not look at
+        return set()
+
+
+def _ip(what: str) -> list[dict[str, str]]:
+    done = subprocess.run(["ip", "-json", what], capture_output=True, text=True, check=True)
+    found: list[dict[str, str]] = json.loads(done.stdout or "[]")
+    return found

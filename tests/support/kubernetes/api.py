@@ -1,0 +1,110 @@
+"""A caller of the API server out of the standard library alone, for the small services of the node."""
+
+import http.client
+import json
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from strongroom.base.errors import NotFoundError, UnavailableError
+
+Objects = dict[tuple[str, str], dict[str, Any]]
+"""Objects of one kind by namespace and name; what has no namespace has an empty one."""
+_WATCH_S: Final = 300
+_AGAIN_AFTER_S: Final = 0.3
+
+
+class Api:
+    """Calls an API server with a certificate.
+
+    Args:
+        server: Its address.
+        certificates: The folder of the cluster's certificates.
+        caller: The name of the caller's files there.
+        timeout_s: How long one answer may take, in seconds.
+    """
+
+    def __init__(self, server: str, certificates: Path, caller: str, *, timeout_s: float = 10.0) -> None:
+        parts = urlsplit(server)
+        assert parts.hostname is not None
+        self._host, self._port = parts.hostname, parts.port
+        self._tls = ssl.create_default_context(cafile=str(certificates / "ca.crt"))
+        self._tls.load_cert_chain(certificates / f"{caller}.crt", certificates / f"{caller}.key")
+        self._timeout_s = timeout_s
+
+    def is_ready(self) -> bool:
+        try:
+            self.call("GET", "/readyz")
+        except (UnavailableError, NotFoundError):
+            return False
+        return True
+
+    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Send one request; an answer that is no JSON object counts as an empty one.
+
+        Raises:
+            NotFoundError: The object does not exist.
+            UnavailableError: There is no answer, or another refusal.
+        """
+        connection = self._connect(self._timeout_s)
+        try:
+            answer = self._send(connection, method, path, body)
+            content = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise UnavailableError(f"{method} {path}: {error}", action="see whether the API server runs") from error
+        finally:
+            connection.close()
+        if answer.status == HTTPStatus.NOT_FOUND:
+            raise NotFoundError(f"{method} {path}: not found", action="see whether it was deleted")
+        if answer.status >= HTTPStatus.BAD_REQUEST:
+            raise UnavailableError(f"{method} {path}: {answer.status} {content.decode()}", action="see the answer")
+        return dict(json.loads(content)) if content.startswith(b"{") else {}
+
+    def follow(self, path: str, changed: Callable[[Objects], None]) -> None:
+        """Call `changed` with all objects below a path, now and after each change; never ends."""
+        while True:
+            try:
+                self._follow_once(path, changed)
+            except (OSError, ValueError, KeyError, http.client.HTTPException, UnavailableError, NotFoundError):
+                time.sleep(_AGAIN_AFTER_S)
+
+    def _follow_once(self, path: str, changed: Callable[[Objects], None]) -> None:
+        listing = self.call("GET", path)
+        objects = {_key(each): each for each in listing.get("items") or []}
+        changed(objects)
+        for event in self._watch(f"{path}?watch=1&timeoutSeconds={_WATCH_S}", listing["metadata"]["resourceVersion"]):
+            if event["type"] == "ERROR":
+                return
+            if event["type"] == "DELETED":
+                objects.pop(_key(event["object"]), None)
+            else:
+                objects[_key(event["object"])] = event["object"]
+            changed(objects)
+
+    def _watch(self, path: str, version: str) -> Iterator[dict[str, Any]]:
+        connection = self._connect(_WATCH_S + self._timeout_s)
+        try:
+            answer = self._send(connection, "GET", f"{path}&resourceVersion={version}", None)
+            while line := answer.readline():
+                yield json.loads(line)
+        finally:
+            connection.close()
+
+    def _connect(self, timeout_s: float) -> http.client.HTTPSConnection:
+        return http.client.HTTPSConnection(self._host, self._port, context=self._tls, timeout=timeout_s)
+
+    @staticmethod
+    def _send(
+        connection: http.client.HTTPSConnection, method: str, path: str, body: dict[str, Any] | None
+    ) -> http.client.HTTPResponse:
+        content = None if body is None else json.dumps(body)
+        connection.request(method, path, body=content, headers={"Content-Type": "application/json"})
+        return connection.getresponse()
+
+
+def _key(each: dict[str, Any]) -> tuple[str, str]:
+    return each["metadata"].get("namespace", ""), each["metadata"]["name"]

@@ -1,0 +1,111 @@
+"""What a cluster of the tests is called on this machine, and where its parts lie."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final
+
+REPOSITORY: Final = Path(__file__).parents[3]
+NODE: Final = "node-1"
+POD_IMAGE: Final = "localhost/strongroom-podbox"
+"""The image of the tests' own pods."""
+DOMAIN: Final = "cluster.local"
+SERVICE_NETWORK: Final = "10.96.0.0/16"
+"""Exists in the node's network alone, like all addresses of services."""
+API_SERVICE: Final = "10.96.0.1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """One cluster's names, addresses and folders. Two sites can have a cluster each at the same time.
+
+    Attributes:
+        name: The name of its cgroups and of its lock.
+        link: The name of the link to the node, as this machine sees it.
+        number: The third number of the link's addresses, and what tells the pods' networks apart.
+        state: What is kept from one cluster to the next.
+        run: What belongs to one cluster and goes with it.
+        store: The folder of containerd's images.
+    """
+
+    name: str
+    link: str
+    number: int
+    state: Path
+    run: Path
+    store: Path
+
+    @property
+    def host_address(self) -> str:
+        """This machine's end of the link: the one address outside that the node and its pods reach."""
+        return f"10.200.{self.number}.1"
+
+    @property
+    def node_address(self) -> str:
+        """The node's end of the link."""
+        return f"10.200.{self.number}.2"
+
+    @property
+    def link_network(self) -> str:
+        return f"10.200.{self.number}.0/24"
+
+    @property
+    def pod_network(self) -> str:
+        return f"10.{244 + self.number}.0.0/16"
+
+    @property
+    def api(self) -> str:
+        """The API server's address."""
+        return f"https://{self.node_address}:6443"
+
+    @property
+    def lock(self) -> Path:
+        """The file that is locked while the cluster, or something of it, is there."""
+        return Path("/run") / f"{self.name}.lock"
+
+    @property
+    def certificates(self) -> Path:
+        return self.run / "certificates"
+
+    @property
+    def logs(self) -> Path:
+        return self.run / "log"
+
+    @property
+    def last_logs(self) -> Path:
+        """Where the logs of the last cluster are kept."""
+        return self.state / f"{self.run.name}-last-log"
+
+    def to_json(self) -> str:
+        """Return the site as an argument of the processes that keep it."""
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Site":
+        fields = json.loads(text)
+        return cls(**{**fields, **{name: Path(fields[name]) for name in ("state", "run", "store")}})
+
+
+def state_folder() -> Path:
+    """Return the folder for what is kept: `STRONGROOM_E2E_DIR`, or one in the user's cache."""
+    chosen = os.environ.get("STRONGROOM_E2E_DIR")
+    if chosen:
+        return Path(chosen).absolute()
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache).absolute() / "strongroom-e2e"
+
+
+def default_site() -> Site:
+    """Return the site of the test session's cluster."""
+    state = state_folder()
+    return Site(
+        name="strongroom-e2e", link="sr-e2e", number=0, state=state, run=state / "run", store=state / "containerd"
+    )
+
+
+def second_site() -> Site:
+    """Return the site of clusters that are there to be killed: nothing of it is kept."""
+    site = default_site()
+    run = site.state / "run-killed"
+    return replace(site, name="strongroom-e2e-killed", link="sr-e2e-k", number=1, run=run, store=run / "containerd")
