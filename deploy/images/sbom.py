@@ -153,7 +153,8 @@ def jar_components(folder: Path) -> list[Component]:
 
 def _jar(path: Path) -> Component:
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    found = _maven_properties(path)
+    said = _maven_properties(path)  # what was shaded into a jar has properties in it too
+    found = [each for each in said if f"{each.get('artifactId')}-{each.get('version')}.jar" == path.name] or said
     match = _JAR.fullmatch(path.name)
     name, version = (match["name"], match["version"]) if match else (path.stem, _UNKNOWN)
     if len(found) != 1:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 from tests.support import tee
 from tests.support.platform import MRTD
-from tests.support.receipts import verify_by_both
+from tests.support.receipts import single_file, verify_by_both
 from tests.support.service_processes import LAUNCH_DIGEST, SNP_PARAVISOR, Installation, installation, start
 from tests.support.tee import PlatformDevice, Runner, azure_node
 
@@ -30,10 +30,12 @@ from strongroom.cli.policies import default_policy
 from strongroom.clients.attestation import POLICY_KINDS
 from strongroom.crypto.random import random_id
 from strongroom.policy.evidence_policy import EvidencePolicy
+from strongroom.receipts.members import verify_member
 from strongroom.simulation.azure_vm import PARAVISOR
 from strongroom.wire.descriptor import DeviceSetting
 from strongroom.wire.key_service import Evidence
 from strongroom.wire.model import SHAPES, Shape, VirtualTeeKind
+from strongroom.wire.receipt import ReceiptBody
 from strongroom.wire.trust import NodeReference, PodReference, Trust
 
 KINDS: Final[tuple[VirtualTeeKind, ...]] = ("tdx", "snp")
@@ -528,6 +530,22 @@ def members_of(receipt: dict[str, Any]) -> list[dict[str, Any]]:
     return [member["evidence"] for record in receipt["body"]["records"].values() for member in record["members"]]
 
 
+def demand_refused(receipt: bytes, edit: Edit, trust: Trust) -> None:
+    """Have both verifiers refuse an edited receipt, and its member even where everything around it were signed anew."""
+    edited = json.loads(receipt)
+    edit(edited)
+    with pytest.raises(StrongroomError):
+        verify_by_both(canonical_json(edited), trust=trust)
+    body = ReceiptBody.from_object(edited["body"])
+    ticket = single_file.verify_ticket(edited["body"])
+    anchors = json.loads(trust.to_json())
+    for record, said in zip(body.records.values(), edited["body"]["records"].values(), strict=True):
+        with pytest.raises(StrongroomError):
+            [verify_member(body, member, trust=trust) for member in record.members]
+        with pytest.raises((single_file.DoesNotHoldError, *single_file.MALFORMED)):
+            single_file.verify_members(edited["body"], said, ticket, anchors)
+
+
 def no_initdata(receipt: dict[str, Any]) -> None:
     del members_of(receipt)[1]["initdata"]
 
@@ -546,10 +564,7 @@ def same_words(receipt: dict[str, Any]) -> None:
 def test_an_edit_of_a_pods_initdata_shows(
     bench: Bench, receipts: dict[Made, bytes], kind: VirtualTeeKind, edit: Edit
 ) -> None:
-    receipt = json.loads(receipts[Made(shape="pod", kind=kind)])
-    edit(receipt)
-    with pytest.raises(StrongroomError):
-        verify_by_both(canonical_json(receipt), trust=bench.trust())
+    demand_refused(receipts[Made(shape="pod", kind=kind)], edit, bench.trust())
 
 
 def no_vtpm(receipt: dict[str, Any]) -> None:
@@ -579,10 +594,7 @@ def another_members_vtpm(receipt: dict[str, Any]) -> None:
 def test_an_edit_of_what_a_vtpm_said_shows(
     bench: Bench, receipts: dict[Made, bytes], kind: VirtualTeeKind, edit: Edit
 ) -> None:
-    receipt = json.loads(receipts[Made(shape="confidential-node", kind=kind, azure=True)])
-    edit(receipt)
-    with pytest.raises(StrongroomError):
-        verify_by_both(canonical_json(receipt), trust=bench.trust())
+    demand_refused(receipts[Made(shape="confidential-node", kind=kind, azure=True)], edit, bench.trust())
 
 
 def test_a_key_service_that_logs_a_stronger_shape_is_caught(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`python pod_agent.py FOLDER WORD...`: an agent in what looks to it like a pod, on a platform that a test saved.
+"""`python -P pod_agent.py FOLDER WORD...`: an agent in what looks to it like a pod, on a platform that a test saved.
 
 FOLDER has a pod's folders, the platform, and a Python prefix whose Spark runtime has the test's program as Java.
 """
@@ -7,9 +7,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-sys.path.remove(sys.path[0])  # this folder, whose modules are named like the standard library's
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.support.platform import Bench
 from tests.support.tee import PlatformDevice

@@ -22,6 +22,7 @@ from strongroom.wire.events import Delivered, DriverReady, Event, Failed, delive
 from strongroom.wire.pod import DESCRIPTOR_NAME, DRIVER_KEY_ENV, POD_NAME_ENV, PodDescriptor, package_part_name
 
 AGENT = Path(__file__).with_name("pod_agent.py")
+ROOT = Path(__file__).parents[2]
 TEMPLATE = {
     "apiVersion": "v1",
     "kind": "Pod",
@@ -114,9 +115,9 @@ class Pod:
         return self.folder / "package" / package_part_name(number)
 
     def start(self) -> subprocess.Popen[str]:
-        environment = {name: value for name, value in os.environ.items() if name in {"PATH", "PYTHONPATH", "HOME"}}
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
         return subprocess.Popen(
-            [sys.executable, str(AGENT), str(self.folder), *self.words],
+            [sys.executable, "-P", str(AGENT), str(self.folder), *self.words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

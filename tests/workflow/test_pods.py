@@ -120,23 +120,24 @@ def test_the_executor_starts_as_sparks_own_for_pods(whole: Whole) -> None:
         '"-Dspark.authenticate=true"',
         '"-Dspark.network.crypto.enabled=true"',
         '"-Dspark.network.crypto.saslFallback=false"',
-        '"-Dspark.master=k8s://https://kubernetes.default.svc"',
+        '"-Dspark.io.encryption.enabled=true"',
     ):
         assert option in options
 
 
-def test_both_have_the_runs_secret_and_only_in_a_private_file(whole: Whole) -> None:
-    secrets = [(ended.seen / "conf" / "secret").read_bytes() for ended in (whole.driver, whole.executor)]
-    assert secrets[0] == secrets[1]
-    assert len(secrets[0]) == 32
-    text = base64.b64encode(secrets[0]).decode()
+def test_both_have_the_runs_secret_which_stands_in_nothing_that_the_host_sees(whole: Whole) -> None:
+    secret = (whole.driver.seen / "conf" / "secret").read_bytes()
+    assert len(secret) == 32
+    text = base64.b64encode(secret).decode()
+    (mode,) = (line for line in (whole.driver.seen / "modes").read_text().splitlines() if line.endswith(" secret"))
+    assert mode.startswith("-rw------- ")
+    assert whole.executor.environment["_SPARK_AUTH_SECRET"] == text
+    assert text not in json.dumps(whole.driver.environment)
     for ended in (whole.driver, whole.executor):
-        (mode,) = (line for line in (ended.seen / "modes").read_text().splitlines() if line.endswith(" secret"))
-        assert mode.startswith("-rw------- ")
-        for shown in (ended.log, ended.errors, "\n".join(ended.arguments), json.dumps(ended.environment)):
+        for shown in (ended.log, ended.errors, "\n".join(ended.arguments)):
             assert text not in shown
         others = [path for path in (ended.seen / "conf").iterdir() if path.name != "secret"]
-        assert not [path for path in others if text in path.read_text() or secrets[0] in path.read_bytes()]
+        assert not [path for path in others if text in path.read_text() or secret in path.read_bytes()]
 
 
 def test_nothing_stays_in_the_pods_memory(whole: Whole) -> None:

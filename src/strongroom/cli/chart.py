@@ -174,7 +174,7 @@ def trust_on_kubernetes(
     Args:
         plan: What the owner decided.
         state: The installation.
-        before: The trust file until now: its partners stay, and the pods and nodes in it.
+        before: The trust file until now: its partners stay, and the pods, nodes and providers of Azure Attestation.
         addresses: Where this client reaches a service, if elsewhere than pods do.
         clock: The time.
 
@@ -207,6 +207,7 @@ def trust_on_kubernetes(
         pods=before.pods if before is not None else (),
         nodes=before.nodes if before is not None else (),
         partners=partners,
+        azure_attestation=before.azure_attestation if before is not None else (),
     )
 
 

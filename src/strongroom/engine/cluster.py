@@ -87,7 +87,7 @@ class StandaloneCluster:
 
     def environment(self, node: Node) -> dict[str, str]:
         """See `Cluster`."""
-        return {_SECRET_ENV: secret_text(node)} if isinstance(node, ProtectedNode) else {}
+        return secret_in_environment(node) if isinstance(node, ProtectedNode) else {}
 
     def files(self, node: Node) -> dict[Path, bytes]:
         """See `Cluster`."""
@@ -99,7 +99,8 @@ class StandaloneCluster:
 class KubernetesCluster:
     """Kubernetes: Spark in the driver's pod makes the executors' pods itself.
 
-    Spark reads the run's secret from a file on both sides: without one it would put it into the pods' environment.
+    Spark reads the run's secret from a file: without one for both sides it would put it into the pods' environment.
+    (What file executors' Spark would read nobody asks: their agents give it the secret.)
 
     Args:
         namespace: Where the pods are.
@@ -152,8 +153,8 @@ class KubernetesCluster:
             "spark.kubernetes.authenticate.caCertFile": _API_CERTIFICATE,
             "spark.kubernetes.executor.podTemplateFile": str(_template_file(node)),
             "spark.kubernetes.executor.podTemplateContainerName": EXECUTOR_CONTAINER,
-            "spark.authenticate.secret.driver.file": str(secret_file(node)),
-            "spark.authenticate.secret.executor.file": str(secret_file(node)),
+            "spark.authenticate.secret.driver.file": str(_secret_file(node)),
+            "spark.authenticate.secret.executor.file": str(_secret_file(node)),
         }
 
     def environment(self, node: Node) -> dict[str, str]:
@@ -163,7 +164,7 @@ class KubernetesCluster:
 
     def files(self, node: Node) -> dict[Path, bytes]:
         """See `Cluster`."""
-        secret = {secret_file(node): node.secret.reveal()} if isinstance(node, ProtectedNode) else {}
+        secret = {_secret_file(node): node.secret.reveal()} if isinstance(node, ProtectedNode) else {}
         return {_template_file(node): self.executor_template.encode(), **secret}
 
 
@@ -212,13 +213,10 @@ class PodExecutor:
             *("--resourceProfileId", self.resource_profile_id, "--podName", self.pod_name),
         )
 
-    def settings(self, node: Node) -> dict[str, str]:
-        """Return what the executor's Spark must know before it asks the driver for all other settings."""
-        return {
-            "spark.master": f"k8s://{API_SERVER}",  # secrets come from files only there
-            "spark.authenticate.secret.file": str(secret_file(node)),
-            "spark.authenticate.secret.executor.file": str(secret_file(node)),
-        }
+
+def secret_in_environment(node: ProtectedNode) -> dict[str, str]:
+    """Return the variable in which Spark looks for the run's secret first, whatever its settings say."""
+    return {_SECRET_ENV: secret_text(node)}
 
 
 def pod_scheduling(chosen: Mapping[str, str]) -> Scheduling:
@@ -251,8 +249,7 @@ def check_pod_ip(text: str) -> None:
         raise _malformed("the pod's address")
 
 
-def secret_file(node: Node) -> Path:
-    """Return the file from which Spark reads the run's secret on Kubernetes."""
+def _secret_file(node: Node) -> Path:
     return node.scratch / "conf" / "secret"
 
 

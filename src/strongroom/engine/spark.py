@@ -1,8 +1,8 @@
 """Spark's processes as children of the agent.
 
-The run's secret stands in a mode-600 file in scratch (master, worker; on Kubernetes driver and executor too) or in the
-environment of a process inside the TEE (a standalone cluster's driver; its executors, where Spark puts it itself);
-never in an argument.
+The run's secret stands in a mode-600 file in scratch (master, worker, the driver on Kubernetes) or in the environment
+of a process inside the TEE (the driver of a standalone cluster, and executors, where Spark would put it itself); never in an
+argument.
 
 The kernel ties a child to the thread that started it: start children from a thread that lives as long as the agent.
 """
@@ -16,7 +16,7 @@ from typing import IO
 
 from strongroom.base.errors import EngineError, Mismatch, RefusedError
 from strongroom.base.workflow import Step
-from strongroom.engine.cluster import Cluster, PodExecutor, check_master_url, secret_file
+from strongroom.engine.cluster import Cluster, PodExecutor, check_master_url, secret_in_environment
 from strongroom.engine.enclave import ENCLAVE_SETTINGS
 from strongroom.engine.node import (
     Child,
@@ -218,18 +218,16 @@ def start_pod_executor(node: ProtectedNode, executor: PodExecutor, *, scheduling
     Raises:
         ConfigurationError: The scratch folder cannot serve.
     """
-    settings = {**executor.settings(node), **_protection(node, scheduling)}
-    prepare(node, options=[f"-D{name}={value}" for name, value in sorted(settings.items())])
-    write_private(secret_file(node), node.secret.reveal())
+    protection = sorted(enforced_settings(scheduling).items())
+    prepare(node, options=[f"-D{name}={value}" for name, value in protection])
     command = (
         *java_command(node, role="executor", heap=executor.memory),
         _POD_EXECUTOR_CLASS,
         *executor.arguments(),
     )
+    environment = {**environment_of(node), **secret_in_environment(node)}
     with (node.scratch / "log" / "executor.out").open("ab") as output:
-        return start_child(
-            node, command, name="executor", environment=environment_of(node), stdout=output, stderr=output
-        )
+        return start_child(node, command, name="executor", environment=environment, stdout=output, stderr=output)
 
 
 def start_training(node: Node, *, script: Path, aot_cache: Path, output: IO[bytes]) -> Child:

@@ -124,7 +124,8 @@ def no_right_to_look() -> ConfigurationError:
     """Return what is wrong where the platform may not look at a caller."""
     return ConfigurationError(
         "the simulated platform may not look at the caller's process and files",
-        action="Run it among the node's processes (hostPID), as the callers' user or with CAP_SYS_PTRACE.",
+        action="Run it among the node's processes (hostPID), as the callers' user "
+        "or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.",
     )
 
 

@@ -52,7 +52,7 @@ def main() -> int:
         _tell(error)
         return 1
     finally:
-        sweeper.revive()
+        sweeper.sweep()
 
 
 def _tell(error: StrongroomError) -> None:
@@ -60,7 +60,7 @@ def _tell(error: StrongroomError) -> None:
 
 
 class _Sweeper:
-    """The process that removes what is left when this one has ended; it has the lock for as long as it has to."""
+    """The process that removes everything when this one wants it or has ended; it has the lock for as long."""
 
     def __init__(self, site: Site, lock: int) -> None:
         self._site, self._lock = site, lock
@@ -69,6 +69,15 @@ class _Sweeper:
     def revive(self) -> None:
         """Start it again if somebody has ended it."""
         if self._process.poll() is not None:
+            self._process = self._start()
+
+    def sweep(self) -> None:
+        """Have it remove everything, and wait; if somebody ends it meanwhile, another does the same."""
+        while True:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            if self._process.wait() >= 0:
+                return
             self._process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:

@@ -11,15 +11,18 @@ DIGEST = "sha256:" + "ab" * 32
 
 
 def components(folder: Path) -> list[sbom.Component]:
-    for name, properties in {
-        "known-1.2.jar": "groupId=org.example\nartifactId=known\nversion=1.2\n",
-        "plain-3.4-SNAPSHOT.jar": None,
-        "odd.jar": None,
+    for name, artifacts in {
+        "known-1.2.jar": ["known"],
+        "renamed.jar": ["known-too"],
+        "shaded-1.2.jar": ["known", "shaded"],
+        "plain-3.4-SNAPSHOT.jar": [],
+        "odd.jar": ["one", "two"],
     }.items():
         with zipfile.ZipFile(folder / name, "w") as jar:
             jar.writestr("A.class", b"")
-            if properties:
-                jar.writestr("META-INF/maven/org.example/known/pom.properties", f"#Made today\n{properties}")
+            for artifact in artifacts:
+                properties = f"#Made today\ngroupId=org.example\nartifactId={artifact}\nversion=1.2\n"
+                jar.writestr(f"META-INF/maven/org.example/{artifact}/pom.properties", properties)
     return [
         sbom.debian_component(
             name="libstdc++6",
@@ -71,6 +74,8 @@ def test_each_part_has_version_digest_and_package_url(tmp_path: Path) -> None:
         "Typing_Extensions": "pkg:pypi/typing-extensions@4.16.0",
         "lark": "pkg:pypi/lark@1",
         "known": "pkg:maven/org.example/known@1.2",
+        "known-too": "pkg:maven/org.example/known-too@1.2",
+        "shaded": "pkg:maven/org.example/shaded@1.2",
         "plain": None,
         "odd": None,
     }

@@ -157,11 +157,6 @@ def test_an_executor_in_a_pod_decides_itself_how_its_channel_is_protected(node: 
     options = (node.scratch / "conf" / "java.options").read_text().splitlines()
     for name, value in enforced_settings(DYNAMIC).items():
         assert f'"-D{name}={value}"' in options
-    secret = node.scratch / "conf" / "secret"
-    assert f'"-Dspark.authenticate.secret.file={secret}"' in options
-    assert f'"-Dspark.authenticate.secret.executor.file={secret}"' in options
-    assert secret.read_bytes() == SECRET.reveal()
-    assert secret.stat().st_mode & 0o777 == 0o600
     arguments = (node.scratch / "log" / "arguments").read_text().splitlines()
     assert arguments[-15:] == [
         "org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend",
@@ -169,7 +164,8 @@ def test_an_executor_in_a_pod_decides_itself_how_its_channel_is_protected(node: 
         *("--app-id", "spark-1", "--hostname", "10.1.2.4", "--resourceProfileId", "0", "--podName", "report-exec-12"),
     ]
     assert "-Xmx1024m" in arguments
-    assert TEXT not in (node.scratch / "log" / "environment").read_text()
+    assert not [line for line in (*options, *arguments) if TEXT in line]
+    assert f"_SPARK_AUTH_SECRET={TEXT}" in (node.scratch / "log" / "environment").read_text().splitlines()
 
 
 @pytest.mark.parametrize(

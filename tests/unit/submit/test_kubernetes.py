@@ -7,16 +7,18 @@ from tests.support.kubernetes.rendering import IMAGE
 from strongroom.base.errors import ConfigurationError, RefusedError
 from strongroom.cluster.kubernetes.settings import sort_settings
 from strongroom.cluster.kubernetes.state import FinishedRun
-from strongroom.cluster.shapes import PodShape, SimulatedShape
+from strongroom.cluster.shapes import ConfidentialNodeShape, PodShape, SgxShape, SimulatedShape
 from strongroom.submit.kubernetes import (
     ClusterRequest,
     _counted,
     _placement,
     _spark_version,
+    check_attestation,
     check_shape,
     keep_results,
 )
-from strongroom.submit.run import SubmitRequest
+from strongroom.submit.run import SubmitRequest, service_addresses
+from strongroom.wire.azure_attestation import AzureAttestationAddress, TrustedAzureAttestation
 from strongroom.wire.events import Finished
 from strongroom.wire.trust import Trust
 
@@ -78,6 +80,22 @@ def test_simulated_evidence_is_for_simulated_hardware_alone() -> None:
         check_shape(SimulatedShape(), trust=real)
     with pytest.raises(RefusedError, match="simulated hardware"):
         check_shape(kata, trust=TRUST)
+
+
+def test_azure_attestation_is_for_shapes_of_which_it_has_claims() -> None:
+    url = "https://a.weu.attest.azure.net"
+    address = AzureAttestationAddress(kind="azure-attestation", url=url)
+    provider = TrustedAzureAttestation(address=address, certificates=("ab" * 32,))
+    trust = TRUST.model_copy(update={"azure_attestation": (provider,)})
+    request = replace(REQUEST, attested_by=url)
+
+    check_attestation(request, SgxShape(flavour="gramine"), trust=trust)
+    assert service_addresses(request, trust, in_cluster=True) == (address, {})
+    for shape in (PodShape(runtime="kata-qemu-snp"), ConfidentialNodeShape(tee="snp")):
+        with pytest.raises(RefusedError, match="does not say what is launched"):
+            check_attestation(request, shape, trust=trust)
+    with pytest.raises(ConfigurationError, match="does not name"):
+        check_attestation(request, SgxShape(flavour="gramine"), trust=TRUST)
 
 
 def test_an_archive_is_a_folder_of_the_pods() -> None:
