@@ -1,8 +1,8 @@
 """Spark's processes as children of the agent.
 
 The run's secret stands in a mode-600 file in scratch (master, worker, the driver on Kubernetes) or in the environment
-of a process inside the TEE (the driver of a standalone cluster, and executors, where Spark would put it itself); never in an
-argument.
+of a process inside the TEE (the driver of a standalone cluster, and executors, where Spark would put it itself);
+never in an argument.
 
 The kernel ties a child to the thread that started it: start children from a thread that lives as long as the agent.
 """
