@@ -502,6 +502,10 @@ def _without_an_approval(body: dict[str, Any]) -> None:
     del _vault(body)["approvals"]["report"]
 
 
+def _with_an_approval_of_nothing(body: dict[str, Any]) -> None:
+    _vault(body)["approvals"]["others"] = _vault(body)["approvals"]["trips"]
+
+
 def _as_an_executor(body: dict[str, Any]) -> None:
     _vault(body)["member"]["role"] = "executor"
 
@@ -543,6 +547,7 @@ EDITS = [
     _without_record,
     _under_another_digest,
     _without_an_approval,
+    _with_an_approval_of_nothing,
     _as_an_executor,
     _as_a_later_member,
     _forged_result,
@@ -588,24 +593,44 @@ def test_a_vault_is_no_attested_key_service(finished: Finished) -> None:
         verify_receipt(finished.receipt, trust=finished.trust, required_mode="attested")
 
 
-def test_an_approval_in_a_receipt_is_an_owners_and_met(finished: Finished) -> None:
+APPROVED_OTHERWISE: dict[str, dict[str, Any]] = {
+    "another dataset": {"dataset": "report"},
+    "another key": {"key_service": "ab" * 32},
+    "another application": {"application": "ab" * 32},
+    "another access": {"access": "write"},
+    "another submitter": {"submitters": ("ab" * 32,)},
+    "another evidence policy": {"evidence_policy_hash": "A" * 43},
+    "a number of runs": {"max_runs": 2},
+    "another back end": {"back_end": "strongroom"},
+}
+
+
+@pytest.mark.parametrize("name", APPROVED_OTHERWISE)
+def test_an_approval_in_a_receipt_is_of_this_run_and_met(finished: Finished, name: str) -> None:
     runner = finished.runner
-    for token in (
-        runner.signed(runner.approvals["trips"], signer=runner.services.submitter),
-        runner.signed(runner.approvals["trips"].model_copy(update={"evidence_policy_hash": "A" * 43})),
-        runner.signed(runner.approvals["trips"].model_copy(update={"max_runs": 2})),
-        runner.signed(runner.approvals["report"]),
-    ):
-        with pytest.raises((RefusedError, VerificationError)):
-            finished.verify(
-                finished.signed_again(lambda body, token=token: _vault(body)["approvals"].update(trips=token))
-            )
+    token = runner.signed(runner.approvals["trips"].model_copy(update=APPROVED_OTHERWISE[name]))
+    with pytest.raises((RefusedError, VerificationError)):
+        finished.verify(finished.signed_again(lambda body: _vault(body)["approvals"].update(trips=token)))
 
 
-def test_a_receipt_is_about_the_key_that_the_application_is_bound_to(finished: Finished) -> None:
+def test_an_approval_in_a_receipt_is_the_owners_whom_the_key_names(finished: Finished) -> None:
+    """Whoever else the auditor trusts has no say about this key."""
+    runner = finished.runner
+    signer = runner.services.submitter
+    token = runner.signed(runner.approvals["trips"], signer=signer)
+    owners = (*finished.trust.owners, signer.verifying_key.thumbprint)
+    told = finished.signed_again(lambda body: _vault(body)["approvals"].update(trips=token))
+    for trust in (finished.trust, finished.trust.model_copy(update={"owners": owners})):
+        with pytest.raises(VerificationError, match="not signed by an owner"):
+            verify_by_both(told, trust=trust)
+
+
+@pytest.mark.parametrize("approved", ["the other key", "the key"])
+def test_a_receipt_is_about_the_key_that_the_application_is_bound_to(finished: Finished, approved: str) -> None:
     """An owner of two keys, and a driver that tells of the other one: everything else is made to fit."""
     runner, owner = finished.runner, finished.runner.services.owner
     other = runner.key.model_copy(update={"key": "another"})
+    named = {"key_service": other.identity} if approved == "the other key" else {}
     signs = SigningKey.generate("Ed25519")
 
     def of_other(token: str, key: SigningKey) -> str:
@@ -617,8 +642,7 @@ def test_a_receipt_is_about_the_key_that_the_application_is_bound_to(finished: F
         record["statement"] = other.to_json().decode()
         record["version_keys"] = dict.fromkeys(record["version_keys"], signs.verifying_key.to_jwk())
         record["approvals"] = {
-            name: runner.signed(approval.model_copy(update={"key_service": other.identity}))
-            for name, approval in runner.approvals.items()
+            name: runner.signed(approval.model_copy(update=named)) for name, approval in runner.approvals.items()
         }
         record["outputs"] = {name: of_other(token, signs) for name, token in record["outputs"].items()}
         body["inputs"] = {name: of_other(token, owner) for name, token in body["inputs"].items()}
@@ -627,9 +651,12 @@ def test_a_receipt_is_about_the_key_that_the_application_is_bound_to(finished: F
         finished.verify(finished.signed_again(exchange))
 
 
+def _version(token: str) -> DatasetVersion:
+    return DatasetVersion.from_object(parse_json_object(unverified_payload(token)))
+
+
 def test_an_output_in_a_receipt_is_this_runs(finished: Finished) -> None:
-    record = _vault(json.loads(finished.receipt)["body"])
-    version = DatasetVersion.from_object(parse_json_object(from_any_b64(record["outputs"]["report"].split(".")[1])))
+    version = _version(_vault(json.loads(finished.receipt)["body"])["outputs"]["report"])
     (vault,) = finished.driver.vaults.values()
     of_another_run = version.model_copy(update={"writer": "run:" + "11" * 32})
     key = vault.admission.release.released.version_key("report")
@@ -640,6 +667,29 @@ def test_an_output_in_a_receipt_is_this_runs(finished: Finished) -> None:
     ):
         with pytest.raises(StrongroomError):
             finished.verify(finished.signed_again(lambda body, text=text: _vault(body)["outputs"].update(report=text)))
+
+
+def test_an_output_in_a_receipt_is_of_a_dataset_that_the_application_writes(finished: Finished) -> None:
+    signs = SigningKey.generate("Ed25519")
+
+    def as_written(body: dict[str, Any]) -> None:
+        record = _vault(body)
+        version = _version(record["outputs"]["report"]).model_copy(update={"dataset": "trips"})
+        record["version_keys"]["trips"] = signs.verifying_key.to_jwk()
+        record["outputs"]["trips"] = sign_version(version, key=signs)
+        body["outputs"]["trips"] = body["outputs"]["report"]
+
+    with pytest.raises(VerificationError, match="does not write"):
+        finished.verify(finished.signed_again(as_written))
+
+
+def test_an_input_in_a_receipt_is_an_owners_or_a_runs(finished: Finished) -> None:
+    stranger = finished.runner.services.submitter
+    version = _version(json.loads(finished.receipt)["body"]["inputs"]["trips"])
+    for writer in (version.writer, f"owner:{stranger.verifying_key.thumbprint}"):
+        text = sign_version(version.model_copy(update={"writer": writer}), key=stranger)
+        with pytest.raises(StrongroomError):
+            finished.verify(finished.signed_again(lambda body, text=text: body["inputs"].update(trips=text)))
 
 
 # --- promises 1, 7 and 8 where Azure Attestation appraises ------------------------------------------------------------
@@ -687,11 +737,11 @@ def stranger(azure: AzureInstallation) -> ProviderKey:
     return ProviderKey.new(azure.provider.url)
 
 
-def in_kind(azure: AzureInstallation, folder: Path, kind: Any) -> tuple[AzureRunner, PlatformDevice]:
-    """A runner whose approvals name one kind of TEE, and a TEE of it."""
+def in_kind(azure: AzureInstallation, folder: Path, kind: Any, *others: Any) -> tuple[AzureRunner, PlatformDevice]:
+    """A runner whose approvals name one kind of TEE, or others as well, and a TEE of the first."""
     runner = AzureRunner(azure, folder)
     runner.approvals = {
-        name: approval.model_copy(update={"tees": (kind,)}) for name, approval in runner.approvals.items()
+        name: approval.model_copy(update={"tees": (kind, *others)}) for name, approval in runner.approvals.items()
     }
     runner.open_key()
     return runner, PlatformDevice(services=azure, kind=kind)
@@ -937,6 +987,10 @@ def test_a_receipt_is_of_a_provider_that_the_auditor_knows(
         body["attestation_service"] = mallory.url
         body["attestation_keys"] = {mallory.signing.kid: to_b64url(mallory.signing.certificate)}
 
+    def in_the_others_name(body: dict[str, Any]) -> None:
+        elsewhere(body)
+        _vault(body)["member"]["result"] = mallory.sign({**_azures_result(body), "iss": azures.services.provider.url})
+
     with pytest.raises(RefusedError, match="not in the trust file"):
         appraised.verify(appraised.signed_again(elsewhere))
     with pytest.raises(RefusedError, match="not in the trust file"):
@@ -950,8 +1004,9 @@ def test_a_receipt_is_of_a_provider_that_the_auditor_knows(
         )
     )
     assert verify_by_both(appraised.receipt, trust=both)
-    with pytest.raises(RefusedError):  # both are known, and the owner approved what one of them says
-        verify_by_both(appraised.signed_again(elsewhere), trust=both)
+    for edit in (elsewhere, in_the_others_name):  # both are known, and the owner approved what one of them says
+        with pytest.raises((RefusedError, VerificationError)):
+            verify_by_both(appraised.signed_again(edit), trust=both)
 
 
 def test_the_keys_of_one_attestation_service_are_no_keys_of_the_other(appraised: Finished, finished: Finished) -> None:
@@ -1007,6 +1062,23 @@ def test_the_report_of_a_guest_is_bound_to_its_result_by_keys_of_its_own(
     ):
         with pytest.raises(StrongroomError):
             ended.verify(_said_again(ended, lambda claims, claim=claim, value=value: {**claims, claim: value}))
+
+
+def test_what_is_said_of_a_guest_is_not_said_of_an_enclave(azure: AzureInstallation, tmp_path: Path) -> None:
+    """An approval of both kinds, and a result that names the one and holds all that either has to."""
+    runner, device = in_kind(azure, tmp_path, "snp", "sgx")
+    ended = Finished(runner, device=device)
+
+    def with_more(claims: dict[str, Any]) -> dict[str, Any]:
+        config = claims["x-ms-runtime"]["application"] + "00" * 32
+        return {**claims, "x-ms-sgx-is-debuggable": False, "x-ms-sgx-config-id": config}
+
+    def as_an_enclave(claims: dict[str, Any]) -> dict[str, Any]:
+        return {**with_more(claims), "x-ms-attestation-type": "sgx"}
+
+    assert ended.verify(_said_again(ended, with_more))
+    with pytest.raises(VerificationError, match="kind of TEE"):
+        ended.verify(_said_again(ended, as_an_enclave))
 
 
 def test_simulated_hardware_is_not_real_under_a_name_of_azures(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from strongroom.attestation.verifier import TrustedRoot, TrustedRoots, verify_az
 from strongroom.attestation.verifier.sgx import verify_sgx_quote
 from strongroom.attestation.verifier.tdx import verify_tdx_quote
 from strongroom.base.encoding import canonical_json, from_b64url, to_b64url
-from strongroom.base.errors import StrongroomError
+from strongroom.base.errors import FormatError, StrongroomError
 from strongroom.crypto import x509
 from strongroom.crypto.keys import SigningKey
 from strongroom.receipts.build import evidence_of
@@ -267,6 +267,20 @@ def test_comes_to_the_same_verdict_on_whatever_a_driver_tells_of_a_run_over_a_va
     else:
         assert [name for name in verdicts[True] if not DRIVERS_WORD.fullmatch(name)] == []
     assert len(verdicts[False]) > 20
+
+
+def test_both_refuse_the_keys_of_two_attestation_services_or_of_none(vault_run: VaultRun) -> None:
+    body = json.loads(vault_run.receipt)["body"]
+    ours, azures = body.pop("attestation_certificates", []), body.pop("attestation_keys", {})
+    certificates = [*ours, *azures.values()]
+    for keys in (
+        {"attestation_certificates": ours or certificates * 2, "attestation_keys": azures or {"a": certificates[0]}},
+        {"attestation_certificates": certificates[:1]},
+        {"attestation_certificates": [], "attestation_keys": {}},
+        {},
+    ):
+        with pytest.raises(FormatError, match="one attestation service"):
+            verify_by_both(vault_run.told({**body, **keys}), trust=vault_run.trust)
 
 
 ANCHORS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {

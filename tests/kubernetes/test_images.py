@@ -72,6 +72,7 @@ SPARK = '''
 """A cluster of Spark's in one pod: Java, Python workers, and an archive that Hadoop unpacks."""
 import os, sys, tarfile
 from pathlib import Path
+from strongroom.engine.cluster import StandaloneCluster
 from strongroom.engine.runtime import find_runtime
 from strongroom.engine.spark import Application, InsecurePlainNode, Resources, start_driver, start_master, start_worker
 
@@ -105,7 +106,7 @@ worker = start_worker(node("worker"), master_url=url, cores=1, memory="700m")
 with open(memory / "output", "wb") as output:
     driver = start_driver(
         InsecurePlainNode(runtime=find_runtime(), scratch=memory / "driver", host="127.0.0.1"),
-        master_url=url,
+        cluster=StandaloneCluster(url=url),
         application=Application(
             name="test", entry_point=memory / "script.py", archives=(Path(f"{memory}/archive.tar.gz#unpacked"),)
         ),

@@ -378,6 +378,19 @@ def team_on(cluster: Cluster, root: Path, *, trips: Path, say: Say, options: tup
         cluster.delete("namespace", team.runs, wait=False)
 
 
+def record(team: Team, run: str, *, executors: int, file: Path) -> None:
+    """Write down what a run looked like from outside: its pods, and what its driver's agent told."""
+    driver = team.driver_of(run)["metadata"]["name"]
+    told = {
+        "run_id": run,
+        "executors": executors,
+        "pods": team.pods(run),
+        "log": team.cluster.log(driver, team.runs).splitlines(),
+    }
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(told, indent=1) + "\n")
+
+
 def counts_of(team: Team, path: str, into: Path) -> list[int]:
     """What an application wrote that counts the trips of each partition."""
     team.decrypted("report", [path], into)
