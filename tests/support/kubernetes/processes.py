@@ -65,8 +65,12 @@ def kill(process: ProcessId, *, timeout_s: float = 10.0) -> None:
 
 
 def bound(command: Sequence[str]) -> list[str]:
-    """Return the command such that the kernel kills it when the thread that started it ends, however that ends."""
-    return ["setpriv", "--pdeathsig", "KILL", "--", *command]
+    """Return the command such that the kernel kills it when the thread that started it ends, however that ends.
+
+    A starter that ended before the kernel knew of the tie leaves the command another parent: then it does not start.
+    """
+    alive = 'test "$PPID" = "$0" && exec "$@"'
+    return ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", alive, str(os.getpid()), *command]
 
 
 def _stat(pid: int) -> list[str] | None:
