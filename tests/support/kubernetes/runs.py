@@ -206,10 +206,12 @@ class Team(InstalledChart):
 
     def files_in(self, folder: str) -> list[str]:
         """The files below a folder of the pods' storage."""
-        found = self.cluster.kubectl(
-            *("exec", _LOADER, *self.in_runs, "--", "/bin/bash", "-c", f"cd /data/{folder} && find . -type f")
-        )
-        return sorted(line.removeprefix("./") for line in found.split())
+        listing = f'cd /data/{folder} && shopt -s globstar dotglob && for f in **; do test ! -f "$f" || echo "$f"; done'
+        return sorted(self.in_loader(listing).split())
+
+    def in_loader(self, command: str) -> str:
+        """What a command of the shell prints where the pods' storage is mounted, in their image."""
+        return self.cluster.kubectl("exec", _LOADER, *self.in_runs, "--", "/bin/bash", "-c", command)
 
     def publish(self, dataset: str) -> None:
         """Copy a dataset's ciphertext from the owner's storage to the pods'."""

@@ -1,0 +1,73 @@
+"""One team for all tests of runs on the cluster: its services stay installed, its runs come and go."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from tests.support.installation import Submission
+from tests.support.kubernetes.cluster import Cluster
+from tests.support.kubernetes.kubebox import Say
+from tests.support.kubernetes.runs import SIZES, Team, team_on, trips_folder
+
+ROWS = 20_000
+
+# Writes the number of trips in each of 24 partitions; each takes a second, so that there is a middle of the run.
+SLOW = """
+import sys, time
+from pyspark.sql import SparkSession
+
+def counted(rows):
+    time.sleep(1)
+    yield (sum(1 for _ in rows),)
+
+spark = SparkSession.builder.getOrCreate()
+trips = spark.read.parquet(sys.argv[1]).select("pickup_location_id").repartition(24).rdd
+trips.mapPartitions(counted).toDF("trips int").write.mode("overwrite").parquet(sys.argv[2])
+"""
+
+
+@pytest.fixture(scope="package")
+def plain_trips(trips: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of trips as plain Parquet, in four files."""
+    return trips_folder(trips, tmp_path_factory.mktemp("plain") / "trips", rows=ROWS)
+
+
+@pytest.fixture(scope="package")
+def team(cluster: Cluster, say: Say, plain_trips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    """Services, an owner who is the analyst as well, a namespace for runs, encrypted trips on the pods' storage."""
+    with team_on(cluster, tmp_path_factory.mktemp("team"), trips=plain_trips, say=say) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _clean(team: Team) -> Iterator[None]:
+    """Every test starts without runs in the namespace."""
+    team.clear()
+    yield
+    team.clear()
+
+
+@pytest.fixture(scope="package")
+def slow(team: Team, tmp_path_factory: pytest.TempPathFactory) -> Submission:
+    """An application that has a middle."""
+    script = tmp_path_factory.mktemp("slow") / "slow.py"
+    script.write_text(SLOW)
+    submission = Submission(
+        script=script,
+        arguments=("strongroom://trips", "strongroom://report/slow"),
+        writes=("report",),
+        sizes=SIZES,
+    )
+    team.approve(submission)
+    return submission
+
+
+@pytest.fixture(scope="package")
+def count(team: Team, repo_root: Path) -> Submission:
+    """The application that counts the trips."""
+    submission = Submission(
+        script=repo_root / "examples" / "nyctaxi" / "count.py", arguments=("strongroom://trips",), sizes=SIZES
+    )
+    team.approve(submission)
+    return submission
