@@ -3,12 +3,14 @@
 import contextlib
 import json
 import os
+import queue
 import secrets
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -199,24 +201,45 @@ class Cluster:
             Host and port on this machine, as in "127.0.0.1:40123".
         """
         target = service if "/" in service else f"service/{service}"
-        arguments = ["port-forward", "--address=127.0.0.1", *_in(namespace), target, f":{port}"]
-        with subprocess.Popen(
-            bound(self._command("kubectl", arguments)),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=self._environment(),
-        ) as process:
-            try:
-                assert process.stdout is not None
-                assert process.stderr is not None
-                line = process.stdout.readline()  # Forwarding from 127.0.0.1:40123 -> 8000
-                if not line.startswith("Forwarding from "):
-                    raise UnavailableError(f"{target} is not reachable: {process.stderr.read()}", action="describe it")
-                yield line.split()[2]
-            finally:
-                process.kill()
+        first: queue.SimpleQueue[str] = queue.SimpleQueue()
+        stop = threading.Event()
+        running: list[subprocess.Popen[str]] = []
+
+        def keep() -> None:
+            """Forward again whenever kubectl ended: it does when the API server restarts."""
+            here = ""
+            while not stop.is_set():
+                arguments = ["port-forward", "--address=127.0.0.1", *_in(namespace), target, f"{here}:{port}"]
+                with subprocess.Popen(
+                    bound(self._command("kubectl", arguments)),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    env=self._environment(),
+                ) as process:
+                    running[:] = [process]
+                    assert process.stdout is not None
+                    line = process.stdout.readline()  # Forwarding from 127.0.0.1:40123 -> 8000
+                    if not here:
+                        first.put(line)
+                        here = line.split()[2].rpartition(":")[2] if line.startswith("Forwarding from ") else ""
+                        stop.wait(0 if here else None)
+                    for _ in process.stdout:
+                        pass
+                stop.wait(0.5)
+
+        keeper = threading.Thread(target=keep, daemon=True)
+        keeper.start()
+        try:
+            line = first.get(timeout=60)
+            if not line.startswith("Forwarding from "):
+                raise UnavailableError(f"{target} is not reachable: {line}", action="describe it")
+            yield line.split()[2]
+        finally:
+            stop.set()
+            running[0].kill()
+            keeper.join(10)
 
     def import_image(self, archive: Path) -> str:
         """Make an image known to the cluster, if it is not; return its reference by digest, for pods.

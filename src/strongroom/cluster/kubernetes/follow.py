@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from strongroom.base.errors import (
+    AuthenticationError,
     ConfigurationError,
     ConflictError,
     FormatError,
     NotFoundError,
+    RefusedError,
     StrongroomError,
     UnavailableError,
 )
@@ -41,6 +43,8 @@ _RETRY_S: Final = 0.5
 _RETRY_MOST_S: Final = 5.0
 _PATIENCE_S: Final = 600.0
 """How long the cluster's API may be away."""
+_REFUSAL_S: Final = 60.0
+"""How long it may refuse what it allowed before: one that starts refuses until it has read roles and accounts."""
 _JOIN_S: Final = 2.0
 _TRIES: Final = 10
 _MOST_LOGS: Final = 32
@@ -240,7 +244,7 @@ class RunFollower:
         """List the run's pods, watch them from there, and again; as long as the API is not away for too long."""
         labels = {RUN_LABEL: self._names.short}
         known: set[str] = set()
-        patience = _Patience()
+        patience = _Patience(let_in=False)
         while not self._stopped.is_set():
             try:
                 pods, version = self._client.find_at("pods", labels=labels)
@@ -265,13 +269,13 @@ class RunFollower:
                             self._queue.put(_Pod(pod=change.object))
                 finally:
                     self._ended(watch.stream)
-            except (UnavailableError, ConflictError, FormatError) as error:
+            except (AuthenticationError, RefusedError, UnavailableError, ConflictError, FormatError) as error:
                 patience.spend(error, stopped=self._stopped)
 
     def _read_log(self, pod: Manifest) -> None:
         """Read a pod's log to its end, over broken connections; tell its events once each."""
         name, source = str(pod["metadata"]["name"]), source_of(pod)
-        place, patience, ended, failures = _Place(), _Patience(), False, 0
+        place, patience, ended, failures = _Place(), _Patience(let_in=True), False, 0
         while not self._stopped.is_set():
             try:
                 ended = self._log_has_ended(name)  # before reading, so that its last words are read
@@ -294,7 +298,7 @@ class RunFollower:
                 if ended:
                     break
                 self._stopped.wait(_RETRY_S)
-            except UnavailableError as error:  # broken, or silent for a while
+            except (AuthenticationError, RefusedError, UnavailableError) as error:  # broken, or silent for a while
                 failures += 1
                 if ended and failures > _TRIES:
                     break  # its node is gone, and its log with it
@@ -339,24 +343,33 @@ class _Place:
 
 
 class _Patience:
-    """How long the API may be away, and how long to wait before it is asked again."""
+    """How long the API may be away, and how long to wait before it is asked again.
 
-    def __init__(self) -> None:
+    Args:
+        let_in: Whether it answered this person before.
+    """
+
+    def __init__(self, *, let_in: bool) -> None:
+        self._let_in = let_in
         self._since_s: float | None = None
         self._wait_s = _RETRY_S
 
     def restore(self) -> None:
         """Note that it answers."""
-        self._since_s, self._wait_s = None, _RETRY_S
+        self._let_in, self._since_s, self._wait_s = True, None, _RETRY_S
 
     def spend(self, error: StrongroomError, *, stopped: threading.Event) -> None:
         """Wait before the next try.
 
         Raises:
             UnavailableError: It was away for too long.
+            AuthenticationError, RefusedError: It never let this person in, or did not again for too long.
         """
         now_s = time.monotonic()
         self._since_s = now_s if self._since_s is None else self._since_s
+        is_refusal = isinstance(error, (AuthenticationError, RefusedError))
+        if is_refusal and (not self._let_in or now_s - self._since_s > _REFUSAL_S):
+            raise error
         if now_s - self._since_s > _PATIENCE_S:
             raise UnavailableError(
                 f"{error.message}; it was away for {_PATIENCE_S:.0f} s, and the run may go on without this command",

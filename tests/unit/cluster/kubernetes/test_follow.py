@@ -137,6 +137,40 @@ def test_an_api_server_that_is_away_for_a_while_costs_nothing(api: ApiServer, cl
     assert ("driver", "evidence verified") in followed.steps()
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_an_api_server_that_starts_and_does_not_know_its_roles_yet_costs_nothing(
+    api: ApiServer, client: KubernetesClient, status: int
+) -> None:
+    followed = Followed(client)
+    driver = put_pod(api)
+    api.say(driver, STEP.to_json().decode())
+    until(followed.steps)
+    api.refusals["GET", "pods"] = api.refusals["GET", "log"] = Refusal(status=status, message="not read yet")
+    api.break_streams()
+    time.sleep(0.3)
+    api.refusals.clear()
+    api.say(driver, *finished_lines())
+    put_pod(api, "Succeeded")
+
+    assert isinstance(followed.end(), FinishedRun)
+    assert followed.steps() == [("driver", "evidence verified")]
+
+
+def test_a_right_that_was_taken_away_ends_the_following(
+    api: ApiServer, client: KubernetesClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "_REFUSAL_S", 0.2)
+    followed = Followed(client)
+    put_pod(api)
+    until(lambda: followed.notes)
+    api.refusals["GET", "pods"] = Refusal(status=403, message="cannot list pods")
+    api.break_streams()
+
+    error = followed.end()
+    assert isinstance(error, RefusedError)
+    assert "cannot list pods" in error.message
+
+
 def test_gives_up_on_an_api_server_that_stays_away_and_says_the_run_may_go_on(
     api: ApiServer, client: KubernetesClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
