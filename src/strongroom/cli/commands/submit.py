@@ -1,5 +1,6 @@
 """`strongroom submit`: run a PySpark application on protected data, with spark-submit's words."""
 
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -405,9 +406,16 @@ def _print_changes(request: SubmitRequest, state: State) -> None:
             note(f"  {change}")
 
 
+def _how_it_ended(status: int) -> str:
+    if status == 0:
+        return "succeeded"
+    if -status in {number.value for number in signal.Signals}:
+        return f"was ended by {signal.Signals(-status).name}"
+    return f"failed with exit status {status}"
+
+
 def _print_outcome(outcome: RunOutcome) -> None:
-    word = "succeeded" if outcome.status == 0 else f"failed with exit status {outcome.status}"
-    say(f"run {outcome.run_id} {word}")
+    say(f"run {outcome.run_id} {_how_it_ended(outcome.status)}")
     if outcome.replaced_executors:
         say(f"executors that were lost and replaced: {outcome.replaced_executors}")
     if outcome.output is not None:
