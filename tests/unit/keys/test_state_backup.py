@@ -1,7 +1,8 @@
 """Backups: they open whole, with the right key, or not at all."""
 
 import io
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.support.key_service import KeyBench
 
+from strongroom.base.encoding import to_b64url
 from strongroom.base.errors import ConflictError, FormatError, IntegrityError
 from strongroom.base.secret import SecretBytes
+from strongroom.crypto.jose import seal_to_recipients
 from strongroom.crypto.keys import ReceivingKey
 from strongroom.keys.providers.file import open_master_key
 from strongroom.keys.store import backup
@@ -107,6 +110,120 @@ def test_any_change_is_noticed(bench: KeyBench, data: st.DataObject) -> None:
     for changed in (flipped, content[:place], content + b"\0"):
         with pytest.raises((FormatError, IntegrityError)):
             opened(changed, master_key=key)
+
+
+def test_any_change_around_the_pieces_is_noticed(bench: KeyBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what says how long the header and each piece are, and which is the last: every other bit."""
+    monkeypatch.setattr(backup, "_PIECE_BYTES", 100)
+    content, key = written(bench), master_key(bench.folder)
+    places, place = [*range(len(backup._MAGIC) + 4)], len(backup._MAGIC)
+    place += 4 + int.from_bytes(content[place : place + 4], "big")
+    while place < len(content):
+        places += range(place, place + 5)
+        place += 5 + int.from_bytes(content[place + 1 : place + 5], "big")
+    assert len(places) > len(backup._MAGIC) + 4 + 2 * 5
+    for place in places:
+        for bit in range(8):
+            changed = content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+            with pytest.raises((FormatError, IntegrityError)):
+                opened(changed, master_key=key)
+
+
+def made_for(recipient: ReceivingKey, *contents: bytes) -> bytes:
+    """Return what somebody who knows a recipient's public key can make for it: pieces that open and hold anything."""
+    jwk = {name: recipient.public_jwk[name] for name in ("kty", "crv", "x", "y")}
+    header = backup.BackupHeader(
+        version=1,
+        made_at="2026-01-01T00:00:00Z",
+        schema_version=SCHEMA.version,
+        checkpoint="",
+        wrapped="AAAA",
+        sealed=to_b64url(seal_to_recipients(STORE_KEY.reveal(), recipient_jwks=[jwk])),
+    ).to_json()
+    out = io.BytesIO()
+    pieces = backup._Pieces(out, key=STORE_KEY, header=header)
+    for content in contents:
+        pieces._lines = [content]
+        pieces._write(last=content is contents[-1])
+    return out.getvalue()
+
+
+_STORE_KEY = b'{"store_key":"AAAA"}'
+_ROW = b'{"table":"datasets","row":{"name":"a"}}'
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        [_ROW],
+        [b'{"store_key":1}'],
+        [b'{"store_key":"="}'],
+        [_STORE_KEY, b'{"file":"identity.key","content":"="}'],
+        [_STORE_KEY, b'{"file":"identity.key"}'],
+        [_STORE_KEY, _ROW, _STORE_KEY],
+        [_STORE_KEY, _ROW, b"{"],
+        [_STORE_KEY, _ROW, b"[]"],
+        *(
+            [_STORE_KEY, b'{"table":"datasets","row":{"name":%s}}' % value]
+            for value in (b"{}", b"[1]", b"true", b'{"b64":"*"}')
+        ),
+    ],
+    ids=lambda lines: b" ".join(lines).decode() or "nothing",
+)
+def test_refuses_content_that_is_none_of_a_backups(lines: Sequence[bytes]) -> None:
+    recipient = ReceivingKey.generate_p256()
+    assert opened(made_for(recipient, b"\n".join([_STORE_KEY, _ROW])), recipient=recipient)[2]
+    with pytest.raises(IntegrityError, match="does not hold what a backup holds"):
+        opened(made_for(recipient, b"\n".join(lines)), recipient=recipient)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b'{"table":"nowhere","row":{"name":"a"}}',
+        b'{"table":"strongroom_schema","row":{"version":1}}',
+        b'{"table":"datasets","row":{"name) SELECT (1":"a"}}',
+    ],
+)
+def test_writes_into_tables_of_the_stores_own_alone(bench: KeyBench, row: bytes) -> None:
+    recipient = ReceivingKey.generate_p256()
+    content = io.BytesIO(made_for(recipient, b"\n".join([_STORE_KEY, row])))
+    found = backup.open_backup(content, master_key=None, recipient=recipient)
+    writer, tables = bench.store.database.writer, bench.store.database.tables()
+    writer.begin()
+    for table in tables:
+        writer.execute(f"DELETE FROM {table}")
+    with pytest.raises(IntegrityError, match="a table that is none"):
+        backup.write_rows(writer, found, tables=tables)
+    writer.roll_back()
+
+
+@pytest.mark.parametrize("compressed", [zlib.compress(bytes(2001)), b"no stream", zlib.compress(b"{}")[:-1]])
+def test_refuses_a_piece_that_grows_without_end_or_does_not_end(
+    compressed: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipient = ReceivingKey.generate_p256()
+    monkeypatch.setattr(backup, "_LARGEST_PIECE", 2000)
+    with monkeypatch.context() as patch:
+        patch.setattr("zlib.compress", lambda _content, **_: compressed)
+        content = made_for(recipient, b"")
+    with pytest.raises(IntegrityError, match=r"changed or cut off|does not hold"):
+        opened(content, recipient=recipient)
+
+
+@pytest.mark.parametrize("length", [0, (1 << 20) + 1])
+def test_refuses_a_header_that_is_nothing_or_too_long(length: int) -> None:
+    content = backup._MAGIC + length.to_bytes(4, "big") + bytes(length)
+    with pytest.raises(IntegrityError, match="changed or cut off"):
+        backup.read_header(io.BytesIO(content))
+
+
+def test_refuses_a_piece_that_is_too_long(bench: KeyBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    content, key = written(bench), master_key(bench.folder)
+    monkeypatch.setattr(backup, "_LARGEST_PIECE", 100)
+    with pytest.raises(IntegrityError, match="changed or cut off"):
+        opened(content, master_key=key)
 
 
 def test_pieces_cannot_be_left_out_or_exchanged(bench: KeyBench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,21 +12,24 @@ from tests.support.key_service import KeyBench, Tee
 from tests.support.postgres import PostgresServer
 from tests.support.service_processes import CLOCK, Installation, installation
 
-from strongroom.base.encoding import canonical_json
+from strongroom.base.encoding import canonical_json, to_b64url
 from strongroom.base.errors import (
     AuthenticationError,
     ConfigurationError,
     ConflictError,
+    IntegrityError,
     RefusedError,
     UnavailableError,
     VerificationError,
 )
+from strongroom.base.secret import SecretBytes
 from strongroom.cli.main import strongroom
 from strongroom.clients.owner import OwnerClient
-from strongroom.crypto.jose import sign_jws
+from strongroom.crypto.jose import seal_to_recipients, sign_jws
 from strongroom.crypto.keys import ReceivingKey, SigningKey
+from strongroom.keys.store import backup
 from strongroom.services.key_service import read_settings
-from strongroom.services.key_state import restore
+from strongroom.services.key_state import back_up, restore
 from strongroom.wire.restore import RESTORE_ACCEPTANCE_TYP, RestoreAcceptance, RestoreAcceptanceUpload
 
 
@@ -102,12 +105,80 @@ def test_a_recipient_restores_under_a_new_master_key(installed: Installation, tm
     moved = tmp_path / "moved.json"
     moved.write_text(json.dumps({**settings, "state": str(tmp_path / "moved"), "master_key": f"file://{tmp_path}/mek"}))
     assert run("key-service", "restore", "--config", moved, out).exit_code != 0  # there is no master key
+    assert not (tmp_path / "mek").exists()
     shutil.rmtree(tmp_path / "moved", ignore_errors=True)
     done = run("key-service", "restore", "--config", moved, "--recipient-key", private, out)
     assert done.exit_code == 0, done.output
     done = run("key-service", "restore", "--config", moved, "--recipient-key", private, out)
     assert done.exit_code != 0
     assert "already" in done.output
+
+
+def remade(source: Path, *, recipient: ReceivingKey, files: dict[str, bytes], without: str, **changed: Any) -> Path:
+    """Make a backup anew, with other files or without a table's rows: as who has its key can."""
+    with source.open("rb") as file:
+        header, _ = backup.read_header(file)
+    with source.open("rb") as file:
+        opened = backup.open_backup(file, master_key=None, recipient=recipient)
+        rows = [(table, row) for table, row in opened.rows if table != without]
+    key = SecretBytes(bytes(32))
+    sealed = to_b64url(seal_to_recipients(key.reveal(), recipient_jwks=[public_part(recipient)]))
+    made = source.with_suffix(".remade")
+    with made.open("wb") as file:
+        pieces = backup._Pieces(file, key=key, header=header.model_copy(update={"sealed": sealed, **changed}).to_json())
+        pieces.add({"store_key": to_b64url(opened.store_key.reveal())})
+        for name, content in (opened.files | {name: SecretBytes(content) for name, content in files.items()}).items():
+            pieces.add({"file": name, "content": to_b64url(content.reveal())})
+        for table, row in rows:
+            pieces.add({"table": table, "row": {name: backup._to_json(value) for name, value in row.items()}})
+        pieces.end()
+    return made
+
+
+def public_part(recipient: ReceivingKey) -> dict[str, Any]:
+    return {name: recipient.public_jwk[name] for name in ("kty", "crv", "x", "y")}
+
+
+@pytest.mark.parametrize(
+    ("changed", "refusal", "says"),
+    [
+        ({"schema_version": 999}, ConfigurationError, "schema version 999"),
+        ({"files": {"../planted": b"a key"}}, IntegrityError, "none of the service's"),
+        (
+            {"without": "datasets"},
+            IntegrityError,
+            None,
+        ),  # consistent enough to be opened: the audit looks at everything
+    ],
+    ids=["of another schema", "with a file of somebody's", "without rows"],
+)
+def test_a_backup_that_was_made_anew_is_not_restored(
+    installed: Installation, tmp_path: Path, changed: dict[str, Any], refusal: type[Exception], says: str | None
+) -> None:
+    recipient, out = ReceivingKey.generate_p256(), tmp_path / "keys.backup"
+    settings = read_settings(installed.keys.config)
+    installed.owner_client().create_dataset(f"d{len(datasets(installed))}")
+    back_up(settings, out, recipients=[public_part(recipient)], clock=CLOCK)
+
+    def restored(name: str, source: Path) -> None:
+        moved = {"state": str(tmp_path / name), "master_key": f"file://{tmp_path}/{name}.mek"}
+        restore(settings.model_copy(update=moved), source, recipient=recipient, clock=CLOCK)
+
+    restored("good", remade(out, recipient=recipient, files={}, without=""))
+    with pytest.raises(refusal, match=says):
+        restored("bad", remade(out, recipient=recipient, **{"files": {}, "without": "", **changed}))
+    assert not list(tmp_path.rglob("planted"))
+
+
+def test_a_backup_is_not_restored_beside_keys_of_another_service(installed: Installation, tmp_path: Path) -> None:
+    out, settings = tmp_path / "keys.backup", read_settings(installed.keys.config)
+    back_up(settings, out, recipients=(), clock=CLOCK)
+    elsewhere = settings.model_copy(update={"state": str(tmp_path / "state")})
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state" / "statement.key").write_bytes(b"another key")
+    with pytest.raises(ConflictError, match="another key than the backup's"):
+        restore(elsewhere, out, recipient=None, clock=CLOCK)
+    assert (tmp_path / "state" / "statement.key").read_bytes() == b"another key"
 
 
 @pytest.mark.needs_postgres

@@ -34,6 +34,9 @@ _PIECE_BYTES: Final = 1 << 20
 _LARGEST_PIECE: Final = 64 << 20
 _LARGEST_HEADER: Final = 1 << 20
 _LENGTH_BYTES: Final = 4
+_MORE: Final = b"\x00"
+_LAST: Final = b"\x01"
+_FLAGS: Final = frozenset({_MORE, _LAST})
 _ROWS_A_READ: Final = 2000
 _OWN_TABLES: Final = frozenset({"strongroom_schema"})
 """Not restored: the database makes them itself."""
@@ -151,7 +154,7 @@ def read_header(source: BinaryIO) -> tuple[BackupHeader, bytes]:
     """
     if source.read(len(_MAGIC)) != _MAGIC:
         raise FormatError("the file is no backup of a key service")
-    text = source.read(_length(source, at_most=_LARGEST_HEADER))
+    text = _counted(source, at_most=_LARGEST_HEADER)
     return BackupHeader.from_json(text), text
 
 
@@ -263,7 +266,7 @@ class _Pieces:
         content = zlib.compress(b"\n".join(self._lines), level=1)
         context = _piece_context(self._digest, number=self._number, last=last)
         sealed = aead.encrypt(self._key, content, context=context)
-        self._out.write(bytes([last]) + len(sealed).to_bytes(_LENGTH_BYTES, "big") + sealed)
+        self._out.write((_LAST if last else _MORE) + len(sealed).to_bytes(_LENGTH_BYTES, "big") + sealed)
         self._number += 1
         self._lines, self._size = [], 0
 
@@ -272,8 +275,10 @@ def _lines(source: BinaryIO, *, key: SecretBytes, header: bytes) -> Iterator[dic
     digest, number, last = hashlib.sha256(header).hexdigest(), 0, False
     while not last:
         flag = source.read(1)
-        last = flag == b"\x01"
-        sealed = source.read(_length(source, at_most=_LARGEST_PIECE))
+        if flag not in _FLAGS:
+            raise _changed()
+        last = flag == _LAST
+        sealed = _counted(source, at_most=_LARGEST_PIECE)
         try:
             content = aead.decrypt(key, sealed, context=_piece_context(digest, number=number, last=last)).reveal()
             lines = _decompressed(content).split(b"\n")
@@ -315,11 +320,16 @@ def _malformed() -> IntegrityError:
     return IntegrityError("the backup does not hold what a backup holds", action="Restore another copy of it.")
 
 
-def _length(source: BinaryIO, *, at_most: int) -> int:
+def _counted(source: BinaryIO, *, at_most: int) -> bytes:
+    """Read a length and exactly so many bytes: a longer length at the end of the file would be a change unnoticed."""
     length = int.from_bytes(source.read(_LENGTH_BYTES), "big")
-    if not 0 < length <= at_most:
-        raise IntegrityError("the backup was changed or cut off", action="Restore another copy of it.")
-    return length
+    if not 0 < length <= at_most or len(content := source.read(length)) != length:
+        raise _changed()
+    return content
+
+
+def _changed() -> IntegrityError:
+    return IntegrityError("the backup was changed or cut off", action="Restore another copy of it.")
 
 
 def _piece_context(digest: str, *, number: int, last: bool) -> bytes:
