@@ -6,6 +6,7 @@ Every test takes the good path of `tests.support.key_service` and changes one th
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,13 +24,18 @@ from strongroom.base.errors import (
     StrongroomError,
     VerificationError,
 )
+from strongroom.crypto import jose, keys
 from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.jose import sign_jws
 from strongroom.crypto.keys import SigningKey
+from strongroom.keys import release
 from strongroom.keys.records import ApprovalRecord
+from strongroom.keys.store import ledger, rows
 from strongroom.log.checkpoint import parse_and_verify_checkpoint
 from strongroom.log.merkle import leaf_hash, verify_inclusion
+from strongroom.policy import consent
 from strongroom.policy.approval import PlatformDemand
+from strongroom.services import key_desk, people
 from strongroom.wire import key_service as wire
 
 
@@ -544,6 +550,66 @@ def test_what_a_release_remembered_lets_no_later_one_through(bench: KeyBench, en
         bench.revoke(read)
     with pytest.raises(RefusedError, match="nothing more"):
         bench.keys(driver, ticket)
+
+
+# What is remembered, how long it may be, and in which module both are.
+MEMORIES = [
+    (jose, "_REMEMBERED_BYTES", jose._remembered),
+    (keys, "_REMEMBERED_CHARACTERS", keys._remembered_key),
+    (consent, "_REMEMBERED_CHARACTERS", consent._remembered),
+    (release, "_REMEMBERED_CHARACTERS", release._remembered),
+    (key_desk, "_REMEMBERED_CHARACTERS", key_desk._version_in),
+    (people, "_REMEMBERED_BYTES", people._claims_in),
+    (ledger, "_REMEMBERED_CHARACTERS", ledger._parsed),
+    (rows, "_REMEMBERED_CHARACTERS", rows._said),
+]
+
+
+@pytest.mark.parametrize("memory", MEMORIES, ids=lambda memory: f"{memory[0].__name__}.{memory[2].__name__}")
+def test_what_is_longer_than_it_should_be_is_not_remembered(
+    bench: KeyBench, monkeypatch: pytest.MonkeyPatch, memory: tuple[ModuleType, str, Any]
+) -> None:
+    """Or whoever chooses its length fills the service's memory; it is released all the same."""
+    module, bound, remembered = memory
+
+    def release_once() -> int:
+        remembered.cache_clear()
+        driver, ticket = Tee(), bench.ticket()
+        bench.open(driver, ticket)
+        bench.keys(driver, ticket)
+        assert bench.why() == []
+        return int(remembered.cache_info().currsize)
+
+    bench.prepare(max_runs=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, bound, 0)
+        assert release_once() == 0
+    assert release_once() > 0
+
+
+def test_of_rows_too_the_longest_are_not_remembered(bench: KeyBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def remembered(*bounds: int) -> tuple[bool, bool]:
+        bench.restart()
+        with monkeypatch.context() as patch:
+            for bound, characters in zip(("", "LONG_"), bounds, strict=True):
+                patch.setattr(rows, f"_REMEMBERED_{bound}CHARACTERS", characters)
+            driver, ticket = Tee(), bench.ticket()
+            bench.open(driver, ticket)
+            bench.keys(driver, ticket)
+        opener = bench.store._opener
+        return opener._short.cache_info().currsize > 0, opener._long.cache_info().currsize > 0
+
+    bench.prepare(max_runs=3)
+    assert remembered(0, 0) == (False, False)
+    assert remembered(0, 1 << 20) == (False, True)
+    assert remembered(1 << 20, 1 << 20) == (True, False)
+
+
+def test_all_that_is_remembered_has_some_tens_of_megabytes(bench: KeyBench) -> None:
+    opener = bench.store._opener
+    longest = [(cache, getattr(module, bound)) for module, bound, cache in MEMORIES]
+    longest += [(opener._short, rows._REMEMBERED_CHARACTERS), (opener._long, rows._REMEMBERED_LONG_CHARACTERS)]
+    assert sum(cache.cache_parameters()["maxsize"] * length for cache, length in longest) < 80 << 20
 
 
 def test_an_owner_whom_the_service_does_not_know_any_more_stops_a_running_run(bench: KeyBench) -> None:

@@ -20,9 +20,10 @@ from tests.support.workloads import CLUSTER_URL, DRIVER, EXECUTOR, FakeCluster
 
 from strongroom.base.encoding import canonical_json, parse_json_object
 from strongroom.base.errors import FormatError, RefusedError, StrongroomError, VerificationError
+from strongroom.crypto import jose
 from strongroom.crypto.derive import sha256_hex
-from strongroom.crypto.jose import unverified_payload
-from strongroom.crypto.keys import SigningKey
+from strongroom.crypto.jose import VerifiedJws, unverified_payload
+from strongroom.crypto.keys import SigningKey, VerifyingKey
 from strongroom.policy.workloads import WorkloadDemand
 from strongroom.wire import key_service as wire
 from strongroom.wire.pod import token_audience
@@ -310,14 +311,22 @@ def test_the_refused_sees_what_it_showed_and_the_owner_sees_what_was_missing(ben
     assert DRIVER not in shown(refusal)
 
 
-def test_a_token_is_neither_stored_nor_logged_nor_told(bench: Bench) -> None:
-    canary = f"canary-{uuid.uuid4()}"
+def test_a_token_is_neither_remembered_nor_stored_nor_logged_nor_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary, remembered = f"canary-{uuid.uuid4()}", jose._remembered
+    told: list[str] = []
+
+    def remember(token: str, key: VerifyingKey, typ: str | None) -> VerifiedJws:
+        told.extend((token, unverified_payload(token).decode()))
+        return remembered(token, key, typ)
+
+    monkeypatch.setattr(jose, "_remembered", remember)
     good = bench.workload(canary=canary)
     wrong = bench.workload(EXECUTOR, canary=canary)
     broken = bench.workload(canary=canary, **{"kubernetes.io": canary})
     driver, ticket = Tee(), bench.ticket()
     bench.open(driver, ticket, workload_token=good)
-    told = []
     for token in (wrong, broken):
         with pytest.raises(RefusedError) as refusal:
             bench.open(Tee(number=1), bench.ticket(), workload_token=token)

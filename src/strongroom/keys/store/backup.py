@@ -297,7 +297,7 @@ def _decompressed(content: bytes) -> bytes:
     """Return a piece's lines. Whoever knows a recipient's public key can make a backup for it: sizes are bounded."""
     stream = zlib.decompressobj()
     lines = stream.decompress(content, _LARGEST_PIECE)
-    if stream.unconsumed_tail or not stream.eof:
+    if not stream.eof:  # there is more than that, or something is missing
         raise _malformed()
     return lines
 
