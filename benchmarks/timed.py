@@ -49,8 +49,9 @@ def _run(application: str, number: int, *, source: str, target: str) -> None:
 
 def _wait_for_executors(context: SparkContext) -> None:
     configuration = context.getConf()
+    instances = configuration.get("spark.executor.instances")  # on Kubernetes; a standalone cluster counts in cores
     cores = int(configuration.get("spark.cores.max") or 1)
-    executors = cores // int(configuration.get("spark.executor.cores") or 1)
+    executors = int(instances) if instances else cores // int(configuration.get("spark.executor.cores") or 1)
     spark = context._jsc.sc()  # noqa: SLF001 - the way to Java that PySpark has
     while spark.getExecutorMemoryStatus().size() - 1 < executors:  # the driver counts as one
         time.sleep(_POLL_S)
