@@ -32,6 +32,7 @@ help: ## Show this list
 	@echo '  make demo ARGS=...      passes further options to `strongroom demo`; likewise make bench'
 	@echo '  make bench-attestation ARGS=...  --quick for a smoke run, --requests N, --json, --out FOLDER'
 	@echo '  make bench-keys ARGS=...  --quick for a smoke run, --keys N, --leaves N, --json, --out FOLDER'
+	@echo '  make bench-kubernetes ARGS=...  --quick for a smoke run, --rounds N, --executors N, --json, --out FOLDER'
 	@echo '  make test ARGS=...      passes further options to pytest'
 	@echo '  make test-kubernetes ARGS=...  likewise; KUBECONFIG=FILE uses a cluster of yours'
 	@echo '  make fuzz ARGS=...      --target NAME --seconds N, --all or --list'
@@ -107,6 +108,10 @@ images: .venv/.developer system ## Build the images of the containers into build
 .PHONY: bench-crowd
 bench-crowd: .venv/.setup .venv/.developer ## Measure a thousand executors that join a run at once; needs two cores
 	$(BIN)/python benchmarks/crowd.py $(ARGS)
+
+.PHONY: bench-kubernetes
+bench-kubernetes: .venv/.setup .venv/.developer system ## Measure spark-submit against strongroom submit on a cluster
+	$(BIN)/python benchmarks/kubernetes.py $(ARGS)
 
 # --- checks ------------------------------------------------------------------------------------------------------
 

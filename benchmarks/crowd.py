@@ -30,8 +30,8 @@ from strongroom.crypto.keys import ReceivingKey
 
 _AT_ONCE: Final = 128
 """So many executors are under way at any moment; the others wait as pods wait for a node."""
-_KEYS: Final = 16
-"""Keys that executors receive with. An agent makes its own, on its own machine; here they are made before."""
+_WARM_UP: Final = 4
+"""So many executors join before anything is measured."""
 _GROWTH: Final = 1.1
 _CLOCK: Final = SystemClock()
 
@@ -103,11 +103,14 @@ def main() -> int:
 
 def _measure(sizes: Sequence[int], *, rounds: int) -> Measured:
     services_core, crowd_core = two_cores()
+    _tell(f"making {max(sizes)} keys")
+    # A run takes each key once. An agent makes its own, on its own machine; here they are made before.
+    keys = [ReceivingKey.generate_rsa() for _ in range(max(sizes))]
     busy = busy_before("crowds of executors", tell=_tell)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="strongroom-crowd-")))
         stack.enter_context(pinned(crowd_core))
-        machines, keys = Machines.create(), [ReceivingKey.generate_rsa() for _ in range(_KEYS)]
+        machines = Machines.create()
         (folder / "attestation").mkdir()
         attestation = stack.enter_context(
             running_service(
@@ -117,13 +120,13 @@ def _measure(sizes: Sequence[int], *, rounds: int) -> Measured:
         server = stack.enter_context(
             running_key_service(machines, attestation, folder / "keys", core=services_core, database=None)
         )
-        _join(server, attestation, executors=_KEYS, keys=keys)  # warms everything up
+        _join(server, attestation, keys=keys[:_WARM_UP])
         before = attestation.resident_mb, server.service.resident_mb
         crowds: list[list[Taken[Joined]]] = [[] for _ in sizes]
         for _ in range(rounds):
             for size, found in zip(sizes, crowds, strict=True):
                 found.append(
-                    undisturbed(lambda size=size: _join(server, attestation, executors=size, keys=keys))  # type: ignore[misc]
+                    undisturbed(lambda size=size: _join(server, attestation, keys=keys[:size]))  # type: ignore[misc]
                 )
                 value = found[-1].value
                 _tell(f"{size} executors: {value.seconds:.1f} s, p99 {value.each.p99_ms:.0f} ms")
@@ -137,14 +140,15 @@ def _measure(sizes: Sequence[int], *, rounds: int) -> Measured:
     )
 
 
-def _join(server: KeyServer, attestation: Service, *, executors: int, keys: Sequence[ReceivingKey]) -> Joined:
-    """Open a run and let so many executors join it, all at once."""
+def _join(server: KeyServer, attestation: Service, *, keys: Sequence[ReceivingKey]) -> Joined:
+    """Open a run and let an executor with each of the keys join it, all at once."""
+    executors = len(keys)
     driver = server.runs.open(executors=executors)
     cpu = attestation.cpu_s, server.service.cpu_s
 
-    def one(number: int) -> float:
+    def one(receiving: ReceivingKey) -> float:
         begun = time.perf_counter()
-        member = server.runs.join(driver, receiving=keys[number % len(keys)])
+        member = server.runs.join(driver, receiving=receiving)
         released = member.client.write_keys({DATASET: server.version}, now=_CLOCK.now())
         if set(released.write_keys) != {DATASET}:
             raise BenchmarkError("an executor did not receive the keys of its version")
@@ -152,7 +156,7 @@ def _join(server: KeyServer, attestation: Service, *, executors: int, keys: Sequ
 
     begun = time.perf_counter()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        each = list(pool.map(one, range(executors)))
+        each = list(pool.map(one, keys))
     seconds = time.perf_counter() - begun
     return Joined(
         executors=executors,

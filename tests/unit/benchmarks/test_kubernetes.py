@@ -17,6 +17,8 @@ from tests.support.installed_chart import ServiceImage
 from tests.support.kubernetes.api_server import NAMESPACE, ApiServer
 from tests.support.kubernetes.runs import Team
 
+from strongroom.cluster.kubernetes.render import _overhead
+from strongroom.cluster.kubernetes.settings import DRIVER_OVERHEAD, sort_settings
 from strongroom.crypto.keys import SigningKey
 from strongroom.crypto.x509 import new_identity, to_pem
 
@@ -217,6 +219,19 @@ def plain(benchmark: Callable[[str], ModuleType], api: ApiServer, tmp_path: Path
 def api() -> Iterator[ApiServer]:
     with ApiServer().running() as running:
         yield running
+
+
+def test_strongroom_takes_the_settings_of_both_sides_and_would_choose_that_size(
+    benchmark: Callable[[str], ModuleType],
+) -> None:
+    sides = benchmark("pod_sides")
+    taken = sort_settings(sides._SETTINGS)
+
+    assert taken.application == {}, "a setting would be a part of the application"
+    assert {**taken.driver, **taken.pods} == sides._SETTINGS
+    assert _overhead(DRIVER_OVERHEAD, {}, heap_mb=int(sides.HEAP.removesuffix("m"))) == {
+        DRIVER_OVERHEAD: sides.OVERHEAD
+    }
 
 
 def submitted(plain: Any, api: ApiServer, *, executors: int) -> dict[str, Any]:
