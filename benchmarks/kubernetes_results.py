@@ -99,8 +99,7 @@ The last column is the smallest and the largest ratio of two runs of one round.
 ## What an executor's agent does before Spark starts
 {_agent_table(measured)}
 
-The agents' own words, by their pods' logs. All executors of a run do it at once, on the machine that also runs the
-services, the platform and the cluster itself.
+The agents' own words, by their pods' logs. All executors of a run do it at once.
 
 ## Where the time of the protected side goes
 {_moments_table(measured)}

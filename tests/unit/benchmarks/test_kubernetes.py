@@ -1,11 +1,9 @@
 """The benchmark on Kubernetes without a cluster: what it types, what it reads, what it publishes."""
 
-import importlib
 import importlib.util
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,15 +29,6 @@ STEPS = (
     ("decrypt", "manifests opened", 15),
 )
 STARTED = datetime(2026, 11, 27, 9, 59, tzinfo=UTC).timestamp()
-
-
-@pytest.fixture(scope="module")
-def benchmark(repo_root: Path) -> Iterator[Callable[[str], ModuleType]]:
-    """Imports a module of the benchmarks."""
-    folder = str(repo_root / "benchmarks")
-    sys.path.append(folder)  # at the end: one of them is called as Kubernetes' client is
-    yield importlib.import_module
-    sys.path.remove(folder)
 
 
 @pytest.fixture(scope="module")
