@@ -595,7 +595,7 @@ def rotated(owned: Owned) -> Rotations:
     new, pem = prepare_successor(owned.state, common_name="x", now=now)
     token = sign_rotation("key-service", old=identity.key, new=new, certificate_pem=pem, now=now)
     logged = owned.runner.owner.rotate(token)
-    with pytest.raises(ConflictError):  # a second successor
+    with pytest.raises(ConflictError, match="replaced before"):  # a second successor
         owned.runner.owner.rotate(token)
     owned.services.keys.stop()
     install_successor(owned.state, old=identity.identity)
@@ -652,7 +652,7 @@ def test_a_rotated_attestation_service_is_followed_and_approvals_hold(apart: Own
     new, pem = prepare_successor(state, common_name="x", now=now)
     token = sign_rotation("attestation-service", old=identity.key, new=new, certificate_pem=pem, now=now)
     logged = apart.runner.owner.rotate(token)
-    with pytest.raises(ConflictError):  # a second successor
+    with pytest.raises(ConflictError, match="replaced before"):  # a second successor
         apart.runner.owner.rotate(token)
     assert apart.runner.owner.rotations().rotations[-1].statement == token
     install_successor(state, old=old)

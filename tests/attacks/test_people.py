@@ -9,7 +9,7 @@ from tests.support.asgi import send
 from tests.support.key_service import KeyBench, Tee, receiving_key, run_of
 
 from strongroom.base.encoding import canonical_json, parse_json_object
-from strongroom.base.errors import NotFoundError, RefusedError, StrongroomError
+from strongroom.base.errors import ConflictError, NotFoundError, RefusedError, StrongroomError
 from strongroom.crypto.jose import sign_jws
 from strongroom.crypto.keys import SigningKey
 from strongroom.log.rotation import sign_rotation
@@ -258,6 +258,25 @@ def test_who_replaced_his_key_by_a_logged_statement_keeps_what_is_his(door: Door
     assert start_write(door, "owner").status == 200
     with pytest.raises(NotFoundError):
         versions(door, "other")
+
+
+def test_a_key_that_was_replaced_is_not_replaced_again_and_follows_no_other(door: Door) -> None:
+    """Chains of keys would otherwise fork, or run in a circle."""
+    bench, old, new, third = door.bench, door.keys["owner"], SigningKey.generate("ES256"), SigningKey.generate("ES256")
+    desk = RotationDesk(bench.desk, believed=(), successor=None)
+
+    def rotate(before: SigningKey, after: SigningKey) -> Reply:
+        statement = sign_rotation("owner", old=before, new=after, now=bench.clock.now())
+        return desk.rotate(door.call("owner", RotationRequest(statement=statement)))
+
+    assert rotate(old, new).status == 201
+    with pytest.raises(ConflictError, match="replaced before"):
+        rotate(old, third)
+    configure(door, new)
+    desk, door.keys["owner"] = RotationDesk(bench.desk, believed=(), successor=None), new
+    with pytest.raises(ConflictError, match="replaced before"):
+        rotate(new, old)
+    assert rotate(new, third).status == 201
 
 
 def test_a_new_key_without_a_logged_statement_is_somebody_else(door: Door) -> None:

@@ -244,7 +244,11 @@ def _leave_a_proof_out(closing: dict[str, Any]) -> None:
     closing["member_proofs"].pop()
 
 
-@pytest.mark.parametrize("edit", [_forge_proof, _forge_leaf, _leave_a_proof_out])
+def _count_one_leaf_more(closing: dict[str, Any]) -> None:
+    closing["leaves"] += 1
+
+
+@pytest.mark.parametrize("edit", [_forge_proof, _forge_leaf, _leave_a_proof_out, _count_one_leaf_more])
 def test_a_key_service_that_signs_what_its_log_does_not_hold_is_caught(
     finished: Finished, edit: Callable[[dict[str, Any]], None]
 ) -> None:

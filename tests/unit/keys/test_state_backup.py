@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.support.key_service import KeyBench
+from tests.support.key_service import KeyBench, Tee
+from tests.support.postgres import PostgresServer
 
 from strongroom.base.encoding import to_b64url
 from strongroom.base.errors import ConflictError, FormatError, IntegrityError
@@ -200,7 +201,9 @@ def test_writes_into_tables_of_the_stores_own_alone(bench: KeyBench, row: bytes)
 
 
 @pytest.mark.parametrize(
-    "compressed", [zlib.compress(_STORE_KEY + b"\n" * 3000), zlib.compress(_STORE_KEY)[:-1], b"no stream"]
+    "compressed",
+    [zlib.compress(_STORE_KEY + b"\n" * 3000), zlib.compress(_STORE_KEY)[:-1], b"no stream"],
+    ids=["large", "cut off", "no stream"],
 )
 def test_refuses_a_piece_that_grows_without_end_or_does_not_end(
     compressed: bytes, monkeypatch: pytest.MonkeyPatch
@@ -270,4 +273,20 @@ def test_is_restored_only_into_an_empty_database(bench: KeyBench, tmp_path: Path
             order = ", ".join(database.primary_key(table))
             statement = f"SELECT * FROM {table} ORDER BY {order}"
             assert new.execute(statement).fetchall() == old.execute(statement).fetchall()
+    database.close()
+
+
+@pytest.mark.needs_postgres
+def test_a_database_that_counts_rows_goes_on_behind_the_restored_ones(
+    bench: KeyBench, postgres: PostgresServer
+) -> None:
+    bench.prepare()
+    bench.open(Tee(), bench.ticket())
+    found = backup.open_backup(io.BytesIO(written(bench)), master_key=master_key(bench.folder), recipient=None)
+    database = open_database(postgres.new_database(), SCHEMA)
+    with database.translated():
+        database.writer.begin()
+        backup.write_rows(database.writer, found, tables=database.tables())
+        database.writer.execute("INSERT INTO runs (run, public, sealed) VALUES (?, ?, ?)", ("a", "{}", b""))
+        database.writer.commit()
     database.close()

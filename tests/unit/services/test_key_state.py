@@ -127,7 +127,8 @@ def remade(source: Path, *, recipient: ReceivingKey, files: dict[str, bytes], wi
     with made.open("wb") as file:
         pieces = backup._Pieces(file, key=key, header=header.model_copy(update={"sealed": sealed, **changed}).to_json())
         pieces.add({"store_key": to_b64url(opened.store_key.reveal())})
-        for name, content in (opened.files | {name: SecretBytes(content) for name, content in files.items()}).items():
+        added = {name: SecretBytes(content) for name, content in files.items()}
+        for name, content in {**opened.files, **added}.items():
             pieces.add({"file": name, "content": to_b64url(content.reveal())})
         for table, row in rows:
             pieces.add({"table": table, "row": {name: backup._to_json(value) for name, value in row.items()}})
