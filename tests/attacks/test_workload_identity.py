@@ -445,7 +445,7 @@ key_service.main()
 TAKES_A_POD_TWICE = """
 from strongroom.services import key_service, runs
 
-runs._with_first_use = lambda tx, applicant: applicant
+runs._with_first_use = lambda tx, applicant, runs: applicant
 key_service.main()
 """
 SAME_POD = {"name": "a-pod", "uid": "a-uid"}

@@ -13,7 +13,8 @@ from strongroom.application.description import ApplicationDescription
 from strongroom.base.clock import to_rfc3339
 from strongroom.base.errors import ConflictError, Mismatch, RefusedError
 from strongroom.base.workflow import Step
-from strongroom.keys.records import MemberRecord, OpenedRun
+from strongroom.keys.joined import Joined
+from strongroom.keys.records import OpenedRun
 from strongroom.keys.refusal import Explained, ExplainedRefusalError
 from strongroom.keys.release import AttestedTee, VerifiedTicket, bindings_here
 from strongroom.policy.approval import (
@@ -202,7 +203,7 @@ def authorize_joining(
     *,
     run: OpenedRun,
     ticket: RunTicket,
-    members: Sequence[MemberRecord],
+    joined: Joined,
     tee: AttestedTee,
     approvals: Mapping[str, Candidate],
 ) -> None:
@@ -218,7 +219,7 @@ def authorize_joining(
     Args:
         run: The run.
         ticket: Its ticket.
-        members: Who joined so far, the driver included.
+        joined: Who joined so far, the driver included.
         tee: The executor's TEE.
         approvals: For each dataset: the approval that the run was opened under.
 
@@ -226,7 +227,7 @@ def authorize_joining(
         RefusedError: No; the mismatches say why, as far as the asker may know.
     """
     explained = [
-        Explained(dataset=None, approval=None, mismatches=tuple(_member_mismatches(run, ticket, members, tee))),
+        Explained(dataset=None, approval=None, mismatches=tuple(_member_mismatches(run, ticket, joined, tee))),
         *(
             Explained(
                 dataset=dataset,
@@ -234,7 +235,7 @@ def authorize_joining(
                 mismatches=(
                     *appraise_result(each.approval, tee.claims, role="executor"),
                     *workload_mismatches(each.approval.workloads, tee.shown, role="executor"),
-                    *executor_mismatches(each.approval, in_run=len(members) - 1, in_all=each.executors_joined),
+                    *executor_mismatches(each.approval, in_run=joined.count - 1, in_all=each.executors_joined),
                 ),
             )
             for dataset, each in approvals.items()
@@ -303,19 +304,17 @@ def _refuse_if_any(message: str, explained: Sequence[Explained]) -> None:
     raise ExplainedRefusalError(message, shown=mismatches, explained=found)
 
 
-def _member_mismatches(
-    run: OpenedRun, ticket: RunTicket, members: Sequence[MemberRecord], tee: AttestedTee
-) -> Iterator[Mismatch]:
+def _member_mismatches(run: OpenedRun, ticket: RunTicket, joined: Joined, tee: AttestedTee) -> Iterator[Mismatch]:
     expected = {"role": "executor", "run": run.run, "application": run.application, "driver_key": run.driver_key}
     for name, value in expected.items():
         if getattr(tee.runtime, name) != value:
             actual = str(getattr(tee.runtime, name))
             yield Mismatch(name=f"x-ms-runtime.{name}", expected=value, actual=actual)
-    if any(member.tee_key == tee.tee_key or member.signing_key == tee.signing_key.to_jwk() for member in members):
+    if joined.has_key(tee.tee_key) or joined.has_key(tee.signing_key.thumbprint):
         yield Mismatch(name="member", expected="a TEE with new keys", actual="one that joined already")
-    if len(members) > ticket.max_executors:
+    if joined.count > ticket.max_executors:
         expected_places = f"at most {ticket.max_executors} over the whole run, says the ticket"
-        yield Mismatch(name="executors", expected=expected_places, actual=f"{len(members) - 1} joined")
+        yield Mismatch(name="executors", expected=expected_places, actual=f"{joined.count - 1} joined")
 
 
 def _covering(

@@ -11,6 +11,7 @@ from strongroom.base.errors import IntegrityError, VerificationError
 from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.jose import verify_jws
 from strongroom.crypto.keys import VerifyingKey
+from strongroom.keys.joined import JoinedRuns
 from strongroom.keys.records import VersionRecord
 from strongroom.keys.release import Hardware
 from strongroom.keys.store import Store, Transaction
@@ -47,6 +48,7 @@ class KeyDesk:
         witnesses: Who cosigns the log's checkpoints; None for nobody.
         workloads: The clusters whose service accounts are known; None for none.
         roster_members: Who stands in rosters.
+        joined: Who joined runs.
     """
 
     store: Store
@@ -61,6 +63,7 @@ class KeyDesk:
     witnesses: Witnesses | None = None
     workloads: WorkloadIssuers | None = None
     roster_members: RosterMembers = field(default_factory=RosterMembers)
+    joined: JoinedRuns = field(default_factory=JoinedRuns)
 
     @property
     def owners(self) -> Mapping[str, VerifyingKey]:

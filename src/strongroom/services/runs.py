@@ -27,6 +27,7 @@ from strongroom.keys.admission import (
     names_submitter,
     refuse_unknown,
 )
+from strongroom.keys.joined import JoinedRuns
 from strongroom.keys.nonce import make_nonce, verify_nonce
 from strongroom.keys.records import MemberRecord, OpenedRun, OpenedRunSecrets, RunWrite, VersionRecord
 from strongroom.keys.refusal import ExplainedRefusalError
@@ -352,7 +353,7 @@ class RunDesk:
         with self._desk.store.transaction() as tx:
             tx.use_nonce(applicant.nonce, expires_at=applicant.nonce_expires_at, now=now)
             now = tx.present(now)
-            applicant = _with_first_use(tx, applicant)
+            applicant = _with_first_use(tx, applicant, self._desk.joined)
             try:
                 admission = decide(tx, applicant, now)
             except (RefusedError, ConflictError) as error:
@@ -445,7 +446,7 @@ class RunDesk:
         authorize_joining(
             run=run.record,
             ticket=applicant.ticket.ticket,
-            members=tx.members(run.record.run),
+            joined=self._desk.joined.read(tx, run.record.run),
             tee=applicant.tee,
             approvals=approvals,
         )
@@ -469,7 +470,7 @@ class RunDesk:
         tee = applicant.tee
         member = MemberRecord(
             run=run.record.run,
-            number=len(tx.members(run.record.run)),
+            number=tx.count_members(run.record.run),
             role=tee.runtime.role,
             joined_at=to_rfc3339(now),
             signing_key=tee.signing_key.to_jwk(),
@@ -638,16 +639,14 @@ def _demand_bound_runtime_data(evidence: wire.Evidence) -> None:
         raise VerificationError("the quote binds other runtime data", step=Step.RELEASE)
 
 
-def _with_first_use(tx: Transaction, applicant: _Applicant) -> _Applicant:
+def _with_first_use(tx: Transaction, applicant: _Applicant, runs: JoinedRuns) -> _Applicant:
     """Take away a workload whose token, or whose pod in this run, let a TEE in before: a pod is one TEE."""
     verified = applicant.workload
     if verified is None:
         return applicant
-    here = [each.workload for each in tx.members(applicant.ticket.run) if each.workload is not None]
-    joined = {(each.issuer, each.pod_uid) for each in here}
     if tx.token_was_used(verified.token_id):
         otherwise = "a service account's token that was used before"
-    elif (verified.workload.issuer, verified.workload.pod_uid) in joined:
+    elif runs.read(tx, applicant.ticket.run).has_pod(verified.workload):
         otherwise = "the token of a pod that joined this run before"
     else:
         return applicant

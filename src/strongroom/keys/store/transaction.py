@@ -67,6 +67,7 @@ CREATE TABLE members (
 CREATE TABLE nonces (nonce TEXT PRIMARY KEY, expires_at INTEGER NOT NULL) STRICT;
 CREATE INDEX nonces_by_expiry ON nonces (expires_at);
 """
+_OTHER_MEMBERS: Final = "a run has other members than the log says"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -489,7 +490,31 @@ class Transaction:
         found = self.rows.select("members", {"run": run}, MemberRecord, ("number",))
         members = tuple(record for record, _ in found)
         if len(members) != self._state(run_subject(run)).members:
-            raise edited("a run has other members than the log says")
+            raise edited(_OTHER_MEMBERS)
+        return members
+
+    def count_members(self, run: str) -> int:
+        """Return how many members a run has, without reading them.
+
+        Raises:
+            IntegrityError: The log says another number.
+        """
+        (count,) = self._connection.execute("SELECT count(*) FROM members WHERE run = ?", (run,)).fetchone()
+        if count != self._state(run_subject(run)).members:
+            raise edited(_OTHER_MEMBERS)
+        return int(count)
+
+    def members_since(self, run: str, number: int) -> tuple[MemberRecord, ...]:
+        """Return a run's members from this number on, without reading the others.
+
+        Raises:
+            IntegrityError: They are others than the log says.
+        """
+        found = self.rows.select("members", {"run": run}, MemberRecord, ("number",), after=("number", number - 1))
+        members = tuple(record for record, _ in found)
+        expected = range(number, self._state(run_subject(run)).members)
+        if [member.number for member in members] != list(expected):
+            raise edited(_OTHER_MEMBERS)
         return members
 
     def member(self, run: str, number: int) -> MemberRecord | None:
@@ -500,7 +525,7 @@ class Transaction:
         """
         found = self.rows.find("members", {"run": run, "number": number}, MemberRecord)
         if (found is not None) != (0 <= number < self._state(run_subject(run)).members):
-            raise edited("a run has other members than the log says")
+            raise edited(_OTHER_MEMBERS)
         return None if found is None else found[0]
 
 
