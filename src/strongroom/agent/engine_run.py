@@ -3,17 +3,15 @@
 While Spark computes, the agent sleeps: its processor time would be the application's.
 """
 
-import os
-import select
 import signal
 import socket
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 
-from strongroom.agent.stop import Orphans, Stop
+from strongroom.agent.stop import Stop, reap_orphans
 from strongroom.application.description import ApplicationDescription
 from strongroom.application.package import MeasuredApplication
 from strongroom.base.errors import EngineError
@@ -27,14 +25,13 @@ _GRACE_S: Final = 10.0
 _MASTER_TIMEOUT_S: Final = 60.0
 
 
-def wait_for(child: Child, *, others: Sequence[Child], stop: Stop, orphans: Orphans | None = None) -> int:
-    """Wait until a child ends, another one dies, or the agent is asked to end.
+def wait_for(child: Child, *, others: Sequence[Child], stop: Stop) -> int:
+    """Wait until a child ends, another one dies, or the agent is asked to end; reap what others leave behind.
 
     Args:
         child: Whose end is waited for.
         others: All other processes that this one started.
-        stop: Says whether the agent is asked to end.
-        orphans: Processes that this one has to reap.
+        stop: Installed: wakes this process, and says whether it is asked to end.
 
     Returns:
         The child's exit status; negative for a signal.
@@ -42,27 +39,17 @@ def wait_for(child: Child, *, others: Sequence[Child], stop: Stop, orphans: Orph
     Raises:
         EngineError: Another child died first.
     """
-    poller = select.poll()
-    poller.register(stop, select.POLLIN)
-    if orphans is not None:
-        poller.register(orphans, select.POLLIN)
-    with ExitStack() as opened:
-        for each in (child, *others):
-            if each.poll() is None:
-                ended = os.pidfd_open(each.pid)
-                opened.callback(os.close, ended)
-                poller.register(ended, select.POLLIN)
-        while (status := child.poll()) is None:
-            if stop.asked:
+    own = {each.pid for each in (child, *others)}
+    while (status := child.poll()) is None:
+        if stop.asked:
+            end(child)
+            return -(stop.signal_number or signal.SIGTERM)
+        for other in others:
+            if other.poll() is not None:
                 end(child)
-                return -(stop.signal_number or signal.SIGTERM)
-            for other in others:
-                if other.poll() is not None:
-                    end(child)
-                    raise EngineError(f"Spark's {other.name} ended while the {child.name} ran", step=Step.COMPUTE)
-            if orphans is not None:
-                orphans.reap(own={each.pid for each in (child, *others)})
-            poller.poll()
+                raise EngineError(f"Spark's {other.name} ended while the {child.name} ran", step=Step.COMPUTE)
+        reap_orphans(own=own)
+        stop.wait()
     return status
 
 

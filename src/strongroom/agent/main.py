@@ -18,15 +18,16 @@ from strongroom.agent.lease import lost_lease, renew_everywhere
 from strongroom.agent.member import Membership, become_member, launch_identity
 from strongroom.agent.pod import PodFolders, begin_in_pod
 from strongroom.agent.report import Report
-from strongroom.agent.scratch import make_scratch, remove_scratch
+from strongroom.agent.scratch import demand_memory, make_scratch, remove_scratch
 from strongroom.agent.standalone import begin_on_machine
-from strongroom.agent.start import Place
-from strongroom.agent.stop import Orphans, Stop
+from strongroom.agent.start import Place, Start
+from strongroom.agent.stop import Stop
 from strongroom.attestation.attester import Device, Machine, open_device
 from strongroom.base.clock import Clock, SystemClock
 from strongroom.base.errors import ConfigurationError, EngineError, RefusedError, StrongroomError
 from strongroom.base.workflow import Step
 from strongroom.clients.azure_guest import AzureMetadata
+from strongroom.engine.enclave import is_enclave_device
 from strongroom.engine.node import ProtectedNode
 from strongroom.engine.runtime import find_runtime
 from strongroom.engine.settings import guarded_settings
@@ -41,8 +42,6 @@ _EXIT_USAGE: Final = 64
 _SIGNAL_BASE: Final = 128
 _ARGUMENTS: Final = 2
 _POD: Final = "--pod"
-_ENCLAVES: Final = frozenset({"gramine", "occlum"})
-"""Devices of SGX enclaves. A wrong one yields no evidence, and nothing rests on what is set there."""
 _USAGE: Final = """\
 usage: strongroom-agent DESCRIPTOR
        strongroom-agent --pod ROLE [WORD ...]
@@ -73,14 +72,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     raise SystemExit(run_on_machine(descriptor, clock=SystemClock()))
 
 
-def run_on_machine(descriptor: Descriptor, *, clock: Clock) -> int:
+def run_on_machine(
+    descriptor: Descriptor, *, clock: Clock, device_of: Callable[[DeviceSetting], Device] = _open_device
+) -> int:
     """Run one TEE of a standalone cluster, from launch to end.
+
+    Args:
+        descriptor: What the supervisor says.
+        clock: The time.
+        device_of: Opens what quotes this TEE.
 
     Returns:
         The exit status for the process.
     """
     report = Report.in_file(Path(descriptor.report))
-    tee = _Tee(report=report, scratch=Path(descriptor.scratch), clock=clock)
+    tee = _Tee(
+        report=report, scratch=Path(descriptor.scratch), scratch_named_by_host=True, clock=clock, device_of=device_of
+    )
     if descriptor.lifeline:
         tee.stop.watch_lifeline(sys.stdin.fileno())
     return tee.run(lambda: begin_on_machine(descriptor, report=report))
@@ -105,7 +113,7 @@ def run_in_pod(
         The exit status for the process.
     """
     report = Report.on_descriptor(sys.stdout.fileno(), last_words=folders.last_words)
-    tee = _Tee(report=report, scratch=folders.scratch, clock=clock, device_of=device_of)
+    tee = _Tee(report=report, scratch=folders.scratch, scratch_named_by_host=False, clock=clock, device_of=device_of)
     return tee.run(lambda: begin_in_pod(words, environment=os.environ, folders=folders, report=report))
 
 
@@ -116,17 +124,18 @@ class _Tee:
     Attributes:
         report: How the host is told what it must know.
         scratch: The TEE's memory; a folder that does not exist yet.
+        scratch_named_by_host: Whether that folder is the host's word; otherwise it stands in measured code.
         clock: The time.
         device_of: Opens what quotes this TEE.
-        stop, orphans: What interrupts the wait for Spark.
+        stop: What interrupts the wait for Spark.
     """
 
     report: Report
     scratch: Path
+    scratch_named_by_host: bool
     clock: Clock
     device_of: Callable[[DeviceSetting], Device] = _open_device
     stop: Stop = field(default_factory=Stop)
-    orphans: Orphans = field(default_factory=Orphans)
 
     def run(self, begin: Callable[[], Place]) -> int:
         """Launch, attest, join, run Spark, and end.
@@ -138,13 +147,13 @@ class _Tee:
             The exit status for the process.
         """
         self.stop.install()
-        self.orphans.install()
         made = False
         try:
             make_scratch(self.scratch)
             made = True
             place = begin()
             start = place.start
+            demand_memory(self.scratch, device=start.device.kind, named_by_host=self.scratch_named_by_host)
             with self.report.step(Step.ATTEST, "TEE launched"):
                 device = self.device_of(start.device)
                 device.launch(launch_identity(start.application, start.device))
@@ -187,7 +196,7 @@ class _Tee:
                 running.callback(end, driver)
                 with self.report.step(Step.COMPUTE, "application ended"):
                     try:
-                        status = wait_for(driver, others=opened.processes, stop=self.stop, orphans=self.orphans)
+                        status = wait_for(driver, others=opened.processes, stop=self.stop)
                     except EngineError:
                         ended = Ended(exit_status=_EXIT_FAILED, started_at=started_at, log=log)
                         self._abandon(place, member, ended)
@@ -228,10 +237,10 @@ class _Tee:
             node = self._node(place, member, running)
             executor = place.start_executor(node, stop=self.stop)
             running.callback(end, executor)
-            return wait_for(executor, others=[], stop=self.stop, orphans=self.orphans)
+            return wait_for(executor, others=[], stop=self.stop)
 
     def _node(self, place: Place, member: Membership, running: ExitStack) -> ProtectedNode:
-        key_socket = self.scratch / "keys"
+        key_socket, sizes = self.scratch / "keys", place.start.sizes
         running.enter_context(
             KeySocketServer(
                 key_socket,
@@ -247,8 +256,16 @@ class _Tee:
             host=place.start.host,
             secret=member.secret,
             key_socket=key_socket,
-            enclave_cores=place.start.sizes.executor_cores if place.start.device.kind in _ENCLAVES else None,
+            enclave_cores=sizes.executor_cores if _is_enclave(place.start, member) else None,
         )
+
+
+def _is_enclave(start: Start, member: Membership) -> bool:
+    """Return whether this TEE is an enclave of a library operating system.
+
+    The keys are here, so the evidence was verified and appraised: what it is of is no word of the host's any more.
+    """
+    return is_enclave_device(start.device.kind) and member.evidence.kind == "sgx"
 
 
 def _harden() -> None:

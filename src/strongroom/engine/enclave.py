@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from strongroom.wire.descriptor import DeviceKind
+
+_DEVICES: Final[frozenset[DeviceKind]] = frozenset({"gramine", "occlum"})
 ENCLAVE_SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
     {
         # Spark's Python daemon forks its workers. Occlum cannot fork, and Gramine makes an enclave of each fork.
@@ -15,6 +18,15 @@ ENCLAVE_SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
         "spark.storage.memoryMapThreshold": "2047m",
     }
 )
+
+
+def is_enclave_device(kind: DeviceKind) -> bool:
+    """Return whether a device quotes enclaves of a library operating system.
+
+    The kind is the host's word. A wrong one yields no evidence, so no key: nothing that protects keys or data may be
+    left out by this word before the device has answered and keys were released.
+    """
+    return kind in _DEVICES
 
 
 def enclave_jvm_options(*, cores: int) -> tuple[str, ...]:

@@ -1,21 +1,27 @@
 """A TEE as Spark's processes see it, and how a JVM of Spark starts there.
 
 Java is started directly, without Spark's scripts. A child's environment is made from nothing, its folders lie in
-scratch, and it dies with the agent.
+scratch, and outside of enclaves it dies with the agent.
 
 The kernel ties a child to the thread that started it: start children from a thread that lives as long as the agent.
+
+In an enclave nothing ties it: neither library operating system can. An agent ends its children before it ends; one that
+is killed leaves them in their enclave without a key socket, until the pod ends.
 """
 
 import base64
 import ctypes
+import errno
 import os
 import resource
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, TypeAlias
+from typing import IO, Final, Protocol, TypeAlias
 
 from strongroom.base.errors import ConfigurationError
 from strongroom.base.secret import SecretBytes
@@ -29,6 +35,9 @@ _UNIX_SOCKET_PATH_BYTES: Final = 108
 _LONGEST_SOCKET_NAME: Final = Path("tmp") / ".00000000-0000-0000-0000-000000000000.sock"
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_SHELL: Final = "/bin/sh"
+_STANDARD_INPUT, _STANDARD_OUTPUT, _STANDARD_ERROR = range(3)
+_POLL_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +79,56 @@ class ProtectedNode:
 Node: TypeAlias = ProtectedNode | InsecurePlainNode
 
 
+class Process(Protocol):
+    """A child process; `subprocess.Popen` is one, `_Spawned` the other."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    def poll(self) -> int | None:
+        """Return the exit status, negative for a signal, or None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end.
+
+        Raises:
+            subprocess.TimeoutExpired: It still runs.
+        """
+
+
+class _Spawned:
+    """A process that `posix_spawn` started."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid: Final = pid
+        self._status: int | None = None
+
+    def poll(self) -> int | None:
+        """See `Process`."""
+        return self._reap(os.WNOHANG)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """See `Process`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (status := self._reap(0 if deadline is None else os.WNOHANG)) is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+            time.sleep(_POLL_S)
+        return status
+
+    def _reap(self, options: int) -> int | None:
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, options)
+            if pid == self.pid:
+                self._status = os.waitstatus_to_exitcode(status)
+        return self._status
+
+
 class Child:
     """A process that this one started, with the process group it leads."""
 
-    def __init__(self, process: subprocess.Popen[bytes], *, name: str) -> None:
+    def __init__(self, process: Process, *, name: str) -> None:
         self._process: Final = process
         self.name: Final = name
 
@@ -107,8 +162,14 @@ class Child:
         self._process.wait()
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process.poll() is None:
+        if self._process.poll() is not None:
+            return
+        try:
             os.killpg(self.pid, number)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            os.kill(self.pid, number)  # Gramine has no process groups; the host ends with the pod what is left
 
 
 def prepare(node: Node, *, with_cache: bool = True, options: Sequence[str] = ()) -> None:
@@ -130,7 +191,7 @@ def prepare(node: Node, *, with_cache: bool = True, options: Sequence[str] = ())
         )
     for name in _SCRATCH_FOLDERS:
         (node.scratch / name).mkdir(mode=0o700, exist_ok=True)
-    cores = node.enclave_cores if isinstance(node, ProtectedNode) else None
+    cores = _enclave_cores(node)
     # The cache was made with other options than an enclave's.
     with_cache = with_cache and cores is None and node.runtime.aot_cache.is_file()
     common = jvm_options(
@@ -192,7 +253,21 @@ def start_child(
     stdout: int | IO[bytes],
     stderr: int | IO[bytes],
 ) -> Child:
-    """Start a process of a prepared node."""
+    """Start a process of a prepared node: tied to this one, or in an enclave as a library operating system can."""
+    start = _fork if _enclave_cores(node) is None else _spawn
+    process = start(command, folder=node.scratch / "run", environment=environment, stdout=stdout, stderr=stderr)
+    return Child(process, name=name)
+
+
+def _fork(
+    command: Sequence[str],
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    stdout: int | IO[bytes],
+    stderr: int | IO[bytes],
+) -> Process:
+    """Start a process that the kernel kills when this one ends, however it ends."""
     parent = os.getpid()
 
     def tie_to_parent() -> None:
@@ -201,9 +276,9 @@ def start_child(
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    process = subprocess.Popen(  # noqa: S603 - the command is made here, of checked parts
+    return subprocess.Popen(  # noqa: S603 - the command is made here, of checked parts
         command,
-        cwd=node.scratch / "run",
+        cwd=folder,
         env=dict(environment),
         stdin=subprocess.DEVNULL,
         stdout=stdout,
@@ -211,7 +286,42 @@ def start_child(
         start_new_session=True,
         preexec_fn=tie_to_parent,  # noqa: PLW1509 - two system calls and no lock, between fork and exec
     )
-    return Child(process, name=name)
+
+
+def _spawn(
+    command: Sequence[str],
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    stdout: int | IO[bytes],
+    stderr: int | IO[bytes],
+) -> Process:
+    """Start a process by `posix_spawn` alone, which both library operating systems have.
+
+    It knows no folder to start in, so that a shell goes there first; a group in the place of a session, of which Occlum
+    has none; and closes what is open in this process only where it is marked to be closed.
+    """
+    for descriptor in (int(entry.name) for entry in Path("/proc/self/fd").iterdir()):
+        if descriptor > _STANDARD_ERROR:
+            with suppress(OSError):  # the listing's own is closed by now
+                os.set_inheritable(descriptor, False)  # noqa: FBT003 - the only argument
+    pid = os.posix_spawn(
+        _SHELL,
+        [_SHELL, "-c", 'cd "$0" && unset OLDPWD && exec "$@"', str(folder), *command],
+        dict(environment),
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, _STANDARD_INPUT, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, _number_of(stdout), _STANDARD_OUTPUT),
+            (os.POSIX_SPAWN_DUP2, _number_of(stderr), _STANDARD_ERROR),
+        ],
+        setpgroup=0,
+        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
+    )
+    return _Spawned(pid)
+
+
+def _number_of(file: int | IO[bytes]) -> int:
+    return file if isinstance(file, int) else file.fileno()
 
 
 def secret_text(node: ProtectedNode) -> str:
@@ -225,6 +335,10 @@ def write_private(path: Path, content: str | bytes) -> Path:
     with os.fdopen(descriptor, "wb") as file:
         file.write(content.encode("ascii") if isinstance(content, str) else content)
     return path
+
+
+def _enclave_cores(node: Node) -> int | None:
+    return node.enclave_cores if isinstance(node, ProtectedNode) else None
 
 
 def _options_file(node: Node) -> Path:

@@ -30,39 +30,31 @@ def start() -> Iterator[Start]:
         child.kill()
 
 
-def test_returns_the_status_of_a_child_that_ends_or_has_ended(start: Start) -> None:
-    assert wait_for(start("exit 3"), others=[start("sleep 60")], stop=Stop()) == 3
+def test_returns_the_status_of_a_child_that_ends_or_has_ended(start: Start, stop: Stop) -> None:
+    assert wait_for(start("sleep 0.2; exit 3"), others=[start("sleep 60")], stop=stop) == 3
     ended = start("exit 4")
     ended.wait(60)
-    assert wait_for(ended, others=[], stop=Stop()) == 4
+    assert wait_for(ended, others=[], stop=stop) == 4
 
 
 @pytest.mark.parametrize("when", ["before", "while"])
-def test_another_childs_end_ends_the_wait(start: Start, when: str) -> None:
+def test_another_childs_end_ends_the_wait(start: Start, stop: Stop, when: str) -> None:
     child, other = start("sleep 60"), start("exit 0" if when == "before" else "sleep 0.2")
     if when == "before":
         other.wait(60)
     with pytest.raises(EngineError, match="child 1 ended while the child 0 ran"):
-        wait_for(child, others=[other], stop=Stop())
+        wait_for(child, others=[other], stop=stop)
     assert child.wait(60) == -signal.SIGTERM
 
 
-def test_a_closed_lifeline_ends_the_wait(start: Start) -> None:
+def test_a_closed_lifeline_ends_the_wait(start: Start, stop: Stop) -> None:
     reader, writer = os.pipe()
-    stop = Stop()
     stop.watch_lifeline(reader)
     threading.Timer(0.2, os.close, [writer]).start()
     assert wait_for(start("sleep 60"), others=[], stop=stop) == -signal.SIGTERM
     os.close(reader)
 
 
-def test_a_signal_ends_the_wait(start: Start) -> None:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    stop = Stop()
-    stop.install()
-    try:
-        threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
-        assert wait_for(start("sleep 60"), others=[], stop=stop) == -signal.SIGINT
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def test_a_signal_ends_the_wait(start: Start, stop: Stop) -> None:
+    threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
+    assert wait_for(start("sleep 60"), others=[], stop=stop) == -signal.SIGINT

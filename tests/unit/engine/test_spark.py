@@ -1,5 +1,7 @@
 import contextlib
 import dataclasses
+import errno
+import os
 import shutil
 import signal
 import subprocess
@@ -52,8 +54,9 @@ def fake_runtime(tmp_path: Path) -> SparkRuntime:
     return dataclasses.replace(runtime_of_this_installation(), java_home=tmp_path / "java")
 
 
-@pytest.fixture
-def node(fake_runtime: SparkRuntime) -> Iterator[ProtectedNode]:
+@pytest.fixture(params=[None, 1], ids=["outside", "in an enclave"])
+def node(fake_runtime: SparkRuntime, request: pytest.FixtureRequest) -> Iterator[ProtectedNode]:
+    """A TEE. In an enclave its processes are started in another way, and everything that holds outside holds there."""
     scratch = Path(tempfile.mkdtemp(prefix="sr-"))
     yield ProtectedNode(
         runtime=fake_runtime,
@@ -61,6 +64,7 @@ def node(fake_runtime: SparkRuntime) -> Iterator[ProtectedNode]:
         host="127.0.0.1",
         secret=SecretBytes(b"\xfe" * 32),
         key_socket=scratch / "keys.sock",
+        enclave_cores=request.param,
     )
     shutil.rmtree(scratch)
 
@@ -89,6 +93,7 @@ def test_the_environment_is_made_from_nothing(node: ProtectedNode, monkeypatch: 
     )
     assert "AWS_SECRET_ACCESS_KEY" not in environment
     assert environment["JAVA_HOME"] == str(node.runtime.java_home)
+    assert "OLDPWD" not in environment
     for name in ("HOME", "TMPDIR", "SPARK_LOCAL_DIRS", "PWD"):
         assert environment[name].startswith(str(node.scratch))
     assert environment["STRONGROOM_SOCKET"] == str(node.key_socket)
@@ -152,6 +157,59 @@ def test_killing_a_child_ends_its_group(node: ProtectedNode) -> None:
     assert _ends(grandchild)
 
 
+def test_a_child_has_nothing_of_its_parents(node: ProtectedNode) -> None:
+    """Standard input, open files, ignored signals, folder, process group."""
+    told = ("readlink /proc/$$/cwd /proc/$$/fd/0", "ls /proc/$$/fd", "grep SigIgn /proc/$$/status", "cat /proc/$$/stat")
+    node.runtime.java.write_text(SCRIPT.format(what=f"({'; '.join(told)}) > $STRONGROOM_SCRATCH/log/told"))
+    reader, writer = os.pipe()
+    os.set_inheritable(writer, True)
+    try:
+        child = start(node)
+        child.wait(20)
+    finally:
+        os.close(reader)
+        os.close(writer)
+    folder, stdin, *descriptors, ignored, stat = (node.scratch / "log" / "told").read_text().splitlines()
+    assert folder == str(node.scratch / "run")
+    assert stdin == "/dev/null"
+    assert str(writer) not in descriptors
+    assert int(ignored.split()[1], 16) & (1 << signal.SIGPIPE - 1) == 0
+    assert stat.rpartition(")")[2].split()[2] == str(child.pid), "it leads its process group"
+
+
+def test_a_child_that_still_runs_is_waited_for_as_long_as_one_says(node: ProtectedNode) -> None:
+    node.runtime.java.write_text(SCRIPT.format(what="exec sleep 60"))
+    child = start(node)
+    with pytest.raises(TimeoutError):
+        child.wait(0.1)
+    assert child.poll() is None
+    child.terminate()
+    assert child.wait(20) == child.poll() == -signal.SIGTERM
+    child.kill()
+
+
+def test_without_process_groups_a_child_is_ended_alone(node: ProtectedNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gramine has none."""
+
+    def unknown(*_: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    node.runtime.java.write_text(SCRIPT.format(what="exec sleep 60"))
+    child = start(node)
+    monkeypatch.setattr(os, "killpg", unknown)
+    child.kill()
+    assert child.poll() == -signal.SIGKILL
+
+
+def test_what_cannot_be_started_ends_with_an_error(node: ProtectedNode) -> None:
+    node.runtime.java.unlink()
+    if node.enclave_cores is None:
+        with pytest.raises(FileNotFoundError):
+            start(node)
+    else:
+        assert start(node).wait(20) == 127  # the shell's: it started
+
+
 def test_a_child_dies_with_its_parent(node: ProtectedNode) -> None:
     node.runtime.java.write_text(SCRIPT.format(what="exec sleep 60"))
     source = PARENT.format(runtime=node.runtime, scratch=str(node.scratch))
@@ -205,7 +263,7 @@ def test_an_enclaves_java_and_spark_are_started_as_enclaves_need(node: Protected
 
 
 def test_outside_of_enclaves_nothing_of_it_is_set(node: ProtectedNode) -> None:
-    assert start(node).wait(10) == 3
+    assert start(dataclasses.replace(node, enclave_cores=None)).wait(10) == 3
 
     assert "ActiveProcessorCount" not in (node.scratch / "conf" / "java.options").read_text()
     assert "spark.python.use.daemon" not in (node.scratch / "conf" / "driver.properties").read_text()
