@@ -23,6 +23,14 @@ MANIFEST: Final = Path(__file__).parent / "gramine" / "agent.manifest.template"
 BOM: Final = Path(__file__).parent / "occlum" / "bom.yaml"
 OCCLUM_TEMPLATES: Final = "/opt/occlum/etc/template"
 OCCLUM_PROGRAM: Final = "/bin/strongroom-agent"
+OCCLUM_ENVIRONMENT: Final = (
+    "LANG=C.UTF-8",
+    "LC_ALL=C.UTF-8",
+    "PATH=/usr/bin:/bin",
+    # What Python's option -I is for: no folder of a user's, and none of the script's, before the measured code.
+    "PYTHONNOUSERSITE=1",
+    "PYTHONSAFEPATH=1",
+)
 PRODUCT: Final = 1
 """ISVPRODID of Strongroom's agent, as in `strongroom.attestation.evidence.simulated`."""
 ROLES: Final = ("driver", "executor")
@@ -222,7 +230,7 @@ def occlum_configuration(options: argparse.Namespace) -> dict[str, Any]:
         "process": {"default_stack_size": "4MB", "default_heap_size": "64MB", "default_mmap_size": "1GB"},
         # The only program that `occlum run` starts. Its arguments are the host's; the agent reads its role there.
         "entry_points": [OCCLUM_PROGRAM],
-        "env": {"default": ["LANG=C.UTF-8", "LC_ALL=C.UTF-8", "PATH=/usr/bin:/bin"], "untrusted": list(words)},
+        "env": {"default": list(OCCLUM_ENVIRONMENT), "untrusted": list(words)},
         "metadata": {
             "product_id": PRODUCT,
             "version_number": options.security_version,

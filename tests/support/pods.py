@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from strongroom.wire.events import Delivered, DriverReady, Event, Failed, delive
 from strongroom.wire.pod import DESCRIPTOR_NAME, DRIVER_KEY_ENV, POD_NAME_ENV, PodDescriptor, package_part_name
 
 AGENT = Path(__file__).with_name("pod_agent.py")
+LIBRARY_OS = Path(__file__).with_name("library_os.py")
 ROOT = Path(__file__).parents[2]
 TEMPLATE = {
     "apiVersion": "v1",
@@ -92,11 +93,15 @@ class Ended:
 
 @dataclass(kw_only=True)
 class Pod:
-    """A pod before its agent starts: every file and word is one edit away from an attack."""
+    """A pod before its agent starts: every file and word is one edit away from an attack.
+
+    Its agent can be given a library operating system's calls alone (`library_os`), by its name.
+    """
 
     folder: Path
     words: list[str]
     environment: dict[str, str]
+    library_os: str | None = None
     memory: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -117,7 +122,7 @@ class Pod:
     def start(self) -> subprocess.Popen[str]:
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
         return subprocess.Popen(
-            [sys.executable, "-P", str(AGENT), str(self.folder), *self.words],
+            agent_command(self.folder, *self.words, library_os=self.library_os),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -146,11 +151,24 @@ class Pod:
         return self.folder / "prefix" / "seen"
 
 
-class Pods:
-    """The pods of runs of one approved application."""
+def agent_command(folder: Path, *words: str, library_os: str | None = None) -> list[str]:
+    """The command of an agent in a pod."""
+    filtered = [] if library_os is None else [sys.executable, "-P", str(LIBRARY_OS), library_os]
+    return [*filtered, sys.executable, "-P", str(AGENT), str(folder), *words]
 
-    def __init__(self, runner: Runner, folder: Path, memory: Path) -> None:
-        self.runner, self.folder, self._memory = runner, folder, memory
+
+def _waiting(gate: Path) -> str:
+    return f'echo hello; echo auditor; until [ -e "{gate}" ]; do sleep 0.05; done; exit 0'
+
+
+class Pods:
+    """The pods of runs of one approved application.
+
+    `java` is what a shell does in Java's place, or a whole program; with None a pod's Spark is this installation's.
+    """
+
+    def __init__(self, runner: Runner, folder: Path, memory: Path, *, library_os: str | None = None) -> None:
+        self.runner, self.folder, self._memory, self.library_os = runner, folder, memory, library_os
         self.archive = folder / "archive"
         runner.services.platform.platform.save(folder / "platform")
 
@@ -172,9 +190,11 @@ class Pods:
         }
         return PodDescriptor(**fields)
 
-    def _pod(self, descriptor: PodDescriptor, *, words: list[str], environment: dict[str, str], java: str) -> Pod:
+    def _pod(
+        self, descriptor: PodDescriptor, *, words: list[str], environment: dict[str, str], java: str | None
+    ) -> Pod:
         folder = self.folder / f"pod-{random_id()[:8]}"
-        for name in ("run", "package", "token", "prefix"):
+        for name in ("run", "package", "token"):
             (folder / name).mkdir(parents=True)
         (folder / "platform").symlink_to(self.folder / "platform")
         memory = Path(tempfile.mkdtemp(prefix="m-", dir=self._memory))
@@ -182,10 +202,11 @@ class Pods:
         _as_kubernetes(folder / "run", {DESCRIPTOR_NAME: descriptor.to_json()})
         parts = package_parts(self.runner.folder / "package")
         _as_kubernetes(folder / "package", {package_part_name(number): part for number, part in enumerate(parts)})
-        _make_runtime(folder / "prefix" / "share" / "strongroom", java)
-        return Pod(folder=folder, words=words, environment=environment)
+        if java is not None:
+            _make_runtime(folder / "prefix" / "share" / "strongroom", java)
+        return Pod(folder=folder, words=words, environment=environment, library_os=self.library_os)
 
-    def driver(self, ticket: str, *, java: str = "exit 0", **changed: Any) -> Pod:
+    def driver(self, ticket: str, *, java: str | None = "exit 0", **changed: Any) -> Pod:
         """The driver's pod, as Spark makes it in cluster mode."""
         words = ["driver", "--properties-file", "/opt/spark/conf/spark.properties", "--class", "x", "local:///x.py"]
         environment = {
@@ -198,7 +219,7 @@ class Pods:
         }
         return self._pod(self.descriptor(ticket, **changed), words=words, environment=environment, java=java)
 
-    def executor(self, ticket: str, *, driver_key: str, java: str = "exit 0", **changed: Any) -> Pod:
+    def executor(self, ticket: str, *, driver_key: str, java: str | None = "exit 0", **changed: Any) -> Pod:
         """An executor's pod, as Spark in the driver makes it."""
         environment = {
             "SPARK_USER": "spark",
@@ -218,11 +239,13 @@ class Pods:
         return self._pod(self.descriptor(ticket, **changed), words=["executor"], environment=environment, java=java)
 
     @contextmanager
-    def open_run(self, ticket: str, **changed: Any) -> Iterator["OpenRun"]:
-        """A driver's pod whose application computes until the block ends, or `OpenRun.release` is called."""
+    def open_run(self, ticket: str, *, java: Callable[[Path], str] = _waiting, **changed: Any) -> Iterator["OpenRun"]:
+        """A driver's pod whose application computes until the block ends, or `OpenRun.release` is called.
+
+        `java` makes the program in Java's place: it ends when a file is there.
+        """
         gate = self.folder / f"gate-{random_id()[:8]}"
-        waiting = f'echo hello; echo auditor; until [ -e "{gate}" ]; do sleep 0.05; done; exit 0'
-        pod = self.driver(ticket, java=waiting, **changed)
+        pod = self.driver(ticket, java=java(gate), **changed)
         with ExitStack() as running:
             process = running.enter_context(pod.start())
             running.callback(process.kill)
@@ -282,7 +305,7 @@ def _make_runtime(share: Path, java: str) -> None:
     for name in ("strongroom.jar", "spark.aot", "log4j2.properties", "java/module.options"):
         (share / name).touch()
     program = share / "java" / "bin" / "java"
-    program.write_text(JAVA.replace("{what}", java))
+    program.write_text(java if java.startswith("#!") else JAVA.replace("{what}", java))
     program.chmod(0o755)
 
 

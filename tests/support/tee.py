@@ -84,8 +84,10 @@ def azure_node(services: Installation, kind: VirtualTeeKind) -> AzureVtpmDevice:
 class Runner:
     """An owner with the datasets `trips` and `report`, an approved application, and runs of it without an engine."""
 
-    def __init__(self, services: Installation, folder: Path) -> None:
-        self.services, self.folder = services, folder
+    def __init__(
+        self, services: Installation, folder: Path, *, script: bytes = SCRIPT, arguments: tuple[str, ...] = ()
+    ) -> None:
+        self.services, self.folder, self.script = services, folder, script
         self.predecessors: tuple[str, ...] = ()
         self.recipient = ReceivingKey.generate_p256()
         self.storage = {name: (folder / "storage" / name).as_uri() for name in ("trips", "report")}
@@ -94,7 +96,7 @@ class Runner:
             self.owner.create_dataset(name)
         self.import_version("trips")
         self.package = folder / "package"
-        self.description = self._pack()
+        self.description = self._pack(*arguments)
 
     def import_version(self, name: str) -> None:
         """Make a version of a dataset with one listed file."""
@@ -115,7 +117,7 @@ class Runner:
 
     def _pack(self, *arguments: str) -> ApplicationDescription:
         script = self.folder / "application.py"
-        script.write_bytes(SCRIPT)
+        script.write_bytes(self.script)
         identity = self.services.keys.identity
         return pack(
             ApplicationSources(

@@ -72,23 +72,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     raise SystemExit(run_on_machine(descriptor, clock=SystemClock()))
 
 
-def run_on_machine(
-    descriptor: Descriptor, *, clock: Clock, device_of: Callable[[DeviceSetting], Device] = _open_device
-) -> int:
+def run_on_machine(descriptor: Descriptor, *, clock: Clock) -> int:
     """Run one TEE of a standalone cluster, from launch to end.
-
-    Args:
-        descriptor: What the supervisor says.
-        clock: The time.
-        device_of: Opens what quotes this TEE.
 
     Returns:
         The exit status for the process.
     """
     report = Report.in_file(Path(descriptor.report))
-    tee = _Tee(
-        report=report, scratch=Path(descriptor.scratch), scratch_named_by_host=True, clock=clock, device_of=device_of
-    )
+    tee = Tee(report=report, scratch=Path(descriptor.scratch), scratch_named_by_host=True, clock=clock)
     if descriptor.lifeline:
         tee.stop.watch_lifeline(sys.stdin.fileno())
     return tee.run(lambda: begin_on_machine(descriptor, report=report))
@@ -113,12 +104,12 @@ def run_in_pod(
         The exit status for the process.
     """
     report = Report.on_descriptor(sys.stdout.fileno(), last_words=folders.last_words)
-    tee = _Tee(report=report, scratch=folders.scratch, scratch_named_by_host=False, clock=clock, device_of=device_of)
+    tee = Tee(report=report, scratch=folders.scratch, scratch_named_by_host=False, clock=clock, device_of=device_of)
     return tee.run(lambda: begin_in_pod(words, environment=os.environ, folders=folders, report=report))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Tee:
+class Tee:
     """One TEE of a run; nothing of it stays in its scratch folder.
 
     Attributes:

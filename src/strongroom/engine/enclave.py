@@ -16,6 +16,8 @@ ENCLAVE_SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
         "spark.python.use.daemon": "false",
         # The encrypted and the memory file systems of both cannot map files into memory.
         "spark.storage.memoryMapThreshold": "2047m",
+        # Netty's own event loops load a library from scratch, and want timers of Linux's that Gramine does not have.
+        "spark.io.mode.default": "NIO",
     }
 )
 

@@ -218,7 +218,7 @@ def start_pod_executor(node: ProtectedNode, executor: PodExecutor, *, scheduling
     Raises:
         ConfigurationError: The scratch folder cannot serve.
     """
-    protection = sorted(enforced_settings(scheduling).items())
+    protection = sorted(_protection(node, scheduling).items())
     prepare(node, options=[f"-D{name}={value}" for name, value in protection])
     command = (
         *java_command(node, role="executor", heap=executor.memory),

@@ -1,4 +1,4 @@
-"""What wakes an agent; and it is the reaper of what its children leave behind, and never takes a child's status away."""
+"""What wakes an agent. It reaps what its children leave behind, and never takes a child's exit status away."""
 
 import os
 import signal

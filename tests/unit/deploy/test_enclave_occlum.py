@@ -3,6 +3,8 @@
 import argparse
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +94,24 @@ def test_that_program_takes_no_options_of_the_hosts() -> None:
     """Occlum fixes which program is started, not its arguments: these come behind Python's own."""
     program = (FOLDER / "strongroom-agent").read_text(encoding="utf-8")
 
-    assert program.startswith("#!/opt/strongroom/venv/bin/python3 -I\n")
+    # Occlum takes the whole first line as the interpreter's path (commit 690d5dbf, `do_spawn/exec_loader.rs`).
+    assert program.startswith("#!/opt/strongroom/venv/bin/python3\n")
     compile(program, "strongroom-agent", "exec")
+
+
+def test_python_looks_for_code_where_it_is_measured(configuration: dict[str, Any], tmp_path: Path) -> None:
+    """Not in a user's folder nor beside the script, as with Python's -I. Variables are not the host's anyway."""
+    script = tmp_path / "strongroom-agent"
+    script.write_text(
+        "import json, site, sys; print(json.dumps([sys.flags.safe_path, site.ENABLE_USER_SITE, sys.path]))"
+    )
+    environment = dict(word.split("=", 1) for word in configuration["env"]["default"])
+    said = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True)
+    safe_path, user_site, path = json.loads(said.stdout)
+
+    assert (safe_path, user_site) == (True, False)
+    assert str(tmp_path) not in path
+    assert not any(word.startswith("PYTHON") for word in configuration["env"]["untrusted"])
 
 
 def test_it_is_no_debug_enclave_and_has_config_id(configuration: dict[str, Any]) -> None:

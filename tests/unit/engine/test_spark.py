@@ -162,7 +162,7 @@ def test_a_child_has_nothing_of_its_parents(node: ProtectedNode) -> None:
     told = ("readlink /proc/$$/cwd /proc/$$/fd/0", "ls /proc/$$/fd", "grep SigIgn /proc/$$/status", "cat /proc/$$/stat")
     node.runtime.java.write_text(SCRIPT.format(what=f"({'; '.join(told)}) > $STRONGROOM_SCRATCH/log/told"))
     reader, writer = os.pipe()
-    os.set_inheritable(writer, True)
+    os.set_inheritable(writer, True)  # noqa: FBT003 - the only argument
     try:
         child = start(node)
         child.wait(20)
