@@ -4,6 +4,7 @@ Kubernetes shows a Secret as links to files that a group may read, and opens a v
 service takes neither for its private files. What is mounted is therefore copied into files of the service's own.
 """
 
+import socket
 import stat
 import time
 from pathlib import Path
@@ -95,19 +96,28 @@ def copy_private(source: Path, *, into: Path) -> None:
 
 
 def wait_for_socket(path: Path, *, timeout_s: float) -> None:
-    """Wait until a socket is there.
+    """Wait until a process answers at a socket: one that has ended leaves its socket, and what else it wrote there.
 
     Raises:
-        UnavailableError: It did not come.
+        UnavailableError: None did.
     """
     end = time.monotonic() + timeout_s
-    while not path.is_socket():
+    while not _answers(path):
         if time.monotonic() > end:
             raise UnavailableError(
-                f"{path} is not there after {timeout_s:.0f} s",
+                f"nobody answers at {path} after {timeout_s:.0f} s",
                 action="Look at the simulated platform's pod on this node (DaemonSet, its own namespace).",
             )
         time.sleep(_LOOK_S)
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 def _identity(key_pem: bytes | None, folder: Path) -> str:

@@ -149,4 +149,14 @@ def test_waits_for_a_socket_and_says_whose_it_is(tmp_path: Path) -> None:
     assert "DaemonSet" in missing.value.action
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        wait_for_socket(tmp_path / "s", timeout_s=0)
+
+
+def test_a_socket_that_its_process_left_is_waited_for(tmp_path: Path) -> None:
+    """With it lie documents of the process before: of another vendor, when another owner's platform was here."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+    with pytest.raises(UnavailableError, match="nobody answers"):
         wait_for_socket(tmp_path / "s", timeout_s=0)
