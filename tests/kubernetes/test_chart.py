@@ -2,8 +2,10 @@
 
 import json
 import secrets
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from tests.support.installed_chart import RELEASE, SERVICES, InstalledChart, ServiceImage, prepared_chart, service_image
@@ -27,8 +29,8 @@ def image(cluster: Cluster, say: Say) -> ServiceImage:
 
 @pytest.fixture(scope="module")
 def chart(cluster: Cluster, image: ServiceImage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InstalledChart]:
-    """One replica of each service; a dataset with something in it."""
-    with prepared_chart(tmp_path_factory.mktemp("chart"), cluster, image) as made:
+    """One replica of each service, the collateral service too; a dataset with something in it."""
+    with prepared_chart(tmp_path_factory.mktemp("chart"), cluster, image, options=("--collateral",)) as made:
         made.helm("install")
         with made.reached():
             made.done("dataset", "create", "people")
@@ -116,10 +118,10 @@ def test_keys_survive_an_upgrade_and_a_rollback(chart: InstalledChart) -> None:
 def test_the_owners_secrets_are_needed_once(chart: InstalledChart) -> None:
     with chart.reached():
         kid = kid_of(chart)
-    for name in SERVICES:
+    for name in (*SERVICES, "collateral-service"):
         chart.cluster.delete("secret", f"{name}-identity", chart.namespace)
         chart.cluster.delete("pod", f"{name}-0", chart.namespace)
-    chart.wait_ready(*SERVICES)
+    chart.wait_ready(*SERVICES, "collateral-service")
     with chart.reached():
         demand_keys(chart, kid=kid)
     left = chart.cluster.find("secret", chart.namespace)
@@ -150,7 +152,7 @@ def test_keys_survive_the_removal_of_the_release(chart: InstalledChart) -> None:
 
     chart.uninstall()
     claims = {each["metadata"]["name"] for each in chart.cluster.find("persistentvolumeclaim", chart.namespace)}
-    assert claims == {"attestation-service-state", "key-service-state"}
+    assert claims == {"attestation-service-state", "collateral-service-state", "key-service-state"}
     chart.helm("install")
 
     with chart.reached():
@@ -164,6 +166,16 @@ def test_an_evidence_policy_is_kept_and_metrics_are_shown(chart: InstalledChart)
         http = connect(service)
         assert b"strongroom_http_requests_total" in http.request("GET", "/metrics").require_success()
         assert json.loads(http.request("GET", "/readyz").require_success())["checks"]["endorsements"] == "ok"
+
+
+def test_the_collateral_service_serves_the_platforms_documents(chart: InstalledChart) -> None:
+    with chart.cluster.forward("collateral-service", chart.namespace, 8443) as place:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        crl = f"https://{place}/sgx/certification/v4/pckcrl?ca=platform&encoding=pem"
+        with urlopen(f"https://{place}/readyz", context=context) as ready, urlopen(crl, context=context) as answer:
+            assert ready.status == 200
+            assert answer.read().startswith(b"-----BEGIN X509 CRL-----")
 
 
 def test_another_installations_volume_is_not_taken_over(

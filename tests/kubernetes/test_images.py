@@ -68,6 +68,64 @@ MODULES = {
     ),
 }  # fmt: skip
 
+SPARK = '''
+"""A cluster of Spark's in one pod: Java, Python workers, and an archive that Hadoop unpacks."""
+import os, sys, tarfile
+from pathlib import Path
+from strongroom.engine.cluster import StandaloneCluster
+from strongroom.engine.runtime import find_runtime
+from strongroom.engine.spark import Application, InsecurePlainNode, Resources, start_driver, start_master, start_worker
+
+SCRIPT = """
+import pwd, os
+from pathlib import Path
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+session = SparkSession.builder.getOrCreate()
+double = F.udf(lambda value: value * 2, "long")
+rows = session.range(1000, numPartitions=2).select(double("id").alias("doubled"))
+total = rows.agg(F.sum("doubled")).first()[0]
+words = session.sparkContext.parallelize([0], 1).map(lambda _: Path("unpacked/words").read_text()).first()
+user = session._jvm.org.apache.hadoop.security.UserGroupInformation.getCurrentUser().getShortUserName()
+rows.write.parquet(str(Path(os.environ["TMPDIR"]) / "table"))
+Path(RESULT).write_text(f"{total} {words} {user} {session.read.parquet(os.environ['TMPDIR'] + '/table').count()}")
+"""
+memory = Path("/strongroom/memory")
+with tarfile.open(memory / "archive.tar.gz", "w:gz") as archive:
+    (memory / "words").write_text("unpacked")
+    archive.add(memory / "words", "words")
+(memory / "script.py").write_text(SCRIPT.replace("RESULT", repr(str(memory / "result"))))
+
+def node(name):
+    (memory / name).mkdir()
+    return InsecurePlainNode(runtime=find_runtime(), scratch=memory / name, host="127.0.0.1")
+
+master, url = start_master(node("driver"))
+worker = start_worker(node("worker"), master_url=url, cores=1, memory="700m")
+with open(memory / "output", "wb") as output:
+    driver = start_driver(
+        InsecurePlainNode(runtime=find_runtime(), scratch=memory / "driver", host="127.0.0.1"),
+        cluster=StandaloneCluster(url=url),
+        application=Application(
+            name="test", entry_point=memory / "script.py", archives=(Path(f"{memory}/archive.tar.gz#unpacked"),)
+        ),
+        resources=Resources(driver_memory="500m", executor_memory="500m", executor_cores=1),
+        stdout=output,
+        stderr=output,
+    )
+    status = driver.wait(240)
+if status:
+    print((memory / "output").read_text()[-3000:])
+    for log in (memory / "driver/log", memory / "worker/log"):
+        for path in log.iterdir():
+            print(path, path.read_text()[-2000:])
+else:
+    print("result:", (memory / "result").read_text())
+worker.kill()
+master.kill()
+sys.exit(status)
+'''
 PLATFORM = f"""
 import logging, sys
 from pathlib import Path
@@ -175,6 +233,14 @@ def test_there_is_no_shell_in_the_services(cluster: Cluster, namespace: str, say
         with pytest.raises(CommandError) as refused:
             in_pod(shell, "-c", "true")
         assert "no such file or directory" in str(refused.value) or "executable file not found" in str(refused.value)
+
+
+def test_spark_runs_an_application_and_unpacks_its_archives(cluster: Cluster, namespace: str, say: Say) -> None:
+    image = cluster.import_image(archive_of("spark", say))
+
+    printed = run(cluster, namespace, image, "-c", SPARK, timeout_s=400)
+
+    assert printed.splitlines()[-1] == "result: 999000 unpacked strongroom 1000"
 
 
 def test_a_container_is_measured_as_its_archive_says(cluster: Cluster, namespace: str, say: Say) -> None:

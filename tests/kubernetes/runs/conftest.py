@@ -36,7 +36,11 @@ def plain_trips(trips: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="package")
 def team(cluster: Cluster, say: Say, plain_trips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     """Services, an owner who is the analyst as well, a namespace for runs, encrypted trips on the pods' storage."""
-    with team_on(cluster, tmp_path_factory.mktemp("team"), trips=plain_trips, say=say) as made:
+    folder = tmp_path_factory.mktemp("team")
+    keys = folder / "jwks.json"
+    keys.write_text(cluster.kubectl("get", "--raw=/openid/v1/jwks"))
+    options = ("--workload-issuer", f"{cluster.issuer()}={keys}")
+    with team_on(cluster, folder, trips=plain_trips, say=say, options=options) as made:
         yield made
 
 

@@ -118,6 +118,10 @@ class Team(InstalledChart):
         config = json.loads(self.cluster.kubectl("config", "view", "--minify", "--output=json"))
         return str(config["clusters"][0]["cluster"]["server"])
 
+    def reaches_services(self) -> bool:
+        """Whether both services answer here. After a restart, what forwards to a pod notices with the first call."""
+        return all(self.strongroom(*words).status == 0 for words in (("keys", "list"), ("policy", "show")))
+
     def access(self) -> tuple[str, ...]:
         """Options with which a command finds the cluster, as the submitter."""
         prefix = "--conf=spark.kubernetes.authenticate.submission."
@@ -378,19 +382,6 @@ def team_on(cluster: Cluster, root: Path, *, trips: Path, say: Say, options: tup
     finally:
         team.remove()
         cluster.delete("namespace", team.runs, wait=False)
-
-
-def record(team: Team, run: str, *, executors: int, file: Path) -> None:
-    """Write down what a run looked like from outside: its pods, and what its driver's agent told."""
-    driver = team.driver_of(run)["metadata"]["name"]
-    told = {
-        "run_id": run,
-        "executors": executors,
-        "pods": team.pods(run),
-        "log": team.cluster.log(driver, team.runs).splitlines(),
-    }
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(told, indent=1) + "\n")
 
 
 def counts_of(team: Team, path: str, into: Path) -> list[int]:
