@@ -14,7 +14,12 @@ _HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test's time is its own: making the cluster, and what it needs, does not count."""
+    """A test's time is its own: making the cluster, and what it needs, does not count.
+
+    The operator's page comes first: it installs a simulated platform where runs look for it, and a node has one there.
+    The team of `runs` has its own there from its first test to the session's end.
+    """
+    items.sort(key=lambda item: item.path != _HERE / "test_install_page.py")
     for item in items:
         if item.path.is_relative_to(_HERE) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(600, func_only=True))

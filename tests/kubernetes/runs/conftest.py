@@ -27,13 +27,13 @@ trips.mapPartitions(counted).toDF("trips int").write.mode("overwrite").parquet(s
 """
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def plain_trips(trips: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of trips as plain Parquet, in four files."""
     return trips_folder(trips, tmp_path_factory.mktemp("plain") / "trips", rows=ROWS)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def team(cluster: Cluster, say: Say, plain_trips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     """Services, an owner who is the analyst as well, a namespace for runs, encrypted trips on the pods' storage."""
     folder = tmp_path_factory.mktemp("team")
@@ -52,7 +52,7 @@ def _clean(team: Team) -> Iterator[None]:
     team.clear()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def slow(team: Team, tmp_path_factory: pytest.TempPathFactory) -> Submission:
     """An application that has a middle."""
     script = tmp_path_factory.mktemp("slow") / "slow.py"
@@ -67,7 +67,7 @@ def slow(team: Team, tmp_path_factory: pytest.TempPathFactory) -> Submission:
     return submission
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def count(team: Team, repo_root: Path) -> Submission:
     """The application that counts the trips."""
     submission = Submission(
