@@ -61,14 +61,14 @@ class Program:
         command: Program and arguments.
         url: Where it will answer.
         log: Where its messages go.
-        timeout_s: How long it may take until it is ready.
+        timeout_s: How long it may take until it is ready: one that ended is seen at once, and a busy machine is slow.
     """
 
     name: str
     command: Sequence[str]
     url: str
     log: Path
-    timeout_s: float = 120.0
+    timeout_s: float = 600.0
 
 
 def read_table(path: Path) -> tuple[ProcessRecord, ...]:

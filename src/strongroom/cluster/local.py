@@ -210,16 +210,18 @@ class LocalCluster:
         if tee.process.stdin is not None:
             tee.process.stdin.close()
         agents = {other.process.pid for other in self._tees}
-        _end_children(_children() - self._foreign_children - agents)
+        _end_children(spare=self._foreign_children | agents)
         shutil.rmtree(tee.scratch, ignore_errors=True)
 
 
-def _end_children(pids: set[int]) -> None:
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        with suppress(ChildProcessError):
-            os.waitpid(pid, 0)
+def _end_children(*, spare: set[int]) -> None:
+    """End this process's children, and theirs, which become its own when their parents are gone."""
+    while pids := _children() - spare:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
 
 def _children() -> set[int]:

@@ -21,7 +21,8 @@ from strongroom.base.errors import FormatError, StrongroomError, UnavailableErro
 from strongroom.base.limits import LIMITS
 from strongroom.wire.model import TeeKind
 
-_TIMEOUT_S: Final = 120.0
+_TIMEOUT_S: Final = 600.0
+"""The first measurement reads hundreds of megabytes, on a busy machine for minutes; a platform that ends closes."""
 _ACTION: Final = "Start the simulated platform (`strongroom up`), and check the path of its socket."
 
 
