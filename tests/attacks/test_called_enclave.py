@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,9 @@ def test_a_virtual_machine_that_is_called_an_enclave_ends_spark_with_its_agent(p
     """Its evidence, which is believed, says that it is none: what is left out in enclaves is not left out here."""
     pod = pods.driver(pods.runner.ticket(), java=WAITS, device=DeviceSetting(kind=called))
     (pod.folder / "tee.json").write_text(json.dumps({"kind": "tdx"}))
-    with pod.start() as process:
+    with ExitStack() as stack:
+        process = stack.enter_context(pod.start())
+        stack.callback(process.kill)
         wait_until((pod.seen / "waits").exists)
         spark = int((pod.seen / "pid").read_text())
         assert "ActiveProcessorCount" not in (pod.seen / "conf" / "java.options").read_text()

@@ -28,7 +28,7 @@ echo "$@" > "$STRONGROOM_SCRATCH/log/arguments"
 
 
 PARENT = """
-import dataclasses
+import dataclasses, os
 from pathlib import Path, PosixPath
 from strongroom.engine.runtime import SparkRuntime
 from strongroom.engine.cluster import StandaloneCluster
@@ -37,8 +37,9 @@ from strongroom.engine.spark import Application, Resources, start_driver
 node = InsecurePlainNode(runtime={runtime}, scratch=Path({scratch!r}), host="127.0.0.1")
 application = Application(name="x", entry_point=Path("/app/x.py"))
 cluster = StandaloneCluster(url="spark://h:1")
+nothing = os.open(os.devnull, os.O_WRONLY)  # what the child held of this process would be waited for
 child = start_driver(
-    node, cluster=cluster, application=application, resources=Resources(), stdout=2, stderr=2
+    node, cluster=cluster, application=application, resources=Resources(), stdout=nothing, stderr=nothing
 )
 print(child.pid)
 """
