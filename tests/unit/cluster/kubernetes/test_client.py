@@ -1,6 +1,9 @@
+import socket
 import ssl
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,11 +13,14 @@ from strongroom.base.errors import (
     AuthenticationError,
     ConfigurationError,
     ConflictError,
+    FormatError,
+    LimitError,
     NotFoundError,
     RefusedError,
     StrongroomError,
     UnavailableError,
 )
+from strongroom.cluster.kubernetes import client as module
 from strongroom.cluster.kubernetes.access import Access
 from strongroom.cluster.kubernetes.client import STRATEGIC, KubernetesClient
 
@@ -23,6 +29,33 @@ LABELS = {"strongroom.run": "0123"}
 
 def config_map(name: str, **labels: str) -> dict[str, object]:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": labels or LABELS}}
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """Answer one request with these bytes, whatever it asks for; yield the address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread.join(10)
+
+
+@contextmanager
+def client_of(server: str) -> Iterator[KubernetesClient]:
+    from kubernetes.client import Configuration  # noqa: PLC0415 - slow to load
+
+    access = Access(server=server, configuration=Configuration(), spark={}, environment={})
+    client = KubernetesClient(access, namespace=NAMESPACE)
+    yield client
+    client.close()
 
 
 def test_creates_finds_changes_and_deletes_objects(client: KubernetesClient) -> None:
@@ -182,3 +215,42 @@ def test_no_certificate_of_another_authority_is_believed(api: ApiServer) -> None
     assert api.requests == []
     assert client._pool.connection_pool_kw["cert_reqs"] in {ssl.CERT_REQUIRED, "CERT_REQUIRED"}
     client.close()
+
+
+def test_goes_nowhere_else_with_credentials_when_told_to(api: ApiServer) -> None:
+    """A whole answer stands there: who followed would take it for the cluster's."""
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods/p"
+    api.put("pods", {"metadata": {"name": "p"}})
+    moved = f"HTTP/1.1 307 Moved\r\nLocation: {api.url}{path}\r\nContent-Length: 0\r\n\r\n"
+    with answering(moved.encode()) as server, client_of(server) as client, pytest.raises(FormatError):
+        client.get("pods", "p")
+    assert api.requests == []
+
+
+@pytest.mark.parametrize("name", ["../configmaps/a", "a?watch=true", "a#b", "a/log"])
+def test_a_name_is_one_part_of_a_path(api: ApiServer, client: KubernetesClient, name: str) -> None:
+    """Names of pods are what the API says they are."""
+    client.create("configmaps", config_map("a"))
+    client.create("pods", {"metadata": {"name": "a"}})
+
+    assert client.get("pods", name) is None
+    assert client.delete("pods", name) is False
+    assert {kind for kind, _ in api.objects} == {"configmaps", "pods"}
+
+
+def test_an_answer_that_is_too_large_is_not_read(client: KubernetesClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.create("configmaps", config_map("a"))
+    monkeypatch.setattr(module, "_MAX_BYTES", 20)
+
+    with pytest.raises(LimitError, match="too large"):
+        client.get("configmaps", "a")
+
+
+def test_a_line_without_an_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_LINE_BYTES", 1000)
+    endless = b"HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n" + b"x" * 2000
+    with answering(endless) as server, client_of(server) as client:
+        log = client.log("p", container="x", follow=True)
+        with pytest.raises(LimitError, match="line"):
+            list(log)
+        log.stream.release()

@@ -31,6 +31,21 @@ def test_refuses_what_is_not_one_object(text: bytes) -> None:
         parse_yaml(text, what="the file")
 
 
+def test_no_tag_of_a_document_runs_code(tmp_path: Path) -> None:
+    """What it would make is an object of ours, so only what it would do beside that tells."""
+    ran = tmp_path / "ran"
+    with pytest.raises(ConfigurationError, match="the file is not YAML"):
+        parse_yaml(f"a: !!python/object/apply:os.mkdir ['{ran}']".encode(), what="the file")
+    assert not ran.exists()
+
+
+def test_an_object_that_is_too_large_is_not_read() -> None:
+    text = b"a: " + b"x" * ((1 << 20) - 3)
+    assert parse_yaml(text, what="the file").keys() == {"a"}
+    with pytest.raises(ConfigurationError, match="the file"):
+        parse_yaml(text + b"x", what="the file")
+
+
 def test_a_missing_template_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"driver\.yaml cannot be read"):
         read_template(tmp_path / "driver.yaml")
