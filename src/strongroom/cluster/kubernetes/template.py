@@ -226,6 +226,7 @@ def _merged(required: Manifest, own: Manifest, *, container_name: str | None) ->
     metadata = _merge_metadata(required["metadata"], own.get("metadata", {}), faults)
     own_spec = {name: value for name, value in own.get("spec", {}).items() if name != "containers"}
     container = _merge_container(required["spec"]["containers"][0], spark, faults)
+    faults += _overridden(required["spec"]["securityContext"], spark.get("securityContext"))
     needed = {name: value for name, value in required["spec"].items() if name != "containers"}
     spec = _merge_fields(needed, own_spec, path="spec", free=_POD_FIELDS, faults=faults)
     return {**required, "metadata": metadata, "spec": {**spec, "containers": [container]}}, faults
@@ -240,6 +241,14 @@ def _merge_container(required: Manifest, own: Manifest, faults: list[Mismatch]) 
     """Merge Spark's container; its name stays the person's, so that their own `kubectl logs -c` finds it."""
     renamed = {**required, "name": own.get("name", required["name"])}
     return _merge_fields(renamed, own, path="spec.containers", free=_CONTAINER_FIELDS, faults=faults)
+
+
+def _overridden(pods: Manifest, containers: Any) -> Iterator[Mismatch]:  # noqa: ANN401 - JSON
+    """Yield what Spark's container says otherwise than its pod: in Kubernetes the container's word counts."""
+    for name in sorted(pods.keys() & containers.keys()) if isinstance(containers, dict) else []:
+        if containers[name] != pods[name]:
+            path = f"spec.containers.securityContext.{name}"
+            yield Mismatch(name=path, expected=_shown(pods[name]), actual=_shown(containers[name]))
 
 
 def _merge_fields(
