@@ -117,10 +117,17 @@ def test_what_was_changed_on_its_way_is_noticed(edit: Any) -> None:
         state.result()
 
 
-@pytest.mark.parametrize("receipt", ["f" * 32 + ".receipt.json", "../../etc/passwd", OUTPUT])
-def test_files_of_another_name_are_not_written(receipt: str) -> None:
+@pytest.mark.parametrize(
+    ("receipt", "output"),
+    [
+        *((name, None) for name in ("f" * 32 + ".receipt.json", "../../etc/passwd", OUTPUT)),
+        *((RECEIPT, name) for name in ("f" * 32 + ".output.jwe", "../../etc/passwd", RECEIPT)),
+    ],
+)
+def test_files_of_another_name_are_not_written(receipt: str, output: str | None) -> None:
     state = state_of(pod())
-    state.saw_event(DRIVER, Finished(status=0, receipt=receipt, output=None, lines=0))
+    finish(state)
+    state.saw_event(DRIVER, Finished(status=0, receipt=receipt, output=output, lines=0))
 
     with pytest.raises(IntegrityError, match="another run"):
         state.result()
@@ -133,12 +140,15 @@ def test_what_others_deliver_counts_for_nothing() -> None:
     state.saw_event("exec-1", Finished(status=0, receipt=RECEIPT, output=None, lines=0))
 
     assert state.result() is None
+    for part in [*delivered_parts(RECEIPT, b"{}"), *delivered_parts(OUTPUT, b"sealed")]:
+        state.saw_event(DRIVER, part)
+    assert state.result() is None, "an executor does not say that the run is over"
     stray = Delivered.from_object(next(delivered_parts("other.file", b"x")).model_dump(mode="json"))
     state.saw_event(DRIVER, stray)
     finish(state)
     found = state.result()
     assert found is not None
-    assert set(found.files) == {RECEIPT, OUTPUT}
+    assert found.files == {RECEIPT: b"{}", OUTPUT: b"sealed"}
 
 
 def test_a_driver_that_gave_up_says_why() -> None:
