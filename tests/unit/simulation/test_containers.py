@@ -192,5 +192,6 @@ def test_more_files_than_in_any_image_are_refused(image: Image, monkeypatch: pyt
 
 def test_names_and_contents_do_not_run_into_each_other() -> None:
     one = files_digest({"etc/a": "link b", "etc/c": "link d"})
-    assert files_digest({"etc/a": "link b\netc/c\0link d"}) != one
+    assert files_digest({"etc/a": "link betc/clink d"}) != one
+    assert files_digest({"etc/al": "ink b", "etc/c": "link d"}) != one
     assert files_digest({"etc/c": "link d", "etc/a": "link b"}) == one
