@@ -7,7 +7,9 @@ What is changed on a real cluster is in `tests/kubernetes`.
 import io
 import json
 import os
+import signal
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -439,6 +441,26 @@ def test_a_malformed_workload_token_goes_nowhere(pods: Pods, executor: Pod) -> N
     assert "no token" not in ended.log
 
 
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+def test_what_an_application_leaves_behind_stays_below_its_agent(pods: Pods) -> None:
+    """An orphan that became init's child would look like no part of a TEE, and could ask to be one itself."""
+
+    def leaves_an_orphan(gate: Path) -> str:
+        leave = '(sleep 600 & echo $! > "$seen/new"); mv "$seen/new" "$seen/orphan"'
+        return f'{leave}; until [ -e "{gate}" ]; do sleep 0.05; done'
+
+    with pods.open_run(pods.runner.ticket(), java=leaves_an_orphan) as run:
+        wait_until((run.pod.seen / "orphan").exists)
+        orphan = int((run.pod.seen / "orphan").read_text())
+        try:
+            assert parent_of(orphan) == run.process.pid
+        finally:
+            os.kill(orphan, signal.SIGKILL)
+        assert run.release().status == 0
+
+
 # --- what the host sees ----------------------------------------------------------------------------------------------
 
 
@@ -448,3 +470,14 @@ def test_the_pods_log_shows_nothing_that_the_application_says(pods: Pods) -> Non
     for shown in (ended.log, ended.errors, ended.last_words):
         assert "canary" not in shown
     assert all(b"canary" not in path.read_bytes() for path in pods.archive.rglob("*") if path.is_file())
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
