@@ -152,6 +152,24 @@ def test_pods_of_services_have_no_token_no_shell_and_limits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SETS)
+def test_pods_of_services_have_no_rights_on_their_node(name: str) -> None:
+    for workload, template in pod_templates(golden(name)):
+        if workload == "simulated-platform":
+            continue  # it looks at other pods' processes
+        spec = template["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace"} & spec.keys()
+        assert not any("hostPath" in each for each in spec["volumes"])
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+
+
+@pytest.mark.parametrize("name", SETS)
 def test_secrets_are_mounted_where_they_are_copied_from_alone(name: str) -> None:
     for workload, template in pod_templates(golden(name)):
         secrets = {each["name"] for each in template["spec"]["volumes"] if "secret" in each}
@@ -228,6 +246,37 @@ def test_a_volume_with_keys_is_never_deleted(name: str) -> None:
         if each["kind"] == "PersistentVolumeClaim" and each["metadata"]["name"] != "simulated-platform":
             assert each["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
         assert each["kind"] != "StatefulSet" or "volumeClaimTemplates" not in each["spec"]
+
+
+@pytest.mark.parametrize("name", sorted(SETS.keys() - {"sgx"}))  # which has no network policies
+def test_services_and_runs_are_reached_by_those_who_are_named(name: str) -> None:
+    """In Kubernetes a rule without peers, and a peer with an empty selector of namespaces, is everybody."""
+    objects = golden(name)
+    services = {workload for workload, _ in pod_templates(objects)} - {"simulated-platform"}
+    policies = {
+        (each["metadata"].get("namespace", NAMESPACE), each["metadata"]["name"]): each["spec"]
+        for each in objects
+        if each["kind"] == "NetworkPolicy"
+    }
+    run_namespaces = {each["metadata"]["namespace"] for each in objects if each["kind"] == "Role"}
+    for namespace in run_namespaces:
+        own = {"matchLabels": {"app.kubernetes.io/part-of": "strongroom"}}
+        assert policies[namespace, "strongroom-runs"] == {
+            "podSelector": own,
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"podSelector": own}]}],
+        }
+    for service in services:
+        spec = policies[NAMESPACE, service]
+        assert set(spec["policyTypes"]) == {"Ingress", "Egress"}
+        for rule in spec["ingress"]:
+            assert rule["ports"] == [{"port": "https"}]
+            assert rule["from"]
+            for peer in rule["from"]:
+                assert peer
+                assert all(peer.values()), peer
+        for rule in spec["egress"]:
+            assert rule["ports"]
 
 
 def test_roles_are_lists_without_stars() -> None:
