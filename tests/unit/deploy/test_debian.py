@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from deploy.images import debian
 
-from strongroom.base.errors import RefusedError
+from strongroom.base.errors import IntegrityError, RefusedError
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,14 @@ def test_permissions_are_two(tmp_path: Path) -> None:
 def test_refuses_a_package_with_a_program_that_takes_somebody_elses_rights(tmp_path: Path) -> None:
     with members(("./bin/su", 0o4755, b"x")) as archive, pytest.raises(RefusedError, match="usr/bin/su"):
         debian._unpack(archive, archive.getmembers()[0], tmp_path)
+
+
+def test_a_package_that_changed_since_it_was_fetched_is_not_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "x.deb").write_bytes(b"another one")
+    fetched = debian.DebianPackage(name="x", version="1", architecture="amd64", file="x.deb", sha256="0" * 64)
+    with pytest.raises(IntegrityError, match="has changed"):
+        debian.unpack([fetched], tmp_path, tmp_path / "root")
+    assert not (tmp_path / "root").exists()
 
 
 def test_licences_are_those_of_the_copyright_file(tmp_path: Path) -> None:

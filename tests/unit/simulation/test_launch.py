@@ -1,11 +1,15 @@
+import os
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
 from strongroom.attestation.evidence.simulated import ENTRIES, entry_command
 from strongroom.base.errors import ConfigurationError, RefusedError
-from strongroom.simulation.containers import Container, ImageMark
-from strongroom.simulation.launch import started_as, started_in
+from strongroom.simulation.containers import MARK, Container, ContainerMeasurer, ImageMark
+from strongroom.simulation.launch import Launches, started_as, started_in
+from strongroom.simulation.measure import Measurer
+from strongroom.simulation.processes import Process
 
 
 @pytest.fixture
@@ -109,3 +113,84 @@ def test_another_interpreter_of_a_container_is_refused(container: Container, pyt
 def test_a_container_is_no_way_around_variables_of_the_loader(container: Container) -> None:
     with pytest.raises(RefusedError, match="dynamic loader"):
         started_in(container, entry_command(container.mark.python, "strongroom.agent"), ["LD_PRELOAD"])
+
+
+class Image:
+    """The root of a container, with a mark and an interpreter that nobody executes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.interpreter = root / "usr/bin/python3"
+        self.interpreter.parent.mkdir(parents=True)
+        self.interpreter.write_text("interpreter")
+        (root / MARK).parent.mkdir()
+        (root / MARK).write_bytes(ImageMark(python="/usr/bin/python3", entries=("strongroom.agent",)).to_json())
+
+    def caller(self, *, executes: Path, ends: bool = False) -> Process:
+        """This process, as the kernel would show it if it were the entry of this container."""
+        image = self
+
+        class Caller(Process):
+            __slots__ = ()
+
+            @override
+            def root(self) -> Path:
+                return image.root
+
+            @override
+            def has_root(self, folder: Path) -> bool:
+                return image.root.samefile(folder)
+
+            @override
+            def command_line(self) -> list[str]:
+                return entry_command("/usr/bin/python3", "strongroom.agent")
+
+            @override
+            def environment_names(self) -> list[str]:
+                return []
+
+            @override
+            def executes(self, file: Path) -> bool:
+                return executes.samefile(file)
+
+            @override
+            def exists(self) -> bool:
+                return not ends
+
+        return Caller(os.getpid(), 0)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Image:
+    return Image(tmp_path / "root")
+
+
+def launch(process: Process) -> bytes:
+    return Launches(Measurer(), ContainerMeasurer()).launch(process, bytes(64), tee="sgx").measurement
+
+
+def test_an_entry_of_a_container_of_ours_is_launched(image: Image) -> None:
+    before = launch(image.caller(executes=image.interpreter))
+    (image.root / "usr/lib").mkdir()
+    (image.root / "usr/lib/evil.py").write_text("evil")
+    assert launch(image.caller(executes=image.interpreter)) != before
+
+
+def test_a_process_that_executes_something_else_than_its_containers_interpreter_is_refused(image: Image) -> None:
+    """Its command line is its own word; a volume may hold what it executes."""
+    evil = image.root / "evil"
+    evil.write_text("interpreter")
+    with pytest.raises(RefusedError, match="does not execute"):
+        launch(image.caller(executes=evil))
+
+
+def test_a_process_that_ends_while_it_is_measured_is_refused(image: Image) -> None:
+    """What was measured would be of whoever has its number by then."""
+    with pytest.raises(RefusedError, match="has ended"):
+        launch(image.caller(executes=image.interpreter, ends=True))
+
+
+def test_a_process_in_a_container_without_a_mark_is_refused(image: Image) -> None:
+    (image.root / MARK).unlink()
+    with pytest.raises(RefusedError, match="does not say what it is"):
+        launch(image.caller(executes=image.interpreter))
