@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 from strongroom.agent.pod import PodFolders, PodPlace, with_driver_key
 from strongroom.agent.report import Report
 from strongroom.agent.start import Start
-from strongroom.base.errors import ConfigurationError, EngineError, FormatError, StrongroomError
+from strongroom.base.errors import ConfigurationError, EngineError, FormatError, LimitError, StrongroomError
+from strongroom.base.limits import LIMITS
 from strongroom.base.workflow import Step
 from strongroom.engine.cluster import KubernetesCluster
 from strongroom.engine.settings import STANDALONE
@@ -65,6 +67,23 @@ def test_what_is_no_token_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_a_folder_in_the_tokens_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / IDENTITY).mkdir()
     with pytest.raises(StrongroomError):
+        place(tmp_path, []).workload_token(IDENTITY)
+
+
+def test_a_pipe_in_a_files_place_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / IDENTITY)
+    writer = os.open(tmp_path / IDENTITY, os.O_RDWR)
+    try:
+        os.write(writer, b"a.b.c")
+        with pytest.raises(FormatError, match="not a regular file"):
+            place(tmp_path, []).workload_token(IDENTITY)
+    finally:
+        os.close(writer)
+
+
+def test_a_file_that_is_too_large_is_not_read_in_part(tmp_path: Path) -> None:
+    (tmp_path / IDENTITY).write_bytes(b"a.b." + b"c" * LIMITS.token_bytes)
+    with pytest.raises(LimitError, match="larger than"):
         place(tmp_path, []).workload_token(IDENTITY)
 
 
