@@ -5,8 +5,10 @@ environment, further containers, and whatever else would change what the agent f
 other, the agent's needs do not give way; the contradiction is refused by its path in the template, all of them at once.
 """
 
+import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, Final, Literal, TypeAlias
 
 from strongroom.base.errors import ConfigurationError, Mismatch, RefusedError
@@ -315,7 +317,7 @@ def _taken_volumes(volumes: Any, *, path: str) -> Iterator[Mismatch]:  # noqa: A
 def _taken_mounts(mounts: Any, *, path: str) -> Iterator[Mismatch]:  # noqa: ANN401 - JSON
     for mount in mounts if isinstance(mounts, list) else []:
         place = str(mount.get("mountPath", "")) if isinstance(mount, dict) else ""
-        if f"{place}/".startswith(f"{_OUR_FOLDER}/"):
+        if PurePosixPath(posixpath.normpath(f"/{place.lstrip('/')}")).is_relative_to(_OUR_FOLDER):
             yield Mismatch(name=path, expected=f"a place outside {_OUR_FOLDER}", actual=place)
 
 

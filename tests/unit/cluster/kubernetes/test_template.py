@@ -144,6 +144,8 @@ def test_a_template_that_agrees_is_taken() -> None:
         (own(securityContext={"seccompProfile": {"type": "Unconfined"}}), "spec.containers.securityContext.seccompPro"),
         (own(volumeMounts=[{"name": "data", "mountPath": "/strongroom/package"}]), "spec.containers.volumeMounts"),
         (own(volumeMounts=[{"name": "data", "mountPath": "/strongroom"}]), "spec.containers.volumeMounts"),
+        (own(volumeMounts=[{"name": "data", "mountPath": "//strongroom/run"}]), "spec.containers.volumeMounts"),
+        (own(volumeMounts=[{"name": "data", "mountPath": "/data/../strongroom/"}]), "spec.containers.volumeMounts"),
         (own(tty=True), "spec.containers.tty"),
         (own_spec(restartPolicy="OnFailure"), "spec.restartPolicy"),
         (own_spec(serviceAccountName="admin"), "spec.serviceAccountName"),
