@@ -86,10 +86,7 @@ def test_a_machine_for_which_another_enclave_answers_gets_no_key(pod: Pod) -> No
 
 def test_a_machine_keeps_its_scratch_off_disks(pod: Pod, tmp_path: Path) -> None:
     """Even with evidence that a key service would believe: Linux says what scratch lies on."""
-    (pod.folder / "memory").unlink()
-    (tmp_path / "disk").mkdir()
-    (pod.folder / "memory").symlink_to(tmp_path / "disk")
-    pod.memory = tmp_path / "disk"
+    pod.lay_memory_on(tmp_path / "disk")
     assert "which the host can read" in refused(pod).failed.message
 
 

@@ -419,10 +419,7 @@ def test_a_changed_package_is_refused_before_any_key(executor: Pod, change: Call
 
 
 def test_a_memory_volume_on_a_disk_is_refused(driver: Pod, tmp_path: Path) -> None:
-    (driver.folder / "memory").unlink()
-    (tmp_path / "disk").mkdir()
-    (driver.folder / "memory").symlink_to(tmp_path / "disk")
-    driver.memory = tmp_path / "disk"
+    driver.lay_memory_on(tmp_path / "disk")
     assert "which the host can read" in refused(driver).failed.message
 
 

@@ -119,6 +119,13 @@ class Pod:
     def part(self, number: int) -> Path:
         return self.folder / "package" / package_part_name(number)
 
+    def lay_memory_on(self, disk: Path) -> None:
+        """Put a folder of a disk in the place of the memory volume, as a host could."""
+        self.memory.unlink()
+        disk.mkdir()
+        self.memory.symlink_to(disk)
+        self.memory = disk
+
     def start(self) -> subprocess.Popen[str]:
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
         return subprocess.Popen(

@@ -14,30 +14,17 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 from tests.support.installation import Ended, Installation, Submission, process_with, wait_until
+from tests.support.slow import slow_script
 
 from strongroom.base.workflow import Step
 
 pytestmark = pytest.mark.timeout(1800)
 
-# Writes the number of trips in each of 12 partitions; each takes a second, so that there is a middle of the run.
-SLOW = """
-import sys, time
-from pyspark.sql import SparkSession
-
-def counted(rows):
-    time.sleep(1)
-    yield (sum(1 for _ in rows),)
-
-spark = SparkSession.builder.getOrCreate()
-trips = spark.read.parquet(sys.argv[1]).select("pickup_location_id").repartition(12).rdd
-trips.mapPartitions(counted).toDF("trips int").write.mode("overwrite").parquet(sys.argv[2])
-"""
-
 
 @pytest.fixture(scope="module")
 def slow(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Submission:
     script = tmp_path_factory.mktemp("slow") / "slow.py"
-    script.write_text(SLOW)
+    script.write_text(slow_script(partitions=12))
     submission = Submission(
         script=script, arguments=("strongroom://trips", "strongroom://report/slow"), writes=("report",)
     )
@@ -159,7 +146,7 @@ def test_a_revocation_takes_effect_in_the_middle_of_a_run(
     installation: Installation, slow: Submission, tmp_path: Path, victim: str | None
 ) -> None:
     script = tmp_path / "slow.py"
-    script.write_text(SLOW.replace("repartition(12)", "repartition(40)") + f"# {victim}\n")
+    script.write_text(slow_script(partitions=40) + f"# {victim}\n")
     submission = replace(slow, script=script)
     installation.approve(submission)
 

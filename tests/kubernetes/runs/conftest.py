@@ -9,22 +9,9 @@ from tests.support.installation import Submission
 from tests.support.kubernetes.cluster import Cluster
 from tests.support.kubernetes.kubebox import Say
 from tests.support.kubernetes.runs import SIZES, Team, team_on, trips_folder
+from tests.support.slow import slow_script
 
 ROWS = 20_000
-
-# Writes the number of trips in each of 24 partitions; each takes a second, so that there is a middle of the run.
-SLOW = """
-import sys, time
-from pyspark.sql import SparkSession
-
-def counted(rows):
-    time.sleep(1)
-    yield (sum(1 for _ in rows),)
-
-spark = SparkSession.builder.getOrCreate()
-trips = spark.read.parquet(sys.argv[1]).select("pickup_location_id").repartition(24).rdd
-trips.mapPartitions(counted).toDF("trips int").write.mode("overwrite").parquet(sys.argv[2])
-"""
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +43,7 @@ def _clean(team: Team) -> Iterator[None]:
 def slow(team: Team, tmp_path_factory: pytest.TempPathFactory) -> Submission:
     """An application that has a middle."""
     script = tmp_path_factory.mktemp("slow") / "slow.py"
-    script.write_text(SLOW)
+    script.write_text(slow_script(partitions=24))
     submission = Submission(
         script=script,
         arguments=("strongroom://trips", "strongroom://report/slow"),

@@ -28,6 +28,7 @@ from tests.support.kubernetes.edits import (
     descriptor,
     executors,
     opened_runs,
+    send,
     signed,
     template,
     wrapped,
@@ -38,15 +39,12 @@ from tests.support.leaks import LeakSearch, summary
 from tests.support.needles import needles_of
 from tests.support.watched_runs import mark
 
-from strongroom.base.clock import SystemClock
 from strongroom.base.encoding import from_b64url, to_b64url
 from strongroom.base.errors import StrongroomError
 from strongroom.clients.pinned import PinnedHttp
 from strongroom.cluster.kubernetes.render import Rendered
-from strongroom.cluster.kubernetes.submission import start_run
 from strongroom.crypto.jose import sign_jws, unverified_payload
 from strongroom.crypto.keys import SigningKey
-from strongroom.engine.runtime import runtime_of_this_installation
 from strongroom.submit.run import load_trust
 from strongroom.submit.services import trusted_service
 from strongroom.wire.key_service import JOIN_TYP, JoinRequest
@@ -266,14 +264,7 @@ def mutated(cluster: LocalCluster, namespace: str, *, variable: str, value: str)
 def test_a_second_driver_for_a_ticket_gets_no_key(team: Team, count: Submission) -> None:
     rendered, client, access = signed(team, count)
     for expected in ("Succeeded", "Failed"):
-        start_run(
-            rendered,
-            client=client,
-            access=access,
-            runtime=runtime_of_this_installation(),
-            clock=SystemClock(),
-            tell=lambda _text: None,
-        )
+        send(rendered, client, access)
         name = rendered.names.driver_pod
         assert team.cluster.ended(name, team.runs, timeout_s=300) == expected, team.cluster.log(name, team.runs)
         log = team.cluster.log(name, team.runs)

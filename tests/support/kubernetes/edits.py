@@ -14,7 +14,7 @@ from strongroom.cli.commands.submit import places_of, request_of
 from strongroom.cli.commands.submit import submit as submit_command
 from strongroom.cli.kubernetes import CLUSTER_PARAMETERS, cluster_request
 from strongroom.cli.owner_keys import load_signing_key
-from strongroom.cluster.kubernetes.access import open_access
+from strongroom.cluster.kubernetes.access import Access, open_access
 from strongroom.cluster.kubernetes.client import KubernetesClient
 from strongroom.cluster.kubernetes.render import Rendered
 from strongroom.cluster.kubernetes.submission import start_run
@@ -56,7 +56,7 @@ class Attacked:
         return found[-1]
 
 
-def signed(team: Team, submission: Submission, **settings: str) -> tuple[Rendered, KubernetesClient, Any]:
+def signed(team: Team, submission: Submission, **settings: str) -> tuple[Rendered, KubernetesClient, Access]:
     """A run that is packed, signed and rendered, and not sent; with the administrator's own connection."""
     there = team.located(submission)
     words = [*team.access(), *team.placement(**settings), *there.sizes, *there.command_line()]
@@ -78,19 +78,24 @@ def signed(team: Team, submission: Submission, **settings: str) -> tuple[Rendere
     return run.rendered, KubernetesClient(access, namespace=team.runs), access
 
 
-def attacked(team: Team, submission: Submission, edit: Edit, **settings: str) -> Attacked:
-    """Start a run whose objects were edited on their way, and wait for its driver's end."""
-    rendered, client, access = signed(team, submission, **settings)
-    edited = edit(rendered)
-    name = edited.names.driver_pod
+def send(rendered: Rendered, client: KubernetesClient, access: Access) -> None:
+    """Have the cluster start a run, as its submitter does."""
     start_run(
-        edited,
+        rendered,
         client=client,
         access=access,
         runtime=runtime_of_this_installation(),
         clock=SystemClock(),
         tell=lambda _text: None,
     )
+
+
+def attacked(team: Team, submission: Submission, edit: Edit, **settings: str) -> Attacked:
+    """Start a run whose objects were edited on their way, and wait for its driver's end."""
+    rendered, client, access = signed(team, submission, **settings)
+    edited = edit(rendered)
+    name = edited.names.driver_pod
+    send(edited, client, access)
     phase = team.cluster.ended(name, team.runs, timeout_s=300)
     client.close()
     return Attacked(
