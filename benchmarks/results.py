@@ -22,6 +22,8 @@ PREDECESSOR: Final[Mapping[int, float]] = {1: 1.30, 3: 1.16}
 """Protected over plain, by executors, as the predecessor published it for its own hardware and application."""
 
 _EXECUTION, _FIRST_TASK, _JOIN_MS, _AGENT_MB, _SERVICE_MB = 1.10, 1.3, 100, 80, 150
+_EARLY: Final = 40
+"""So many runs of `count` are told apart from the rest of the warm-up: in them Java compiles most."""
 Bound: TypeAlias = Literal["", "at most ", "at least "]
 _COLOURS: Final = {"count": "#8fa8c8", "report": "#1f4e79"}
 
@@ -154,6 +156,13 @@ The predecessor published {_predecessor()}. That was a `COUNT(*)`, which
 reads only the footers of Parquet files, on real SGX machines in a cloud, against plain Spark there. The numbers cannot
 be compared; they stand here because Strongroom set out from them. `count` asks the same; `report` reads the data.
 
+### While Java still compiles
+A session that just started is slower, on both sides, and the more of its time goes into compiling, the more of the
+protected side's own code is compiled in it too. Seconds of `count`: the median of the rounds' first runs, of runs 2 to
+{_EARLY}, and of the rest of the warm-up.
+
+{_warming_table(measured)}
+
 ## From the command to the first task, and to the complete cluster
 Seconds. Plain is `spark-submit` on a standalone cluster that is started for it; in the second column its Java has the
 same ahead-of-time cache as on the protected side.
@@ -177,6 +186,20 @@ def _execution_table(points: Iterable[Point]) -> str:
         for it in points
     ]
     return table(("application", "executors", "plain, s", "protected, s", "protected / plain"), rows)
+
+
+def _warming_table(measured: Measured) -> str:
+    rows = []
+    spans = {"first run": slice(1), f"runs 2 to {_EARLY}": slice(1, _EARLY), "the rest": slice(_EARLY, None)}
+    for name, span in spans.items():
+        for executors in measured.executors():
+
+            def seconds(session: Session, span: slice = span) -> float:
+                return median(session.warming["count"][span])
+
+            plain, protected = (measured.median(side, executors, seconds) for side in ("plain-aot", "protected"))
+            rows.append((name, executors, f"{plain:.2f}", f"{protected:.2f}", f"{protected / plain:.2f}"))
+    return table(("count", "executors", "plain, s", "protected, s", "protected / plain"), rows)
 
 
 def _start_table(measured: Measured) -> str:

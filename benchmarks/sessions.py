@@ -13,7 +13,7 @@ EXAMPLES = HERE.parent / "examples" / "nyctaxi"
 APPLICATIONS = {"count": EXAMPLES / "count.py", "report": EXAMPLES / "report.py"}
 MEASURED_RUNS = {"count": 15, "report": 1}
 """How often each application is measured in a session, after `WARM_UPS`."""
-WARM_UPS = {"count": 40, "report": 1}
+WARM_UPS = {"count": 80, "report": 1}
 """How often it runs before that: a run of `count` is so short that Java still compiles in its first dozens."""
 
 EXECUTOR_CORES = 1
@@ -37,6 +37,7 @@ class Session:
         first_task_s: From the command to the end of the first task.
         initialisation_s: From the command until every executor was there.
         seconds: The measured runs of each application, without the warm-up.
+        warming: The runs before them, from the session's first on.
         printed: What the applications printed, without durations: equal on all sides.
         agent_mb: Memory of the largest agent, where there are agents.
         busy_before: Share of the machine that others used just before, from 0 to 1: it should be near 0.
@@ -49,6 +50,7 @@ class Session:
     first_task_s: float
     initialisation_s: float
     seconds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    warming: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     printed: tuple[str, ...] = ()
     agent_mb: float | None = None
     busy_before: float = 0.0
@@ -85,9 +87,11 @@ def read_session(output: str, *, side: str, executors: int, number: int, started
     if not {"first-task", "ready"} <= at.keys():
         raise BenchmarkError(f"the {side} side did not start: {output[-2000:]}")
     seconds: dict[str, tuple[float, ...]] = {}
+    warming: dict[str, tuple[float, ...]] = {}
     for event in events:
-        if event["event"] == "ran" and event["number"] > 0:
-            seconds[event["application"]] = (*seconds.get(event["application"], ()), event["seconds"])
+        if event["event"] == "ran":
+            runs = seconds if event["number"] > 0 else warming
+            runs[event["application"]] = (*runs.get(event["application"], ()), event["seconds"])
     lines = (line for line in output.splitlines() if not line.startswith((_MARK, _VARIES)))
     return Session(
         side=side,
@@ -96,6 +100,7 @@ def read_session(output: str, *, side: str, executors: int, number: int, started
         first_task_s=round(at["first-task"] - started, 3),
         initialisation_s=round(at["ready"] - started, 3),
         seconds=seconds,
+        warming=warming,
         printed=tuple(dict.fromkeys(lines)),
     )
 

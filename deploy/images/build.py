@@ -1,10 +1,11 @@
 """Build the images of Strongroom's containers, without a daemon: the same bytes each time.
 
-    deploy/images/build.py [--only spark|service] [--out build/images]
+    deploy/images/build.py [--only spark|service] [--aot-cache] [--out build/images]
 
 For each image NAME it writes into the folder: `NAME.oci.tar`, the image; `NAME.digest`; `NAME.sbom.json`, what it is
-made of; `NAME.measurement.json`, what simulated hardware measures of its containers. What is fetched is kept in
-$STRONGROOM_E2E_DIR, by default a folder in the user's cache.
+made of; `NAME.measurement.json`, what simulated hardware measures of its containers. With `--aot-cache` there is
+`spark-aot` as well, which is `spark` and one more layer. What is fetched is kept in $STRONGROOM_E2E_DIR, by default a
+folder in the user's cache.
 """
 
 import argparse
@@ -78,9 +79,9 @@ class Image:
     has_shell: bool = False
 
     @property
-    def reference(self) -> str:
-        """Repository and tag by which a container runtime knows it once it is imported."""
-        return f"localhost/strongroom-{self.name}:{__version__}"
+    def repository(self) -> str:
+        """The repository by which a container runtime knows it once it is imported; its tag is the version."""
+        return f"localhost/strongroom-{self.name}"
 
 
 IMAGES: Final = (
@@ -117,7 +118,7 @@ class Options:
         cache: The folder for what is fetched.
         mirror: Debian's archive, where it is not Debian's own.
         refresh: Fetch Debian's packages anew.
-        with_aot_cache: Add Java's ahead-of-time cache to the image with Spark.
+        with_aot_cache: Write the image with Spark a second time, with Java's ahead-of-time cache.
     """
 
     out: Path
@@ -127,17 +128,14 @@ class Options:
     with_aot_cache: bool = False
 
 
-def build(image: Image, options: Options) -> str:
+def build(image: Image, options: Options) -> None:
     """Build an image, and write everything about it.
 
     1. Unpack Debian's packages, add what no package brings, compile Python's library: the first layer.
     2. Unpack the Python packages of the lock, and compile them: the second layer.
     3. Unpack Strongroom, compile it, and build what Spark needs of it in the image itself: the third layer.
-    4. With an ahead-of-time cache, that is a layer of its own, the only one that is another one each time.
-    5. Write the archive; list what is in it; measure it.
-
-    Returns:
-        The image's digest.
+    4. Write the archive; list what is in it; measure it.
+    5. With an ahead-of-time cache: a second image, with a layer more, the only one that is another one each time.
 
     Raises:
         StrongroomError: It could not be built.
@@ -178,29 +176,41 @@ def build(image: Image, options: Options) -> str:
             if image.has_spark:
                 _set_up(root, with_aot_cache=False)
             layers.close()
+        components = [*_debian(system_packages, root), *_python(python_packages), *_java(packages)]
+        _write(image, layers, components, options.out)  # 4
         if image.has_spark and options.with_aot_cache:
-            with step(f"{image.name}: Java's ahead-of-time cache"):  # 4
+            with step(f"{image.name}: Java's ahead-of-time cache"):  # 5
                 _set_up(root, with_aot_cache=True)
                 layers.close()
-        with step(f"{image.name}: archive"):  # 5
-            archive = options.out / f"{image.name}.oci.tar"
-            digest = oci.write_archive(
-                archive, name=image.reference, layers=layers.closed, config=_config(image), with_shell=image.has_shell
-            )
-            measured = measure_archive(archive)
-            components = [*_debian(system_packages, root), *_python(python_packages), *_java(packages)]
-        bill = sbom.document(
-            name=image.reference.rpartition(":")[0],
-            version=__version__,
-            digest=digest,
-            components=components,
-            properties={"files": measured.files, "python": debian.PYTHON, "suite": debian.SUITE},
+            _write(image, layers, components, options.out, variant="-aot")
+
+
+def _write(
+    image: Image, layers: "Layers", components: Sequence[sbom.Component], out: Path, *, variant: str = ""
+) -> None:
+    """Write an image's archive and everything about it; a variant's names and tag end with its name."""
+    name = f"{image.name}{variant}"
+    with step(f"{name}: archive"):
+        archive = out / f"{name}.oci.tar"
+        digest = oci.write_archive(
+            archive,
+            name=f"{image.repository}:{__version__}{variant}",
+            layers=layers.closed,
+            config=_config(image),
+            with_shell=image.has_shell,
         )
-        (options.out / f"{image.name}.sbom.json").write_bytes(bill)
-        (options.out / f"{image.name}.measurement.json").write_text(json.dumps(measured.to_json(), indent=1) + "\n")
-        (options.out / f"{image.name}.digest").write_text(f"{digest}\n")
-    say(f"{image.name}: {archive.stat().st_size >> 20} MB, {digest}")
-    return digest
+        measured = measure_archive(archive)
+    bill = sbom.document(
+        name=image.repository,
+        version=__version__,
+        digest=digest,
+        components=components,
+        properties={"files": measured.files, "python": debian.PYTHON, "suite": debian.SUITE},
+    )
+    (out / f"{name}.sbom.json").write_bytes(bill)
+    (out / f"{name}.measurement.json").write_text(json.dumps(measured.to_json(), indent=1) + "\n")
+    (out / f"{name}.digest").write_text(f"{digest}\n")
+    say(f"{name}: {archive.stat().st_size >> 20} MB, {digest}")
 
 
 class Layers:
@@ -311,7 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--aot-cache",
         action="store_true",
-        help="add Java's ahead-of-time cache: starts faster, never the same",
+        help="write `spark-aot` as well, with Java's ahead-of-time cache: starts faster, never the same",
     )
     given = parser.parse_args(arguments)
     os.umask(0o022)

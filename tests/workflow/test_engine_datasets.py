@@ -258,3 +258,26 @@ def test_a_process_asks_once_for_each_file(cluster: Cluster, dataset: Dataset) -
         cluster.run(f'result = spark.read.parquet("strongroom://{dataset.name}").count()')
     questions = cluster.worker_socket.asked[asked:]
     assert questions.count("open") == questions.count("decryption") == files == 3
+
+
+def test_a_dataset_is_listed_once_until_this_process_changes_it(cluster: Cluster, dataset: Dataset) -> None:
+    def count() -> int:
+        found: int = cluster.run(f'result = spark.read.parquet("strongroom://{dataset.name}/*").count()')
+        return found
+
+    cluster.run(f'rows.write.parquet("strongroom://{dataset.name}/a")')
+    first = count()
+    asked = len(cluster.driver_socket.asked)
+    assert count() == first
+    assert "list" not in cluster.driver_socket.asked[asked:]
+
+    cluster.run(f'rows.write.parquet("strongroom://{dataset.name}/b")')
+    assert count() == 2 * first
+    cluster.run(f"""
+        path = spark._jvm.org.apache.hadoop.fs.Path("strongroom://{dataset.name}/a")
+        files = path.getFileSystem(spark._jsc.hadoopConfiguration())
+        assert files.exists(path)
+        assert files.delete(path, True)
+        assert not files.exists(path)
+    """)
+    assert count() == first

@@ -13,7 +13,8 @@ import org.apache.hadoop.fs.Path;
 /**
  * What the agent is asked about datasets. Every question is preceded by the guard.
  *
- * <p>Where a file lies and what its key is does not change during a run, so each process asks once for each file.
+ * <p>Where a file lies and what its key is does not change during a run, so each process asks once for each file. What a
+ * dataset lists is changed by the driver's process alone, so that one asks again only when it has changed something.
  */
 final class Agent {
   /** The value of a length that only storage knows. */
@@ -21,23 +22,27 @@ final class Agent {
 
   private static final Map LOCATED = new Recent();
   private static final Map KEYS = new Recent();
+  private static final Map LISTINGS = new Recent();
+
+  /** How often this process has changed a view; {@code LISTINGS} guards it. */
+  private static long changes;
 
   private Agent() {}
 
-  /** The answers about the files that were asked for last. */
+  /** The answers about the places that were asked for last. */
   private static final class Recent extends LinkedHashMap {
-    private static final int FILES = 10000;
+    private static final int PLACES = 10000;
 
     protected boolean removeEldestEntry(Map.Entry eldest) {
-      return size() > FILES;
+      return size() > PLACES;
     }
 
-    public synchronized Object get(Object file) {
-      return super.get(file);
+    public synchronized Object get(Object place) {
+      return super.get(place);
     }
 
-    public synchronized Object put(Object file, Object answer) {
-      return super.put(file, answer);
+    public synchronized Object put(Object place, Object answer) {
+      return super.put(place, answer);
     }
   }
 
@@ -111,8 +116,27 @@ final class Agent {
     ask("binding", new DatasetPath(dataset, ""), false);
   }
 
-  /** Returns every file at or below a place; only the driver's agent knows. */
+  /** Returns every file at or below a place; only the driver's agent knows. The array is not the caller's to change. */
   static Listed[] list(DatasetPath place) throws IOException {
+    Guard.check();
+    long before;
+    synchronized (LISTINGS) {
+      Listed[] known = (Listed[]) LISTINGS.get(place);
+      if (known != null) {
+        return known;
+      }
+      before = changes;
+    }
+    Listed[] listed = askForList(place);
+    synchronized (LISTINGS) {
+      if (changes == before) {
+        LISTINGS.put(place, listed);
+      }
+    }
+    return listed;
+  }
+
+  private static Listed[] askForList(DatasetPath place) throws IOException {
     JsonNode files = KeySocket.field(ask("list", place, true), "files");
     Listed[] listed = new Listed[files.size()];
     for (int i = 0; i < listed.length; i++) {
@@ -158,7 +182,11 @@ final class Agent {
 
   /** Takes every file at or below a place out of this run's view; returns how many. */
   static int remove(DatasetPath place) throws IOException {
-    return KeySocket.field(ask("remove", place, true), "removed").asInt();
+    try {
+      return KeySocket.field(ask("remove", place, true), "removed").asInt();
+    } finally {
+      forgetListings();
+    }
   }
 
   /**
@@ -178,7 +206,19 @@ final class Agent {
       file.put("path", (String) entry.getKey());
       file.put("length_bytes", ((Long) entry.getValue()).longValue());
     }
-    KeySocket.ask(question);
+    try {
+      KeySocket.ask(question);
+    } finally {
+      forgetListings();
+    }
+  }
+
+  /** Called when a view was changed, or may have been. */
+  private static void forgetListings() {
+    synchronized (LISTINGS) {
+      changes++;
+      LISTINGS.clear();
+    }
   }
 
   private static JsonNode ask(String operation, DatasetPath place, boolean withPath) throws IOException {

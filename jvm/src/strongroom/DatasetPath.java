@@ -41,10 +41,10 @@ final class DatasetPath {
   }
 
   public boolean equals(Object other) {
-    return other instanceof DatasetPath && toString().equals(other.toString());
+    return other instanceof DatasetPath && dataset.equals(((DatasetPath) other).dataset) && path.equals(((DatasetPath) other).path);
   }
 
   public int hashCode() {
-    return toString().hashCode();
+    return 31 * dataset.hashCode() + path.hashCode();
   }
 }

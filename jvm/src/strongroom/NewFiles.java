@@ -65,15 +65,22 @@ final class NewFiles {
    * @throws FileNotFoundException it has not
    */
   static long length(DatasetPath file) throws IOException {
-    NewFile entry = (NewFile) FILES.get(file);
-    if (entry != null) {
-      synchronized (entry) {
-        if (entry.lengthBytes != Agent.LENGTH_UNKNOWN) {
-          return entry.lengthBytes;
-        }
-      }
+    long lengthBytes = lengthIfFinished(file);
+    if (lengthBytes == Agent.LENGTH_UNKNOWN) {
+      throw new FileNotFoundException("strongroom: " + file + " was not finished. Look for an earlier error in this task.");
     }
-    throw new FileNotFoundException("strongroom: " + file + " was not finished. Look for an earlier error in this task.");
+    return lengthBytes;
+  }
+
+  /** Returns the length of a file that this process has finished, or {@code Agent.LENGTH_UNKNOWN}. */
+  static long lengthIfFinished(DatasetPath file) {
+    NewFile entry = (NewFile) FILES.get(file);
+    if (entry == null) {
+      return Agent.LENGTH_UNKNOWN;
+    }
+    synchronized (entry) {
+      return entry.lengthBytes;
+    }
   }
 
   /** Forgets a file, when its task has ended. */

@@ -156,13 +156,13 @@ public final class StrongroomFileSystem extends FileSystem {
   }
 
   private FileStatus openedStatus(DatasetPath place) throws IOException {
-    try {
-      return file(place.path, NewFiles.length(place));
-    } catch (FileNotFoundException e) {
-      Agent.Located located = Agent.open(place);
-      boolean known = located.lengthBytes != Agent.LENGTH_UNKNOWN;
-      return file(place.path, known ? located.lengthBytes : physicalLength(place, located.location));
+    long finishedBytes = NewFiles.lengthIfFinished(place);
+    if (finishedBytes != Agent.LENGTH_UNKNOWN) {
+      return file(place.path, finishedBytes);
     }
+    Agent.Located located = Agent.open(place);
+    boolean known = located.lengthBytes != Agent.LENGTH_UNKNOWN;
+    return file(place.path, known ? located.lengthBytes : physicalLength(place, located.location));
   }
 
   private FileStatus file(String path, long lengthBytes) {

@@ -20,7 +20,7 @@ from tests.support.charts import CHART
 from tests.support.installation import Ended, Submission
 from tests.support.installed_chart import InstalledChart, service_image
 from tests.support.kubernetes.cluster import Cluster, CommandError
-from tests.support.kubernetes.images import product_archive
+from tests.support.kubernetes.images import WITH_CACHE, product_archive
 from tests.support.kubernetes.kubebox import Say
 from tests.support.kubernetes.site import state_folder
 
@@ -347,12 +347,12 @@ class UnderWay:
 @contextmanager
 def team_on(cluster: Cluster, root: Path, *, trips: Path, say: Say, options: tuple[str, ...] = ()) -> Iterator[Team]:
     """A team whose services are installed and reached, with the datasets `trips` and `report`."""
-    spark = product_archive("spark", state_folder(), say=say)
+    spark = product_archive(WITH_CACHE, state_folder(), say=say)
     for name in ("home", "tmp"):
         (root / name).mkdir(exist_ok=True)
     environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": f"{root}/home", "TMPDIR": f"{root}/tmp"}
     mark = secrets.token_hex(3)
-    measured = ("--measurements", str(spark.path.with_name("spark.measurement.json")))
+    measured = ("--measurements", str(spark.path.with_name(f"{WITH_CACHE}.measurement.json")))
     team = Team(
         root=root,
         environment=environment,
