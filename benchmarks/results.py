@@ -157,9 +157,8 @@ reads only the footers of Parquet files, on real SGX machines in a cloud, agains
 be compared; they stand here because Strongroom set out from them. `count` asks the same; `report` reads the data.
 
 ### While Java still compiles
-A session that just started is slower, on both sides, and the more of its time goes into compiling, the more of the
-protected side's own code is compiled in it too. Seconds of `count`: the median of the rounds' first runs, of runs 2 to
-{_EARLY}, and of the rest of the warm-up.
+A session that just started is slower, on both sides. Seconds of `count` in the warm-up: the first run, runs 2 to
+{_EARLY}, and the rest of it; medians over the rounds.
 
 {_warming_table(measured)}
 

@@ -1,6 +1,8 @@
-"""Tests on a Kubernetes cluster: one for the whole session, made here or the user's own."""
+"""Tests on a Kubernetes cluster: one for each process of the session, made here, or the user's own."""
 
 import os
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +19,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test's time is its own: making the cluster, and what it needs, does not count.
 
     The operator's page comes first: it installs a simulated platform where runs look for it, and a node has one there.
-    The team of `runs` has its own there from its first test to the session's end.
+    The team of `runs` has its own there from its first test to the session's end. Those runs come next, and longer
+    files before shorter ones: what takes longest is not to be what is left for one process.
     """
-    items.sort(key=lambda item: item.path != _HERE / "test_install_page.py")
+    tests = Counter(item.path for item in items)
+    items.sort(
+        key=lambda item: (
+            item.path != _HERE / "test_install_page.py",
+            item.path.parent != _HERE / "runs",
+            -tests[item.path],
+            item.path,
+        )
+    )
     for item in items:
         if item.path.is_relative_to(_HERE) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(600, func_only=True))
@@ -30,20 +41,25 @@ def say(pytestconfig: pytest.Config) -> Say:
     """Shows a line of progress while tests run."""
     reporter = pytestconfig.pluginmanager.getplugin("terminalreporter")
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
 
     def shown(text: str) -> None:
         with capture.global_and_fixture_disabled():
-            reporter.ensure_newline()
-            reporter.write_line(text)
+            if worker is not None:
+                sys.stderr.write(f"\n[{worker}] {text}\n")
+                sys.stderr.flush()
+            else:
+                reporter.ensure_newline()
+                reporter.write_line(text)
 
     return shown
 
 
 @pytest.fixture(scope="session")
 def cluster(say: Say) -> Iterator[Cluster]:
-    """The cluster of this session; without root its tests are left out, and with CI set that is a failure."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        pytest.fail("there is one cluster, for one process: run these tests with `--numprocesses 0`")
+    """The cluster of this process; without root its tests are left out, and with CI set that is a failure."""
+    if "KUBECONFIG" in os.environ and "PYTEST_XDIST_WORKER" in os.environ:
+        pytest.fail("the cluster of KUBECONFIG is for one process: run these tests with `--numprocesses 0`")
     try:
         with opened_cluster(say=say) as opened:
             yield opened

@@ -1,11 +1,12 @@
 """Runs every test: `python -m tests.support.suite [PYTEST-OPTION...]`.
 
-Two runs of pytest, one after the other: all tests that share this machine among them, and those on a Kubernetes
-cluster, which are one process. What the cluster needs is built meanwhile, with what the first run leaves of the
+Two runs of pytest, one after the other: all tests that share this machine among them, and those on Kubernetes, where
+each process has a cluster of its own. What clusters need is built meanwhile, with what the first run leaves of the
 processors.
 """
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,9 @@ from tests.support.kubernetes.processes import bound
 CLUSTER_TESTS: Final = "tests/kubernetes"
 _SHARED: Final = ("--numprocesses", "auto", "--dist", "loadfile")
 _ALONE: Final = ("--numprocesses", "0")
+_CLUSTER_GIB: Final = 6
+"""Memory for each cluster with what runs on it."""
+_MAX_CLUSTERS: Final = 4
 _NO_TESTS: Final = 5
 _ROOT: Final = Path(__file__).parents[2]
 
@@ -46,7 +50,7 @@ class Counts:
 
 def main() -> int:
     """Run the tests; return 0 when all passed."""
-    shared, alone = split(sys.argv[1:])
+    shared, alone = split(sys.argv[1:], clusters=clusters())
     ended = []
     with (
         tempfile.TemporaryDirectory(prefix="strongroom-suite-") as name,
@@ -68,21 +72,32 @@ def _run(arguments: Sequence[str], report: Path) -> tuple[int, Counts]:
     return status, read_counts(report.read_text()) if report.exists() else Counts()
 
 
-def split(arguments: Sequence[str]) -> tuple[list[str] | None, list[str] | None]:
+def clusters() -> int:
+    """Return how many clusters are made: one where KUBECONFIG names it, or as many as this machine is good for."""
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
+    wanted = len(os.sched_getaffinity(0)) + 1  # each waits for a third of its time
+    most = min(wanted, gib // _CLUSTER_GIB, _MAX_CLUSTERS)
+    return 1 if os.environ.get("KUBECONFIG") else max(1, most)
+
+
+def split(arguments: Sequence[str], *, clusters: int) -> tuple[list[str] | None, list[str] | None]:
     """Return the arguments of both runs; None for one in which there is nothing to run.
 
     Args:
         arguments: pytest's arguments. Which of them are tests is seen by whether they exist.
+        clusters: How many clusters there are for the second run, each with a process.
     """
+    several = ("--numprocesses", str(clusters), "--dist", "loadfile", "--no-loadscope-reorder")
+    alone = several if clusters > 1 else _ALONE
     named = [each for each in arguments if not each.startswith("-") and (_ROOT / each.partition("::")[0]).exists()]
     options = [each for each in arguments if each not in named]
     on_cluster = [each for each in named if Path(each.partition("::")[0]).is_relative_to(CLUSTER_TESTS)]
     others = [each for each in named if each not in on_cluster]
     if not named:
-        return [*_SHARED, f"--ignore={CLUSTER_TESTS}", *options], [*_ALONE, CLUSTER_TESTS, *options]
+        return [*_SHARED, f"--ignore={CLUSTER_TESTS}", *options], [*alone, CLUSTER_TESTS, *options]
     return (
         [*_SHARED, f"--ignore={CLUSTER_TESTS}", *options, *others] if others else None,
-        [*_ALONE, *options, *on_cluster] if on_cluster else None,
+        [*alone, *options, *on_cluster] if on_cluster else None,
     )
 
 

@@ -50,7 +50,7 @@ class PodNode:
             pod_ip="127.0.0.1",
             pod_name="report-exec-100",
         )
-        self.child: Child = start_pod_executor(node, executor, scheduling=STANDALONE)
+        self.child: Child = start_pod_executor(node, executor, scheduling=STANDALONE, settings={})
 
     @property
     def log(self) -> str:

@@ -226,7 +226,7 @@ class Tee:
     def _execute(self, place: Place, member: Membership) -> int:
         with ExitStack() as running:
             node = self._node(place, member, running)
-            executor = place.start_executor(node, stop=self.stop)
+            executor = place.start_executor(node, settings=member.application.description.settings, stop=self.stop)
             running.callback(end, executor)
             return wait_for(executor, others=[], stop=self.stop)
 

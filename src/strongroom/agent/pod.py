@@ -109,13 +109,13 @@ class PodPlace:
         template = with_driver_key(self.spark.executor_template, driver_key)
         yield OpenCluster(cluster=replace(self.spark, executor_template=template))
 
-    def start_executor(self, node: ProtectedNode, *, stop: Stop) -> Child:
+    def start_executor(self, node: ProtectedNode, *, settings: Mapping[str, str], stop: Stop) -> Child:
         """Start Spark's executor (see `Place`)."""
         del stop
         if not isinstance(self.spark, PodExecutor):
             raise ConfigurationError("a driver's pod is no executor's")
         with self.report.step(Step.EXECUTORS, "Spark executor started"):
-            return start_pod_executor(node, self.spark, scheduling=self.start.scheduling)
+            return start_pod_executor(node, self.spark, scheduling=self.start.scheduling, settings=settings)
 
     def keep(self, name: str, content: bytes) -> None:
         """Put a file into the pod's log, part by part, and a copy into the archive, if there is one (see `Place`)."""

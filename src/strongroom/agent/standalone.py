@@ -1,6 +1,6 @@
 """An agent on one machine: Spark's standalone cluster, started by a descriptor file, under a supervisor."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +50,9 @@ class StandalonePlace:
         finally:
             end(master)
 
-    def start_executor(self, node: ProtectedNode, *, stop: Stop) -> Child:
-        """Start a standalone worker (see `Place`)."""
+    def start_executor(self, node: ProtectedNode, *, settings: Mapping[str, str], stop: Stop) -> Child:
+        """Start a standalone worker (see `Place`); the driver's Spark tells it the settings of its executors."""
+        del settings
         driver, sizes = self.descriptor.driver, self.descriptor.sizes
         if driver is None:
             raise ConfigurationError("an executor's descriptor names its driver")

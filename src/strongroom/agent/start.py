@@ -91,8 +91,14 @@ class Place(Protocol):
             driver_key: Thumbprint of its signing key; executors' agents must be told it.
         """
 
-    def start_executor(self, node: ProtectedNode, *, stop: Stop) -> Child:
-        """Start Spark's process in an executor's TEE."""
+    def start_executor(self, node: ProtectedNode, *, settings: Mapping[str, str], stop: Stop) -> Child:
+        """Start Spark's process in an executor's TEE.
+
+        Args:
+            node: The executor's TEE.
+            settings: The measured application's own Spark settings.
+            stop: Told when it is to end.
+        """
 
     def keep(self, name: str, content: bytes) -> None:
         """Give the host a file that the run leaves behind.

@@ -20,11 +20,21 @@ _FRACTION: Final = r"[0-9]{1,9}(\.[0-9]{1,9})?"
 _SIZE: Final = r"-?[0-9]{1,12}[kKmMgG]?[bB]?"
 _TIME: Final = r"-?[0-9]{1,9}(us|ms|s|m|min|h|d)?"
 _REBASE: Final = r"EXCEPTION|CORRECTED|LEGACY"
+_JAVA_OPTION: Final = (
+    r"-Xss[0-9]{1,9}[kKmMgG]?"
+    r"|-XX:(\+UseG1GC|[+-](AlwaysPreTouch|ParallelRefProcEnabled|UseStringDeduplication|UseCompressedOops)"
+    r"|TieredStopAtLevel=[1-4]|(MaxGCPauseMillis|InitiatingHeapOccupancyPercent|(Parallel|Conc)GCThreads)=[0-9]{1,9}"
+    r"|(MaxMetaspaceSize|MetaspaceSize|MaxDirectMemorySize|ReservedCodeCacheSize)=[0-9]{1,9}[kKmMgG]?)"
+)
+_JAVA_OPTIONS: Final = rf"({_JAVA_OPTION})( +({_JAVA_OPTION}))*"
+"""Options of Java that only concern time and memory."""
 
 _ALLOWED: Final[Mapping[str, str]] = {
     "spark.broadcast.compress": _BOOLEAN,
     "spark.default.parallelism": _COUNT,
+    "spark.driver.extraJavaOptions": _JAVA_OPTIONS,
     "spark.driver.maxResultSize": _SIZE,
+    "spark.executor.extraJavaOptions": _JAVA_OPTIONS,
     "spark.io.compression.codec": r"lz4|lzf|snappy|zstd",
     "spark.kryo.referenceTracking": _BOOLEAN,
     "spark.kryoserializer.buffer": _SIZE,

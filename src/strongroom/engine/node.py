@@ -172,12 +172,13 @@ class Child:
             os.kill(self.pid, number)  # Gramine has no process groups; the host ends with the pod what is left
 
 
-def prepare(node: Node, *, with_cache: bool = True, options: Sequence[str] = ()) -> None:
+def prepare(node: Node, *, with_cache: bool = True, chosen: Sequence[str] = (), options: Sequence[str] = ()) -> None:
     """Make the folders of a node and the options of its JVMs, once for all its processes.
 
     Args:
         node: The node.
         with_cache: Start Java with the ahead-of-time cache, if there is one.
+        chosen: Options that an application chooses for its JVM; all others have the last word.
         options: Further options of every JVM.
 
     Raises:
@@ -200,7 +201,7 @@ def prepare(node: Node, *, with_cache: bool = True, options: Sequence[str] = ())
         aot_cache=node.runtime.aot_cache if with_cache else None,
     )
     of_enclave = () if cores is None else enclave_jvm_options(cores=cores)
-    write_private(_options_file(node), argument_file_text((*common, *of_enclave, *options)))
+    write_private(_options_file(node), argument_file_text((*chosen, *common, *of_enclave, *options)))
 
 
 def java_command(node: Node, *, role: str, heap: str) -> tuple[str, ...]:

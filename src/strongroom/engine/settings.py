@@ -144,6 +144,16 @@ def check_application_settings(chosen: Mapping[str, str], scheduling: Scheduling
         )
 
 
+def application_jvm_options(chosen: Mapping[str, str], *, role: Literal["driver", "executor"]) -> tuple[str, ...]:
+    """Return the options that an application chooses for a JVM.
+
+    Args:
+        chosen: The application's own Spark settings; `application.settings` says which options there may be.
+        role: Whose JVM it is.
+    """
+    return tuple(chosen.get(f"spark.{role}.extraJavaOptions", "").split())
+
+
 def properties_text(settings: Mapping[str, str]) -> str:
     """Return settings as a Java properties file (ASCII; every special character escaped)."""
     return "".join(f"{_escaped(name)}={_escaped(value)}\n" for name, value in sorted(settings.items()))

@@ -33,6 +33,7 @@ from strongroom.engine.node import (
 from strongroom.engine.settings import (
     STANDALONE,
     Scheduling,
+    application_jvm_options,
     check_application_settings,
     enforced_settings,
     properties_text,
@@ -43,6 +44,8 @@ _WORKER_CLASS = "org.apache.spark.deploy.worker.Worker"
 _SUBMIT_CLASS = "org.apache.spark.deploy.SparkSubmit"
 _POD_EXECUTOR_CLASS = "org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend"
 _DAEMON_HEAP = "512m"
+_QUICKLY_COMPILED = "-XX:TieredStopAtLevel=1"
+"""For masters and workers, which never do much: what they would compile better takes time from those who start."""
 _MASTER_TIMEOUT_S = 120.0
 _POLL_S = 0.02
 
@@ -177,7 +180,7 @@ def start_driver(
     _refuse_taken(launch, application.settings, kind="setting")
     environment = environment_of(node)
     _refuse_taken(environment, application.environment, kind="environment variable")
-    prepare(node)
+    prepare(node, chosen=application_jvm_options(application.settings, role="driver"))
     for path, content in cluster.files(node).items():
         write_private(path, content)
     properties = write_private(
@@ -204,7 +207,9 @@ def start_driver(
     )
 
 
-def start_pod_executor(node: ProtectedNode, executor: PodExecutor, *, scheduling: Scheduling) -> Child:
+def start_pod_executor(
+    node: ProtectedNode, executor: PodExecutor, *, scheduling: Scheduling, settings: Mapping[str, str]
+) -> Child:
     """Start Spark's executor of a pod.
 
     What the driver's Spark demands of its executors it tells them itself, over the channel that the run's secret
@@ -214,12 +219,17 @@ def start_pod_executor(node: ProtectedNode, executor: PodExecutor, *, scheduling
         node: The executor's TEE.
         executor: What the driver's Spark says to it.
         scheduling: How executors come and go.
+        settings: The application's own Spark settings, of which its executors' Java options are in force here.
 
     Raises:
         ConfigurationError: The scratch folder cannot serve.
     """
     protection = sorted(_protection(node, scheduling).items())
-    prepare(node, options=[f"-D{name}={value}" for name, value in protection])
+    prepare(
+        node,
+        chosen=application_jvm_options(settings, role="executor"),
+        options=[f"-D{name}={value}" for name, value in protection],
+    )
     command = (
         *java_command(node, role="executor", heap=executor.memory),
         _POD_EXECUTOR_CLASS,
@@ -261,6 +271,7 @@ def _start_daemon(node: Node, role: str, main_class: str, arguments: Sequence[st
     )
     command = (
         *java_command(node, role=role, heap=_DAEMON_HEAP),
+        _QUICKLY_COMPILED,
         main_class,
         *("--properties-file", str(properties)),
         *arguments,

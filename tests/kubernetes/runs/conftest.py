@@ -8,10 +8,8 @@ import pytest
 from tests.support.installation import Submission
 from tests.support.kubernetes.cluster import Cluster
 from tests.support.kubernetes.kubebox import Say
-from tests.support.kubernetes.runs import SIZES, Team, team_on, trips_folder
+from tests.support.kubernetes.runs import QUICKLY_COMPILED, ROWS, SIZES, SLOW_PARTITIONS, Team, team_on, trips_folder
 from tests.support.slow import slow_script
-
-ROWS = 20_000
 
 
 @pytest.fixture(scope="session")
@@ -43,11 +41,12 @@ def _clean(team: Team) -> Iterator[None]:
 def slow(team: Team, tmp_path_factory: pytest.TempPathFactory) -> Submission:
     """An application that has a middle."""
     script = tmp_path_factory.mktemp("slow") / "slow.py"
-    script.write_text(slow_script(partitions=24))
+    script.write_text(slow_script(partitions=SLOW_PARTITIONS))
     submission = Submission(
         script=script,
         arguments=("strongroom://trips", "strongroom://report/slow"),
         writes=("report",),
+        options=QUICKLY_COMPILED,
         sizes=SIZES,
     )
     team.approve(submission)
@@ -58,7 +57,10 @@ def slow(team: Team, tmp_path_factory: pytest.TempPathFactory) -> Submission:
 def count(team: Team, repo_root: Path) -> Submission:
     """The application that counts the trips."""
     submission = Submission(
-        script=repo_root / "examples" / "nyctaxi" / "count.py", arguments=("strongroom://trips",), sizes=SIZES
+        script=repo_root / "examples" / "nyctaxi" / "count.py",
+        arguments=("strongroom://trips",),
+        options=QUICKLY_COMPILED,
+        sizes=SIZES,
     )
     team.approve(submission)
     return submission

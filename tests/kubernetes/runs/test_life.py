@@ -1,7 +1,6 @@
-"""What a run lives through: lost, evicted and starved executors, an API server that is away, a submitter that dies."""
+"""What a run lives through: an API server or a service that is away, a submitter that dies, a run that is stopped."""
 
 import json
-import re
 import signal
 import time
 from pathlib import Path
@@ -9,95 +8,11 @@ from pathlib import Path
 import pytest
 from tests.support.installation import Submission
 from tests.support.kubernetes.cluster import LocalCluster
-from tests.support.kubernetes.runs import SIZES, Team, counts_of
+from tests.support.kubernetes.runs import ROWS, Team, counts_of
 
 from strongroom.base.workflow import Step
 
 pytestmark = pytest.mark.timeout(1200, func_only=True)
-
-PARTITIONS, ROWS = 24, 20_000
-
-# One task writes more to scratch than its pod has memory, the first time it is tried. Nothing is shuffled: the whole
-# stage would be tried again.
-HUNGRY = """
-import sys, tempfile
-from pyspark import TaskContext
-from pyspark.sql import SparkSession
-
-def counted(rows):
-    context = TaskContext.get()
-    if context.partitionId() == context.attemptNumber() == 0:
-        with tempfile.TemporaryFile() as file:
-            for _ in range(4096):
-                file.write(b"x" * (1 << 20))
-    yield (sum(1 for _ in rows),)
-
-spark = SparkSession.builder.getOrCreate()
-trips = spark.read.parquet(sys.argv[1]).select("pickup_location_id").rdd
-trips.mapPartitions(counted).toDF("trips int").write.mode("overwrite").parquet(sys.argv[2])
-"""
-# First work for many, then for one, then for many again; so executors come and go.
-WAVES = """
-import sys, time
-from pyspark.sql import SparkSession
-
-def slowly(rows):
-    time.sleep(2)
-    yield (sum(1 for _ in rows),)
-
-spark = SparkSession.builder.getOrCreate()
-trips = spark.read.parquet(sys.argv[1]).select("pickup_location_id").rdd
-total = 0
-for partitions in (6, 1, 6):
-    total += sum(n for (n,) in trips.repartition(partitions).mapPartitions(slowly).collect())
-    if partitions == 1:
-        time.sleep(12)
-print("counted", total)
-"""
-
-
-def approved(team: Team, folder: Path, script: str, *arguments: str, writes: tuple[str, ...] = ()) -> Submission:
-    path = folder / "application.py"
-    path.write_text(script)
-    submission = Submission(script=path, arguments=("strongroom://trips", *arguments), writes=writes, sizes=SIZES)
-    team.approve(submission)
-    return submission
-
-
-def test_deleted_and_evicted_executors_are_replaced_by_newly_attested_ones(
-    team: Team, slow: Submission, tmp_path: Path
-) -> None:
-    with team.under_way(slow, "--num-executors", "2", executors=2) as run:
-        run.wait_for_step("executors", executors=2)
-        first, second = team.running(run.run)
-        team.cluster.delete("pod", first, team.runs, wait=False)
-        eviction = {
-            "apiVersion": "policy/v1",
-            "kind": "Eviction",
-            "metadata": {"name": second, "namespace": team.runs},
-        }
-        team.cluster.kubectl(
-            *("create", "--filename=-", f"--raw=/api/v1/namespaces/{team.runs}/pods/{second}/eviction"),
-            stdin=json.dumps(eviction),
-        )
-        ended = run.ended()
-
-    assert ended.status == 0, ended.text + team.what_happened()
-    assert "executors that were lost and replaced: 2" in ended.stdout
-    assert {source for step, source in ended.steps() if step == "attest"} >= {"executor-3", "executor-4"}
-    counts = counts_of(team, "slow", tmp_path)
-    assert (len(counts), sum(counts)) == (PARTITIONS, ROWS)
-    verified = team.done("receipt", "verify", str(team.receipt(ended)))
-    assert len(re.findall(r"TEE \d +executor", verified)) == 4, "the receipt names every executor that joined"
-
-
-def test_an_executor_without_enough_memory_says_so_and_is_replaced(team: Team, tmp_path: Path) -> None:
-    hungry = approved(team, tmp_path, HUNGRY, "strongroom://report/hungry", writes=("report",))
-    ended = team.run_well(hungry, "--num-executors", "1")
-
-    assert "used more memory than its limit" in ended.stdout
-    counts = counts_of(team, "hungry", tmp_path)
-    assert sum(counts) == ROWS
 
 
 def test_an_api_server_that_restarts_in_the_middle_costs_nothing(
@@ -128,30 +43,6 @@ def test_a_service_that_restarts_in_the_middle_costs_nothing(
     assert ended.status == 0, ended.text + team.what_happened()
     assert team.cluster.get("pod", f"{service}-0", team.namespace)["metadata"]["uid"] != before
     assert sum(counts_of(team, "slow", tmp_path)) == ROWS
-
-
-def test_executors_come_and_go_with_the_work(team: Team, tmp_path: Path) -> None:
-    waves = approved(team, tmp_path, WAVES)
-    settings = {
-        "spark_dynamicAllocation_enabled": "true",
-        "spark_dynamicAllocation_minExecutors": "1",
-        "spark_dynamicAllocation_maxExecutors": "3",
-        "spark_dynamicAllocation_executorIdleTimeout": "3s",
-        "spark_dynamicAllocation_schedulerBacklogTimeout": "1s",
-    }
-    seen: list[int] = []
-    with team.under_way(waves, **settings) as run:
-        while run.process.poll() is None:
-            seen.append(len(team.running(run.run)))
-            time.sleep(0.5)
-        ended = run.ended()
-
-    assert ended.status == 0, ended.text + team.what_happened()
-    assert "executors that were lost" not in ended.stdout
-    assert f"counted {3 * ROWS}" in team.output_of(ended)
-    most = max(seen)
-    assert most >= 2, seen
-    assert any(later < most for later in seen[seen.index(most) :]), f"none was let go: {seen}"
 
 
 def test_a_run_goes_on_without_the_command_that_submitted_it(team: Team, slow: Submission, tmp_path: Path) -> None:

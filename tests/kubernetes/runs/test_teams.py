@@ -18,7 +18,7 @@ from tests.support.kubernetes.edits import (
     template,
     wrapped,
 )
-from tests.support.kubernetes.runs import SIZES, Team
+from tests.support.kubernetes.runs import QUICKLY_COMPILED, SIZES, Team
 
 from strongroom.base.workflow import Step
 from strongroom.submit.run import load_trust
@@ -54,7 +54,7 @@ def ours(team: Team, repo_root: Path, tmp_path_factory: pytest.TempPathFactory) 
     """An application that is approved for the team's own service accounts."""
     script = tmp_path_factory.mktemp("ours") / "ours.py"
     script.write_bytes((repo_root / "examples" / "nyctaxi" / "count.py").read_bytes() + b"\n# For one team.\n")
-    submission = Submission(script=script, arguments=("strongroom://trips",), sizes=SIZES)
+    submission = Submission(script=script, arguments=("strongroom://trips",), options=QUICKLY_COMPILED, sizes=SIZES)
     accounts = [f"{role}={team.runs}/strongroom-{role}@{team.cluster.issuer()}" for role in ("driver", "executor")]
     team.approve(submission, options=[word for account in accounts for word in ("--workload", account)])
     return submission

@@ -1,6 +1,7 @@
 """The cluster of the end-to-end tests: one that is made here for the test session, or any other by its kubeconfig."""
 
 import contextlib
+import http
 import json
 import os
 import queue
@@ -27,6 +28,7 @@ from tests.support.kubernetes.machine import missing, search_path
 from tests.support.kubernetes.node import CONTROL
 from tests.support.kubernetes.oci import read_archive
 from tests.support.kubernetes.processes import bound
+from tests.support.kubernetes.reading import Reader, RefusalError, path_of
 from tests.support.kubernetes.site import NODE, REPOSITORY, Site, default_site, state_folder
 from tests.support.kubernetes.supervisor import ANOTHER_HAS_IT
 
@@ -61,13 +63,16 @@ class Cluster:
         box: kubectl and helm, and what pods of the cluster's own tests run.
         folder: Where clients keep what they want to remember; it goes with the cluster.
         registry: Where images are pushed to; a cluster that is made here needs none.
+        is_read_quickly: Read objects through one process that stays until `close`; without it, each with a kubectl.
     """
 
     kubeconfig: Path
     box: Box
     folder: Path
     registry: str = ""
+    is_read_quickly: bool = False
     _namespaces: list[str] = field(default_factory=list)
+    _reader: Reader | None = None
 
     def kubectl(self, *arguments: str, stdin: str | None = None, timeout_s: float = _COMMAND_TIMEOUT_S) -> str:
         """Run kubectl; return what it prints.
@@ -91,16 +96,31 @@ class Cluster:
         Raises:
             CommandError: It does not exist.
         """
-        found: dict[str, Any] = json.loads(self.kubectl("get", kind, name, *_in(namespace), "--output=json"))
+        path = self._path(kind, namespace, name)
+        text = self._read(path) if path else self.kubectl("get", kind, name, *_in(namespace), "--output=json")
+        found: dict[str, Any] = json.loads(text)
         return found
 
     def find(self, kind: str, namespace: str = "", *, selector: str = "") -> list[dict[str, Any]]:
         """Return all objects of a kind in a namespace; `selector` narrows them by their labels."""
-        narrowed = [f"--selector={selector}"] if selector else []
-        answer = json.loads(self.kubectl("get", kind, *_in(namespace), *narrowed, "--output=json"))
-        return list(answer["items"])
+        path = self._path(kind, namespace)
+        if path is None:
+            narrowed = [f"--selector={selector}"] if selector else []
+            return list(json.loads(self.kubectl("get", kind, *_in(namespace), *narrowed, "--output=json"))["items"])
+        answer = json.loads(self._read(path, labelSelector=selector))
+        common = {"apiVersion": answer["apiVersion"], "kind": answer["kind"].removesuffix("List")}
+        return [{**common, **item} for item in answer["items"]]
 
     def exists(self, kind: str, name: str, namespace: str = "") -> bool:
+        path = self._path(kind, namespace, name)
+        if path is not None:
+            try:
+                self._read(path)
+            except CommandError as error:
+                if error.status == http.HTTPStatus.NOT_FOUND:
+                    return False
+                raise
+            return True
         return bool(self.kubectl("get", kind, name, *_in(namespace), "--ignore-not-found", "--output=name").strip())
 
     def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,6 +154,9 @@ class Cluster:
 
     def log(self, pod: str, namespace: str, *, container: str = "") -> str:
         """Return what a pod printed so far."""
+        path = self._path("pod", namespace, pod, "log")
+        if path is not None:
+            return self._read(path, container=container)
         return self.kubectl("logs", pod, *_in(namespace), *([f"--container={container}"] if container else []))
 
     def phase(self, pod: str, namespace: str) -> str:
@@ -269,9 +292,29 @@ class Cluster:
 
     def close(self) -> None:
         """Delete the namespaces that were made, and what clients remembered."""
+        if self._reader is not None:
+            self._reader.close()
         if self._namespaces:
             self.kubectl("delete", "namespace", *self._namespaces, "--ignore-not-found", timeout_s=600)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, kind: str, *place: str) -> str | None:
+        return path_of(kind, *place) if self.is_read_quickly else None
+
+    def _read(self, path: str, **query: str) -> str:
+        """Return what the API server has at a path; queries that are empty are none.
+
+        Raises:
+            CommandError: It is not there, not allowed, or nobody answers; the status is HTTP's.
+        """
+        if self._reader is None:
+            command = self._command("kubectl", ["proxy"])
+            self._reader = Reader(command, self._environment(), self.folder / "reader")
+        try:
+            return self._reader.read(path, {name: value for name, value in query.items() if value}).decode()
+        except RefusalError as refusal:
+            failed = subprocess.CompletedProcess([], refusal.status, stdout="", stderr=str(refusal))
+            raise CommandError(["GET", path], failed) from refusal
 
     def _run(self, program: str, arguments: Sequence[str], *, stdin: str | None, timeout_s: float) -> str:
         command = self._command(program, arguments)
@@ -336,6 +379,7 @@ class LocalCluster(Cluster):
             kubeconfig=site.certificates / "admin.kubeconfig",
             box=box,
             folder=site.run / "clients",
+            is_read_quickly=True,
             site=site,
             _supervisor=supervisor,
             _say=say,
@@ -416,6 +460,8 @@ class LocalCluster(Cluster):
 
     def close(self) -> None:
         """Take the cluster down; return when nothing is left of it."""
+        if self._reader is not None:
+            self._reader.close()
         with contextlib.suppress(BrokenPipeError):
             assert self._supervisor.stdin is not None
             self._supervisor.stdin.close()
@@ -491,12 +537,17 @@ def opened_cluster(*, say: Say) -> Iterator[Cluster]:
     if not own and missing():
         raise ConfigurationError(missing(), action="or use a cluster of your own: KUBECONFIG=... make test-kubernetes")
     box = built_box(state_folder(), say=say)
-    cluster = _own_cluster(own, box, say=say) if own else LocalCluster.start(default_site(), box, say=say)
+    cluster = _own_cluster(own, box, say=say) if own else LocalCluster.start(default_site(_worker()), box, say=say)
     try:
         yield cluster
     finally:
         cluster.close()
         say("cluster: gone")
+
+
+def _worker() -> int:
+    """Return which of several processes of pytest this is; 0 in the only one."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def _own_cluster(kubeconfig: str, box: Box, *, say: Say) -> Cluster:
@@ -514,7 +565,7 @@ def _own_cluster(kubeconfig: str, box: Box, *, say: Say) -> Cluster:
     path.write_text(done.stdout)
     say(f"cluster: {config['current-context']} at {config['clusters'][0]['cluster']['server']}, as KUBECONFIG says")
     registry = os.environ.get("STRONGROOM_E2E_REGISTRY", "").rstrip("/")
-    return Cluster(kubeconfig=path, box=box, folder=folder, registry=registry)
+    return Cluster(kubeconfig=path, box=box, folder=folder, registry=registry, is_read_quickly=True)
 
 
 def _in(namespace: str) -> list[str]:

@@ -28,7 +28,7 @@ _KEPT: Final = 2
 def pod_archive(box: Box) -> ImageArchive:
     """Return the image of the tests' own pods: podbox, and nothing else."""
     path = box.podbox.with_suffix(".oci.tar")
-    new = path.with_suffix(".new")
+    new = path.with_suffix(f".{os.getpid()}.new")
     write_archive(
         new,
         name=f"{POD_IMAGE}:e2e",

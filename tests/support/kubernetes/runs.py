@@ -26,7 +26,17 @@ from tests.support.kubernetes.site import state_folder
 
 from strongroom.engine.runtime import find_runtime
 
+ROWS: Final = 20_000
+"""How many trips a team has."""
+SLOW_PARTITIONS: Final = 16
+"""How many seconds' work the application has that has a middle."""
 SIZES: Final = ("--driver-memory", "700m", "--executor-memory", "700m")
+QUICKLY_COMPILED: Final = tuple(
+    word
+    for role in ("driver", "executor")
+    for word in ("--conf", f"spark.{role}.extraJavaOptions=-XX:TieredStopAtLevel=1")
+)
+"""Options of applications that run for seconds: Java compiles once, and not so well, which takes half the time."""
 PLATFORM_FOLDER: Final = "/run/strongroom/platform"
 """Where the chart has the simulated platform by default, and where runs look for it."""
 _CLAIM: Final = "data"
@@ -254,8 +264,8 @@ class Team(InstalledChart):
 
     def objects_of_runs(self) -> list[str]:
         """Every object of any run in the namespace, as KIND/NAME."""
-        kinds = "pods,configmaps,services,networkpolicies,secrets"
-        found = json.loads(self.cluster.kubectl("get", kinds, *self.in_runs, "--output=json"))["items"]
+        kinds = ("pods", "configmaps", "services", "networkpolicies", "secrets")
+        found = [each for kind in kinds for each in self.cluster.find(kind, self.runs)]
         mine = {"kube-root-ca.crt", _LOADER, "strongroom-runs"}
         return sorted(
             f"{each['kind']}/{each['metadata']['name']}" for each in found if each["metadata"]["name"] not in mine
@@ -267,6 +277,8 @@ class Team(InstalledChart):
 
     def clear(self) -> None:
         """Delete every run in the namespace."""
+        if not self.objects_of_runs():
+            return
         self.cluster.kubectl("delete", "pods", *self.in_runs, "--selector=strongroom.run", "--wait=true", timeout_s=120)
         self.cluster.kubectl("delete", "configmaps", *self.in_runs, "--selector=strongroom.run", "--wait=true")
         self.assert_nothing_left_there()

@@ -96,11 +96,20 @@ def state_folder() -> Path:
     return Path(cache).absolute() / "strongroom-e2e"
 
 
-def default_site() -> Site:
-    """Return the site of the test session's cluster."""
-    state = state_folder()
+def default_site(worker: int = 0) -> Site:
+    """Return the site of a test session's cluster.
+
+    Args:
+        worker: Which of the session's processes it is for: each has a cluster of its own.
+    """
+    state, mark = state_folder(), f"-{worker}" if worker else ""
     return Site(
-        name="strongroom-e2e", link="sr-e2e", number=0, state=state, run=state / "run", store=state / "containerd"
+        name=f"strongroom-e2e{mark}",
+        link=f"sr-e2e{mark}",
+        number=worker + 1 if worker else 0,
+        state=state,
+        run=state / f"run{mark}",
+        store=state / f"containerd{mark}",
     )
 
 

@@ -20,6 +20,8 @@ from strongroom.engine.settings import enforced_settings, guarded_settings
         ("spark.serializer", "org.apache.spark.serializer.KryoSerializer"),
         ("spark.sql.parquet.compression.codec", "zstd"),
         ("spark.sql.sources.partitionOverwriteMode", "dynamic"),
+        ("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1"),
+        ("spark.executor.extraJavaOptions", "-XX:+UseG1GC -Xss4m  -XX:MaxGCPauseMillis=100 -XX:MaxDirectMemorySize=1g"),
     ],
 )
 def test_allows_what_only_concerns_the_computation(name: str, value: str) -> None:
@@ -38,7 +40,7 @@ def test_allows_what_only_concerns_the_computation(name: str, value: str) -> Non
         ("spark.shuffle.manager", "writes to disk"),
         ("spark.shuffle.service.enabled", "writes to disk"),
         ("spark.shuffle.sort.io.plugin.class", "loads code"),
-        ("spark.driver.extraJavaOptions", "loads code"),
+        ("spark.driver.defaultJavaOptions", "loads code"),
         ("spark.executor.defaultJavaOptions", "loads code"),
         ("spark.executor.extraClassPath", "loads code"),
         ("spark.driver.extraLibraryPath", "loads code"),
@@ -104,6 +106,26 @@ def test_refuses_everything_that_protection_rests_on(name: str) -> None:
         ("spark.serializer", "com.example.Serializer"),
         ("spark.sql.session.timeZone", "UTC;x"),
         ("spark.sql.parquet.compression.codec", "com.example.Codec"),
+        *(
+            ("spark.executor.extraJavaOptions", f"-Xss1m {option}")
+            for option in (
+                "",
+                "-Xmx9g",
+                "-Dx=1",
+                "-Xbootclasspath/a:/data/evil.jar",
+                "-XX:Flags=/data/flags",
+                "-XX:+HeapDumpOnOutOfMemoryError",
+                "-XX:-DisableAttachMechanism",
+                "-XX:OnOutOfMemoryError=sh",
+                "-XX:ErrorFile=/data/error",
+                "-XX:+UseSerialGC",
+                "-javaagent:/data/evil.jar",
+                "-cp",
+                "@/data/options",
+                "Evil",
+                "-Xss1m\n-cp",
+            )
+        ),
     ],
 )
 def test_refuses_values_of_another_kind(name: str, value: str) -> None:

@@ -153,7 +153,7 @@ def test_the_host_may_not_choose_more_than_how_pods_run() -> None:
 
 
 def test_an_executor_in_a_pod_decides_itself_how_its_channel_is_protected(node: ProtectedNode) -> None:
-    spark.start_pod_executor(node, executor(), scheduling=DYNAMIC).wait(20)
+    spark.start_pod_executor(node, executor(), scheduling=DYNAMIC, settings={}).wait(20)
     options = (node.scratch / "conf" / "java.options").read_text().splitlines()
     for name, value in enforced_settings(DYNAMIC).items():
         assert f'"-D{name}={value}"' in options
@@ -166,6 +166,21 @@ def test_an_executor_in_a_pod_decides_itself_how_its_channel_is_protected(node: 
     assert "-Xmx1024m" in arguments
     assert not [line for line in (*options, *arguments) if TEXT in line]
     assert f"_SPARK_AUTH_SECRET={TEXT}" in (node.scratch / "log" / "environment").read_text().splitlines()
+
+
+def test_what_an_application_chooses_for_its_executors_java_comes_before_what_protects_them(
+    node: ProtectedNode,
+) -> None:
+    settings = {"spark.executor.extraJavaOptions": "-XX:-DisableAttachMechanism -Xss1m"}
+    spark.start_pod_executor(node, executor(), scheduling=DYNAMIC, settings=settings).wait(20)
+    options = (node.scratch / "conf" / "java.options").read_text().splitlines()
+    assert options[:2] == ['"-XX:-DisableAttachMechanism"', '"-Xss1m"']
+    assert '"-XX:+DisableAttachMechanism"' in options[2:]
+
+
+def test_what_an_application_chooses_for_its_drivers_java_comes_first(node: ProtectedNode) -> None:
+    start_driver(node, kubernetes(), **{"spark.driver.extraJavaOptions": "-Xss4m"})
+    assert (node.scratch / "conf" / "java.options").read_text().splitlines()[0] == '"-Xss4m"'
 
 
 @pytest.mark.parametrize(

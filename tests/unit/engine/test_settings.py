@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from strongroom.base.errors import RefusedError
 from strongroom.engine.settings import (
+    application_jvm_options,
     argument_file_text,
     check_application_settings,
     enforced_settings,
@@ -53,6 +54,13 @@ def test_an_application_may_not_change_an_enforced_setting(name: str) -> None:
     with pytest.raises(RefusedError) as caught:
         check_application_settings({name: "other", "spark.app.name": "x"})
     assert [mismatch.name for mismatch in caught.value.mismatches] == [name]
+
+
+def test_an_application_chooses_options_of_its_jvms() -> None:
+    chosen = {"spark.driver.extraJavaOptions": "-Xss4m  -XX:+UseG1GC", "spark.executor.extraJavaOptions": "-Xss1m"}
+    assert application_jvm_options(chosen, role="driver") == ("-Xss4m", "-XX:+UseG1GC")
+    assert application_jvm_options(chosen, role="executor") == ("-Xss1m",)
+    assert application_jvm_options({}, role="driver") == ()
 
 
 @given(st.dictionaries(st.text(min_size=1), st.text()))

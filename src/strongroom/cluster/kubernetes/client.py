@@ -3,6 +3,7 @@
 Objects are the API's JSON as it is. Every error is one of ours, in the API's own words.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -91,9 +92,10 @@ class Stream:
             yield rest.decode("utf-8", "replace")
 
     def close(self) -> None:
-        """End it, also from another thread, whatever it waits for."""
+        """End it, also from another thread, whatever it waits for, and however far that thread is with ending it."""
         self._closed = True
-        self._response.shutdown()
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # its connection was given up in this moment
+            self._response.shutdown()
 
     def release(self) -> None:
         """Give the connection up; by the thread that read it."""

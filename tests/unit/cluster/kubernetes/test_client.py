@@ -175,6 +175,23 @@ def test_a_stream_is_closed_from_another_thread_whatever_it_waits_for(api: ApiSe
     thread.join()
 
 
+def test_a_stream_may_be_closed_when_its_reader_has_ended_and_given_it_up(
+    api: ApiServer, client: KubernetesClient
+) -> None:
+    api.put("pods", {"metadata": {"name": "p"}, "status": {"phase": "Succeeded"}})
+    api.say("p", "one")
+    log = client.log("p", container="x", follow=True)
+    assert [line.text for line in log] == ["one"]
+    log.stream.close()
+    log.stream.release()
+    log.stream.close()
+
+    broken = client.log("p", container="x", follow=True)
+    next(iter(broken))
+    broken.stream.release()
+    broken.stream.close()
+
+
 def test_a_broken_stream_is_unavailable(api: ApiServer, client: KubernetesClient) -> None:
     api.put("pods", {"metadata": {"name": "p"}, "status": {"phase": "Running"}})
     log = client.log("p", container="x", follow=True)

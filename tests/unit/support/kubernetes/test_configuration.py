@@ -43,10 +43,10 @@ def test_a_site_survives_the_way_to_another_process(site: Site) -> None:
 
 def test_two_sites_share_nothing_that_they_write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("STRONGROOM_E2E_DIR", str(tmp_path))
-    one, other = default_site(), second_site()
+    sites = default_site(), default_site(1), default_site(2), second_site()
     for name in ("name", "link", "run", "store", "lock", "link_network", "pod_network", "node_address", "last_logs"):
-        assert getattr(one, name) != getattr(other, name), name
-    assert one.state == other.state == tmp_path
+        assert len({getattr(each, name) for each in sites}) == len(sites), name
+    assert {each.state for each in sites} == {tmp_path}
 
 
 def test_state_lies_in_the_users_cache_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,252 @@
+"""The control plane as attacker beside a run: who else joins, and what it reads. See `test_control_plane.py`."""
+
+import copy
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+from tests.support.installation import Ended, Submission
+from tests.support.kubernetes.cluster import CommandError
+from tests.support.kubernetes.edits import (
+    container_of,
+    opened_runs,
+    send,
+    signed,
+)
+from tests.support.kubernetes.runs import QUICKLY_COMPILED, ROWS, SIZES, Team, counts_of
+from tests.support.leaks import LeakSearch, summary
+from tests.support.needles import needles_of
+from tests.support.watched_runs import mark
+
+from strongroom.base.errors import StrongroomError
+from strongroom.clients.pinned import PinnedHttp
+from strongroom.crypto.jose import sign_jws
+from strongroom.crypto.keys import SigningKey
+from strongroom.submit.run import load_trust
+from strongroom.submit.services import trusted_service
+from strongroom.wire.key_service import JOIN_TYP, JoinRequest
+from strongroom.wire.receipt import Receipt
+
+pytestmark = pytest.mark.timeout(1200, func_only=True)
+
+
+# --- who joins, and when ---------------------------------------------------------------------------------------------
+
+
+def test_a_second_driver_for_a_ticket_gets_no_key(team: Team, count: Submission) -> None:
+    rendered, client, access = signed(team, count)
+    for expected in ("Succeeded", "Failed"):
+        send(rendered, client, access)
+        name = rendered.names.driver_pod
+        assert team.cluster.ended(name, team.runs, timeout_s=300) == expected, team.cluster.log(name, team.runs)
+        log = team.cluster.log(name, team.runs)
+        team.clear()
+    client.close()
+    assert '"code":"refused"' in log or '"code":"conflict"' in log
+    assert [run["run_id"] for run in team.owner().runs()["runs"]].count(rendered.names.run_id) == 1
+
+
+def test_a_rogue_executor_with_the_drivers_labels_gets_no_task(team: Team, slow: Submission, tmp_path: Path) -> None:
+    """A pod of the attacker's, with Spark's own executor and everything that the API shows of the real ones."""
+    with team.under_way(slow, "--num-executors", "1") as run:
+        run.wait_for_step("executors")
+        (real,) = team.pods(run.run, role="executor")
+        rogue = _rogue(real, team.driver_of(run.run))
+        team.cluster.create(rogue)
+        name = rogue["metadata"]["name"]
+        ended = run.ended()
+        with_words = _log_or_nothing(team, name)
+
+    assert ended.status == 0, ended.text
+    (record,) = Receipt.from_json(team.receipt(ended).read_bytes()).body.records.values()
+    assert [member.role for member in record.members] == ["driver", "executor"]
+    assert "Successfully registered with driver" not in with_words
+    assert sum(counts_of(team, "slow", tmp_path)) == ROWS
+
+
+def _rogue(real: dict[str, Any], driver: dict[str, Any]) -> dict[str, Any]:
+    pod = copy.deepcopy(real)
+    container = container_of(pod)
+    words = {each["name"]: each.get("value", "") for each in container["env"]}
+    container["command"] = ["/bin/bash", "-c"]
+    words_of_spark = (
+        "exec /opt/strongroom/venv/share/strongroom/java/bin/java -Dspark.authenticate=true"
+        " -Dspark.authenticate.secret=guessed -Dspark.network.crypto.enabled=true"
+        ' -cp "$(echo /opt/strongroom/venv/lib/python3*/site-packages/pyspark/jars)/*"'
+        " org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend"
+        f" --driver-url {words['SPARK_DRIVER_URL']} --executor-id 77 --cores 1"
+        f" --app-id {words['SPARK_APPLICATION_ID']} --hostname $SPARK_EXECUTOR_POD_IP --resourceProfileId 0"
+        " --podName $SPARK_EXECUTOR_POD_NAME"
+    )
+    container["args"] = [words_of_spark]
+    labels = {**pod["metadata"]["labels"], **driver["metadata"]["labels"], "spark-exec-id": "77"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "rogue", "namespace": pod["metadata"]["namespace"], "labels": labels},
+        "spec": {key: value for key, value in pod["spec"].items() if key != "nodeName"},
+    }
+
+
+def _log_or_nothing(team: Team, name: str) -> str:
+    try:
+        return team.cluster.log(name, team.runs)
+    except CommandError:
+        return ""
+
+
+def test_a_pods_evidence_that_is_replayed_gets_no_key(team: Team, count: Submission) -> None:
+    """What the attacker read of a run's evidence, with a key of his own, and with the TEE's words as they were."""
+    ended = team.run_well(count)
+    body = Receipt.from_json(team.receipt(ended).read_bytes()).body
+    (record,) = body.records.values()
+    member = next(each for each in record.members if each.role == "executor")
+    service = trusted_service(load_trust(team.state.trust), "key-service")
+    http = PinnedHttp(service.url, service.certificate_pem, service.identity)
+    request = JoinRequest(ticket=body.ticket, result=member.result, evidence=member.evidence)
+    own = SigningKey.generate("ES256")
+    replayed = sign_jws(request.to_json(), key=own, header={"typ": JOIN_TYP})
+    for path in ("/strongroom/v1/runs", f"/strongroom/v1/runs/{body.run}/members"):
+        answer = http.request("POST", path, body=replayed.encode(), content_type="application/jose")
+        with pytest.raises(StrongroomError):
+            answer.require_success()
+    http.close()
+    (now,) = [run for run in team.owner().runs()["runs"] if run["run_id"] == ended.run_id]
+    assert now["members"] == len(record.members)
+
+
+def test_a_service_that_is_led_elsewhere_is_noticed(team: Team, count: Submission) -> None:
+    """The key service's name in the cluster leads to another service: no TEE speaks to it."""
+    service = team.cluster.get("service", "key-service", team.namespace)
+    other = team.cluster.get("service", "attestation-service", team.namespace)
+    drop = dict.fromkeys(service["spec"]["selector"].keys() - other["spec"]["selector"].keys())
+    moved = json.dumps({"spec": {"selector": {**drop, **other["spec"]["selector"]}}})
+    back = json.dumps([{"op": "replace", "path": "/spec/selector", "value": service["spec"]["selector"]}])
+    before = opened_runs(team)
+    team.cluster.kubectl(
+        "patch", "service", "key-service", f"--namespace={team.namespace}", "--type=merge", "-p", moved
+    )
+    try:
+        ended = team.run(count)
+    finally:
+        team.cluster.kubectl(
+            "patch", "service", "key-service", f"--namespace={team.namespace}", "--type=json", "-p", back
+        )
+
+    assert ended.status == 1, ended.text
+    assert "is not the key service that was pinned" in ended.stderr
+    assert opened_runs(team) == before
+
+
+# --- what can be read ------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class Watcher:
+    """Reads everything that the API shows, again and again, as its administrator."""
+
+    team: Team
+    seen: dict[str, str] = field(default_factory=dict)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    KINDS = "pods,configmaps,secrets,services,networkpolicies,events,serviceaccounts,persistentvolumeclaims"
+
+    @contextmanager
+    def watching(self) -> Iterator["Watcher"]:
+        """Watch while the block runs."""
+        thread = threading.Thread(target=self._watch, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            thread.join(60)
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            self._look()
+            self._stop.wait(0.5)
+        self._look()
+
+    def _look(self) -> None:
+        for namespace in (self.team.runs, self.team.namespace):
+            try:
+                text = self.team.cluster.kubectl(
+                    *("get", self.KINDS, f"--namespace={namespace}", "--output=json", "--show-managed-fields")
+                )
+            except CommandError:
+                continue
+            for each in json.loads(text)["items"]:
+                place = f"{namespace}/{each['kind']}/{each['metadata']['name']}"
+                self.seen[f"{place}@{each['metadata']['resourceVersion']}"] = json.dumps(each)
+                if each["kind"] == "Pod":
+                    self.seen[f"log of {place}"] = _log_of(self.team, namespace, each["metadata"]["name"])
+
+
+def _log_of(team: Team, namespace: str, name: str) -> str:
+    try:
+        return team.cluster.kubectl("logs", name, f"--namespace={namespace}", "--all-containers", "--timestamps")
+    except CommandError:
+        return ""
+
+
+def test_nothing_that_the_api_shows_holds_a_value_or_a_secret(
+    team: Team, repo_root: Path, plain_trips: Path, tmp_path: Path
+) -> None:
+    """Canaries in the data, printed by the application, too; every object and log of the whole run is searched."""
+    table, values = mark(parquet.read_table(plain_trips))
+    folder = tmp_path / "marked"
+    folder.mkdir()
+    parquet.write_table(table, folder / "trips.parquet")
+    team.done("dataset", "create", "marked")
+    team.done("dataset", "encrypt", "marked", str(folder))
+    team.publish("marked")
+    script = tmp_path / "show.py"
+    script.write_text(
+        "import sys\nfrom pyspark.sql import SparkSession\n"
+        "spark = SparkSession.builder.getOrCreate()\n"
+        "trips = spark.read.parquet(sys.argv[1]).orderBy('total_amount')\n"
+        "trips.show(100_000, truncate=False)\n"
+        "trips.write.mode('overwrite').parquet(sys.argv[2])\n"
+    )
+    submission = Submission(
+        script=script,
+        arguments=("strongroom://marked", "strongroom://report/marked"),
+        reads=("marked",),
+        writes=("report",),
+        options=QUICKLY_COMPILED,
+        sizes=SIZES,
+    )
+    team.approve(submission)
+    with Watcher(team=team).watching() as watcher:
+        ended = team.run_well(submission, "--num-executors", "2")
+
+    printed = team.output_of(ended)
+    assert str(values["store_and_fwd_flag 0"]) in printed, "the canaries were not even there"
+    search = LeakSearch(needle for name, value in values.items() for needle in needles_of(name, value))
+    places = list(watcher.seen)
+    assert any("ConfigMap" in place for place in places)
+    assert any(place.startswith("log of") and watcher.seen[place] for place in places)
+    leaks = [leak for place, text in watcher.seen.items() for leak in search.search(text.encode(), place=place)]
+    assert not leaks, summary(leaks)
+    for text in watcher.seen.values():
+        assert "_SPARK_AUTH_SECRET" not in text
+        assert "PRIVATE KEY" not in text or "identity" in text  # the owner's services are the owner's own
+
+
+def test_a_pod_without_a_token_for_the_cluster_is_what_executors_are(team: Team, slow: Submission) -> None:
+    with team.under_way(slow) as run:
+        (pod,) = team.pods(run.run, role="executor")
+        volumes = json.dumps(pod["spec"]["volumes"])
+        ended: Ended = run.ended()
+
+    assert ended.status == 0, ended.text
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    assert "kube-api-access" not in volumes
+    assert volumes.count('"audience"') == volumes.count('"strongroom:')
