@@ -75,8 +75,7 @@ def _run(arguments: Sequence[str], report: Path) -> tuple[int, Counts]:
 def clusters() -> int:
     """Return how many clusters are made: one where KUBECONFIG names it, or as many as this machine is good for."""
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
-    wanted = len(os.sched_getaffinity(0)) + 1  # each waits for a third of its time
-    most = min(wanted, gib // _CLUSTER_GIB, _MAX_CLUSTERS)
+    most = min(len(os.sched_getaffinity(0)), gib // _CLUSTER_GIB, _MAX_CLUSTERS)
     return 1 if os.environ.get("KUBECONFIG") else max(1, most)
 
 
