@@ -13,12 +13,7 @@ import pytest
 from pyarrow import parquet
 from tests.support.installation import Ended, Submission
 from tests.support.kubernetes.cluster import CommandError
-from tests.support.kubernetes.edits import (
-    container_of,
-    opened_runs,
-    send,
-    signed,
-)
+from tests.support.kubernetes.edits import container_of, opened_runs, send, signed
 from tests.support.kubernetes.runs import QUICKLY_COMPILED, ROWS, SIZES, Team, counts_of
 from tests.support.leaks import LeakSearch, summary
 from tests.support.needles import needles_of

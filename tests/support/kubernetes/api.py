@@ -1,4 +1,4 @@
-"""A caller of the API server out of the standard library alone, for the small services of the node."""
+"""A caller of the API server out of the standard library alone, for the node's small services and for tests' looks."""
 
 import http.client
 import json
@@ -16,6 +16,41 @@ Objects = dict[tuple[str, str], dict[str, Any]]
 """Objects of one kind by namespace and name; what has no namespace has an empty one."""
 _WATCH_S: Final = 300
 _AGAIN_AFTER_S: Final = 0.3
+_CORE: Final = "/api/v1"
+_NAMESPACED: Final = {
+    "configmaps": _CORE,
+    "persistentvolumeclaims": _CORE,
+    "pods": _CORE,
+    "secrets": _CORE,
+    "serviceaccounts": _CORE,
+    "services": _CORE,
+    "networkpolicies": "/apis/networking.k8s.io/v1",
+}
+_OF_THE_CLUSTER: Final = {"namespaces": _CORE, "nodes": _CORE, "persistentvolumes": _CORE}
+_PLURALS: Final = {
+    **{name: name for name in (*_NAMESPACED, *_OF_THE_CLUSTER)},
+    **{name.removesuffix("s"): name for name in (*_NAMESPACED, *_OF_THE_CLUSTER)},
+    "networkpolicy": "networkpolicies",
+}
+
+
+def path_of(kind: str, namespace: str = "", name: str = "", part: str = "") -> str | None:
+    """Return the path of an object, or of all of a kind; None for a kind that is not read this way.
+
+    Args:
+        kind: As kubectl takes it, in the singular or plural.
+        namespace: Its namespace; "default" where none is named.
+        name: The object; without it, all of the kind.
+        part: A part of the object, as in "log".
+    """
+    plural = _PLURALS.get(kind, "")
+    if plural in _NAMESPACED:
+        start = f"{_NAMESPACED[plural]}/namespaces/{namespace or 'default'}/{plural}"
+    elif plural in _OF_THE_CLUSTER:
+        start = f"{_OF_THE_CLUSTER[plural]}/{plural}"
+    else:
+        return None
+    return "/".join(filter(None, (start, name, part)))
 
 
 class Api:
@@ -50,6 +85,19 @@ class Api:
             NotFoundError: The object does not exist.
             UnavailableError: There is no answer, or another refusal.
         """
+        content = self._answer(method, path, body)
+        return dict(json.loads(content)) if content.startswith(b"{") else {}
+
+    def read(self, path: str) -> str:
+        """Return what lies at a path, as it is.
+
+        Raises:
+            NotFoundError: It does not exist.
+            UnavailableError: There is no answer, or another refusal.
+        """
+        return self._answer("GET", path, None).decode()
+
+    def _answer(self, method: str, path: str, body: dict[str, Any] | None) -> bytes:
         connection = self._connect(self._timeout_s)
         try:
             answer = self._send(connection, method, path, body)
@@ -62,7 +110,7 @@ class Api:
             raise NotFoundError(f"{method} {path}: not found", action="see whether it was deleted")
         if answer.status >= HTTPStatus.BAD_REQUEST:
             raise UnavailableError(f"{method} {path}: {answer.status} {content.decode()}", action="see the answer")
-        return dict(json.loads(content)) if content.startswith(b"{") else {}
+        return content
 
     def follow(self, path: str, changed: Callable[[Objects], None]) -> None:
         """Call `changed` with all objects below a path, now and after each change; never ends."""

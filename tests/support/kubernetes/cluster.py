@@ -1,7 +1,6 @@
 """The cluster of the end-to-end tests: one that is made here for the test session, or any other by its kubeconfig."""
 
 import contextlib
-import http
 import json
 import os
 import queue
@@ -17,10 +16,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from urllib.parse import urlencode
 
 from tests.support.kubernetes import remains
+from tests.support.kubernetes.api import Api, path_of
 from tests.support.kubernetes.configuration import API_SERVER, CONTAINERD_SOCKET, PAUSE_IMAGE
 from tests.support.kubernetes.images import pod_archive
 from tests.support.kubernetes.kubebox import Box, Say, built_box
@@ -28,11 +30,11 @@ from tests.support.kubernetes.machine import missing, search_path
 from tests.support.kubernetes.node import CONTROL
 from tests.support.kubernetes.oci import read_archive
 from tests.support.kubernetes.processes import bound
-from tests.support.kubernetes.reading import Reader, RefusalError, path_of
 from tests.support.kubernetes.site import NODE, REPOSITORY, Site, default_site, state_folder
 from tests.support.kubernetes.supervisor import ANOTHER_HAS_IT
 
-from strongroom.base.errors import ConfigurationError, UnavailableError
+from strongroom.attestation.attester.simulated import short_address
+from strongroom.base.errors import ConfigurationError, NotFoundError, UnavailableError
 
 _T = TypeVar("_T")
 _COMMAND_TIMEOUT_S: Final = 180.0
@@ -63,16 +65,13 @@ class Cluster:
         box: kubectl and helm, and what pods of the cluster's own tests run.
         folder: Where clients keep what they want to remember; it goes with the cluster.
         registry: Where images are pushed to; a cluster that is made here needs none.
-        is_read_quickly: Read objects through one process that stays until `close`; without it, each with a kubectl.
     """
 
     kubeconfig: Path
     box: Box
     folder: Path
     registry: str = ""
-    is_read_quickly: bool = False
     _namespaces: list[str] = field(default_factory=list)
-    _reader: Reader | None = None
 
     def kubectl(self, *arguments: str, stdin: str | None = None, timeout_s: float = _COMMAND_TIMEOUT_S) -> str:
         """Run kubectl; return what it prints.
@@ -96,31 +95,16 @@ class Cluster:
         Raises:
             CommandError: It does not exist.
         """
-        path = self._path(kind, namespace, name)
-        text = self._read(path) if path else self.kubectl("get", kind, name, *_in(namespace), "--output=json")
-        found: dict[str, Any] = json.loads(text)
+        found: dict[str, Any] = json.loads(self.kubectl("get", kind, name, *_in(namespace), "--output=json"))
         return found
 
     def find(self, kind: str, namespace: str = "", *, selector: str = "") -> list[dict[str, Any]]:
         """Return all objects of a kind in a namespace; `selector` narrows them by their labels."""
-        path = self._path(kind, namespace)
-        if path is None:
-            narrowed = [f"--selector={selector}"] if selector else []
-            return list(json.loads(self.kubectl("get", kind, *_in(namespace), *narrowed, "--output=json"))["items"])
-        answer = json.loads(self._read(path, labelSelector=selector))
-        common = {"apiVersion": answer["apiVersion"], "kind": answer["kind"].removesuffix("List")}
-        return [{**common, **item} for item in answer["items"]]
+        narrowed = [f"--selector={selector}"] if selector else []
+        answer = json.loads(self.kubectl("get", kind, *_in(namespace), *narrowed, "--output=json"))
+        return list(answer["items"])
 
     def exists(self, kind: str, name: str, namespace: str = "") -> bool:
-        path = self._path(kind, namespace, name)
-        if path is not None:
-            try:
-                self._read(path)
-            except CommandError as error:
-                if error.status == http.HTTPStatus.NOT_FOUND:
-                    return False
-                raise
-            return True
         return bool(self.kubectl("get", kind, name, *_in(namespace), "--ignore-not-found", "--output=name").strip())
 
     def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,9 +138,6 @@ class Cluster:
 
     def log(self, pod: str, namespace: str, *, container: str = "") -> str:
         """Return what a pod printed so far."""
-        path = self._path("pod", namespace, pod, "log")
-        if path is not None:
-            return self._read(path, container=container)
         return self.kubectl("logs", pod, *_in(namespace), *([f"--container={container}"] if container else []))
 
     def phase(self, pod: str, namespace: str) -> str:
@@ -292,29 +273,9 @@ class Cluster:
 
     def close(self) -> None:
         """Delete the namespaces that were made, and what clients remembered."""
-        if self._reader is not None:
-            self._reader.close()
         if self._namespaces:
             self.kubectl("delete", "namespace", *self._namespaces, "--ignore-not-found", timeout_s=600)
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _path(self, kind: str, *place: str) -> str | None:
-        return path_of(kind, *place) if self.is_read_quickly else None
-
-    def _read(self, path: str, **query: str) -> str:
-        """Return what the API server has at a path; queries that are empty are none.
-
-        Raises:
-            CommandError: It is not there, not allowed, or nobody answers; the status is HTTP's.
-        """
-        if self._reader is None:
-            command = self._command("kubectl", ["proxy"])
-            self._reader = Reader(command, self._environment(), self.folder / "reader")
-        try:
-            return self._reader.read(path, {name: value for name, value in query.items() if value}).decode()
-        except RefusalError as refusal:
-            failed = subprocess.CompletedProcess([], refusal.status, stdout="", stderr=str(refusal))
-            raise CommandError(["GET", path], failed) from refusal
 
     def _run(self, program: str, arguments: Sequence[str], *, stdin: str | None, timeout_s: float) -> str:
         command = self._command(program, arguments)
@@ -341,6 +302,8 @@ class Cluster:
 @dataclass(kw_only=True)
 class LocalCluster(Cluster):
     """A cluster that was made here, in namespaces of this machine.
+
+    Most objects are read without kubectl: a test looks often, and each kubectl is a process of its own.
 
     Attributes:
         site: Its names, addresses and folders.
@@ -379,7 +342,6 @@ class LocalCluster(Cluster):
             kubeconfig=site.certificates / "admin.kubeconfig",
             box=box,
             folder=site.run / "clients",
-            is_read_quickly=True,
             site=site,
             _supervisor=supervisor,
             _say=say,
@@ -393,6 +355,58 @@ class LocalCluster(Cluster):
             raise
         say(f"cluster: node ready, {time.monotonic() - began:.1f} s")
         return cluster
+
+    def get(self, kind: str, name: str, namespace: str = "") -> dict[str, Any]:
+        """Return an object (see `Cluster`)."""
+        path = path_of(kind, namespace, name)
+        if path is None:
+            return super().get(kind, name, namespace)
+        found: dict[str, Any] = json.loads(self._read(path))
+        return found
+
+    def find(self, kind: str, namespace: str = "", *, selector: str = "") -> list[dict[str, Any]]:
+        """Return all objects of a kind in a namespace (see `Cluster`)."""
+        path = path_of(kind, namespace)
+        if path is None:
+            return super().find(kind, namespace, selector=selector)
+        answer = json.loads(self._read(path, labelSelector=selector))
+        common = {"apiVersion": answer["apiVersion"], "kind": answer["kind"].removesuffix("List")}
+        return [{**common, **item} for item in answer["items"]]
+
+    def exists(self, kind: str, name: str, namespace: str = "") -> bool:
+        path = path_of(kind, namespace, name)
+        if path is None:
+            return super().exists(kind, name, namespace)
+        try:
+            self._read(path)
+        except CommandError as error:
+            if isinstance(error.__cause__, NotFoundError):
+                return False
+            raise
+        return True
+
+    def log(self, pod: str, namespace: str, *, container: str = "") -> str:
+        """Return what a pod printed so far (see `Cluster`)."""
+        path = path_of("pod", namespace, pod, "log")
+        assert path is not None
+        return self._read(path, container=container)
+
+    @cached_property
+    def _api(self) -> Api:
+        return Api(self.site.api, self.site.certificates, "admin")
+
+    def _read(self, path: str, **query: str) -> str:
+        """Return what the API server has at a path; queries that are empty are none.
+
+        Raises:
+            CommandError: It is not there, not allowed, or nobody answers.
+        """
+        given = urlencode({name: value for name, value in query.items() if value})
+        try:
+            return self._api.read(f"{path}?{given}" if given else path)
+        except (NotFoundError, UnavailableError) as error:
+            failed = subprocess.CompletedProcess([], 1, stdout="", stderr=error.message)
+            raise CommandError(["GET", path], failed) from error
 
     def import_image(self, archive: Path) -> str:
         """Make an image known to the node, if it is not; return its reference by digest, for pods."""
@@ -460,8 +474,6 @@ class LocalCluster(Cluster):
 
     def close(self) -> None:
         """Take the cluster down; return when nothing is left of it."""
-        if self._reader is not None:
-            self._reader.close()
         with contextlib.suppress(BrokenPipeError):
             assert self._supervisor.stdin is not None
             self._supervisor.stdin.close()
@@ -511,15 +523,14 @@ class LocalCluster(Cluster):
         return self.in_node("ctr", f"--address={CONTAINERD_SOCKET}", "--namespace=k8s.io", *arguments, timeout_s=900)
 
     def _control(self, do: str, component: str) -> None:
-        folder = os.open(self.site.run, os.O_PATH | os.O_DIRECTORY)
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-                client.settimeout(60)
-                client.connect(f"/proc/self/fd/{folder}/{CONTROL}")  # a socket's path must be short
-                client.sendall(json.dumps({"do": do, "name": component}).encode())
-                assert json.loads(client.recv(1000)) == {"known": True}, f"no component {component}"
-        finally:
-            os.close(folder)
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client,
+            short_address(self.site.run / CONTROL) as address,
+        ):
+            client.settimeout(60)
+            client.connect(address)
+            client.sendall(json.dumps({"do": do, "name": component}).encode())
+            assert json.loads(client.recv(1000)) == {"known": True}, f"no component {component}"
 
     def _where(self) -> str:
         return f"see {self.site.logs} or, once it is down, {self.site.last_logs}"
@@ -565,7 +576,7 @@ def _own_cluster(kubeconfig: str, box: Box, *, say: Say) -> Cluster:
     path.write_text(done.stdout)
     say(f"cluster: {config['current-context']} at {config['clusters'][0]['cluster']['server']}, as KUBECONFIG says")
     registry = os.environ.get("STRONGROOM_E2E_REGISTRY", "").rstrip("/")
-    return Cluster(kubeconfig=path, box=box, folder=folder, registry=registry, is_read_quickly=True)
+    return Cluster(kubeconfig=path, box=box, folder=folder, registry=registry)
 
 
 def _in(namespace: str) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.kubernetes.api import Api
+from tests.support.kubernetes.api import Api, path_of
 from tests.support.kubernetes.certificates import make_certificates
 from tests.support.kubernetes.site import Site
 from typing_extensions import override
@@ -91,3 +91,20 @@ def test_what_is_missing_is_told_from_what_is_refused(api: Api) -> None:
         api.call("GET", "/missing")
     with pytest.raises(UnavailableError, match="403"):
         api.call("GET", "/forbidden")
+
+
+@pytest.mark.parametrize(
+    ("place", "path"),
+    [
+        (("pod", "runs", "a"), "/api/v1/namespaces/runs/pods/a"),
+        (("pods", "runs"), "/api/v1/namespaces/runs/pods"),
+        (("pod", "runs", "a", "log"), "/api/v1/namespaces/runs/pods/a/log"),
+        (("service", "", "a"), "/api/v1/namespaces/default/services/a"),
+        (("node", "", "node-1"), "/api/v1/nodes/node-1"),
+        (("namespaces",), "/api/v1/namespaces"),
+        (("networkpolicy", "runs", "a"), "/apis/networking.k8s.io/v1/namespaces/runs/networkpolicies/a"),
+        (("statefulset", "runs", "a"), None),
+    ],
+)
+def test_objects_lie_where_the_api_has_them(place: tuple[str, ...], path: str | None) -> None:
+    assert path_of(*place) == path
