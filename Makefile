@@ -65,6 +65,7 @@ setup: .venv/.setup ## Make the virtual environment, Spark and Java included, an
 
 .venv/.developer: .venv/.installed requirements/dev.txt
 	$(PIP) install --require-hashes --no-build-isolation --requirement requirements/dev.txt
+	$(BIN)/strongroom setup
 	@touch $@
 
 # A certified OpenID Provider for the tests of sign-in, on the Node.js that the developer requirements bring.

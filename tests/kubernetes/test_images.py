@@ -108,7 +108,10 @@ with open(memory / "output", "wb") as output:
         InsecurePlainNode(runtime=find_runtime(), scratch=memory / "driver", host="127.0.0.1"),
         cluster=StandaloneCluster(url=url),
         application=Application(
-            name="test", entry_point=memory / "script.py", archives=(Path(f"{memory}/archive.tar.gz#unpacked"),)
+            name="test",
+            entry_point=memory / "script.py",
+            archives=(Path(f"{memory}/archive.tar.gz#unpacked"),),
+            settings={f"spark.{role}.extraJavaOptions": "-XX:TieredStopAtLevel=1" for role in ("driver", "executor")},
         ),
         resources=Resources(driver_memory="500m", executor_memory="500m", executor_cores=1),
         stdout=output,

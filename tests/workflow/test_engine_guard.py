@@ -1,6 +1,7 @@
 """Step 7: a script cannot weaken protection and still get keys; nothing secret stands where the host looks."""
 
 import base64
+import contextlib
 import dataclasses
 import http.client
 import os
@@ -54,6 +55,21 @@ def test_a_script_that_weakens_a_setting_gets_no_key(cluster: Cluster, tmp_path:
     assert set(cluster.driver_socket.asked[asked:]) == {"settings"}
     cluster.run("spark.stop(); spark = SparkSession.builder.getOrCreate()")
     assert cluster.run('result = spark.read.parquet("strongroom://trips").count()') == 10
+
+
+def test_no_cryptography_of_the_host_is_loaded_into_java(cluster: Cluster) -> None:
+    """Shuffles are encrypted by Java's own: commons-crypto would load the host's OpenSSL, which nobody measured."""
+    assert cluster.run('result = spark.range(100).repartition(3).selectExpr("sum(id)").first()[0]') == 4950
+    scratch = str(cluster.driver_node.scratch.parent)
+    maps = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if scratch.encode() in (process / "cmdline").read_bytes():
+                maps.append((process / "maps").read_text())
+
+    assert len([text for text in maps if "libjvm.so" in text]) == 4, "master, worker, driver and executor"
+    for library in ("commons-crypto", "libcrypto", "libssl"):
+        assert not [text for text in maps if library in text and "libjvm.so" in text], library
 
 
 def test_the_secret_stands_in_no_command_line_and_only_in_executors_environments(cluster: Cluster) -> None:

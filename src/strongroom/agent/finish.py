@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from strongroom.agent.member import Membership, open_bases
 from strongroom.agent.start import Start
@@ -25,7 +26,9 @@ from strongroom.wire.key_service import CloseRequest, Commit, LogProof, RunRecor
 from strongroom.wire.receipt import Output, ReceiptBody, VaultRecord
 
 _CLOSE_ATTEMPTS: Final = 5
-_ASK_ATTEMPTS: Final = 4
+_PATIENCE_S: Final = 45.0  # less than the accepted skew of clocks, after which a request is no longer fresh
+_AGAIN_AFTER_S: Final = 1.0
+_T = TypeVar("_T")
 Keep: TypeAlias = Callable[[str, bytes], None]
 """Gives the host a file that the run leaves behind, by its name."""
 
@@ -72,9 +75,9 @@ def finish_run(member: Membership, *, start: Start, ended: Ended, clock: Clock, 
     }
     log = ended.log.read_bytes() if ended.log.exists() else b""
     for attempt in range(_CLOSE_ATTEMPTS):
-        records = {identity: service.record(now=clock.now()) for identity, service in member.services.items()}  # 2
+        records = _records(member, clock=clock)  # 2
         vaults = _vault_records(member, commits, now=clock.now())
-        signers = member.attestation.signers(_results(member, records.values()))
+        signers = _patiently(partial(member.attestation.signers, _results(member, records.values())))
         body = ReceiptBody(
             hardware="simulated" if _is_simulated(member) else "real",
             run=member.run,
@@ -88,7 +91,7 @@ def finish_run(member: Membership, *, start: Start, ended: Ended, clock: Clock, 
             attestation_service=start.attestation_service.url,
             attestation_certificates=tuple(map(to_b64url, signers.certificates)),
             attestation_keys={kid: to_b64url(certificate) for kid, certificate in signers.keys.items()},
-            endorsements=_endorsements(member, records.values()),
+            endorsements=_patiently(partial(_endorsements, member, records.values())),
             records=records,
             vaults=vaults,
             inputs=inputs,
@@ -114,6 +117,31 @@ def finish_run(member: Membership, *, start: Start, ended: Ended, clock: Clock, 
     for identity, vault in member.vaults.items():  # 4
         vault.publish(body.vaults[identity].outputs)
     return _keep(member, body=body, closings=closings, log=log, keep=keep)  # 5
+
+
+def _patiently(ask: Callable[[], _T]) -> _T:
+    """Ask a service, and ask again where it does not answer: hours of work may wait for one that just restarts.
+
+    Raises:
+        UnavailableError: It does not answer for `_PATIENCE_S`.
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except UnavailableError:
+            if time.monotonic() + _AGAIN_AFTER_S > deadline:
+                raise
+            time.sleep(_AGAIN_AFTER_S)
+
+
+def _records(member: Membership, *, clock: Clock) -> dict[str, RunRecord]:
+    """Return what each key service knows of the run's members."""
+
+    def ask(service: TeeKeyServiceClient) -> RunRecord:
+        return service.record(now=clock.now())
+
+    return {identity: _patiently(partial(ask, service)) for identity, service in member.services.items()}
 
 
 def _is_simulated(member: Membership) -> bool:
@@ -220,24 +248,14 @@ def _close(
             receipt=receipt_digest(body),
             commits=tuple(commits.get(identity, [])),
         )
-        closings[identity] = _close_at(service, request)
+        # Again also where the answer was lost, or its witnesses did not answer in time.
+        closings[identity], *_ = _patiently(partial(service.close, request))
     return closings
-
-
-def _close_at(service: TeeKeyServiceClient, request: CloseRequest) -> str:
-    """Close at one key service; ask again where the answer was lost, or its witnesses did not answer in time."""
-    for attempt in range(1, _ASK_ATTEMPTS):
-        try:
-            return service.close(request)[0]
-        except UnavailableError:
-            time.sleep(attempt)
-    return service.close(request)[0]
 
 
 def _has_grown(member: Membership, records: Mapping[str, RunRecord], *, clock: Clock) -> bool:
     return any(
-        len(service.record(now=clock.now()).leaves) > len(records[identity].leaves)
-        for identity, service in member.services.items()
+        len(record.leaves) > len(records[identity].leaves) for identity, record in _records(member, clock=clock).items()
     )
 
 

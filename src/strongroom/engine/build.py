@@ -69,6 +69,22 @@ def build_runtime(*, progress: Callable[[str], None], with_aot_cache: bool = Tru
         ) from error
 
 
+@contextmanager
+def cache_to_make(runtime: SparkRuntime, cache: Path, *, said: str) -> Iterator[bool]:
+    """Tell whether another ahead-of-time cache over Spark's classes must be made; note that it was when the block ends.
+
+    Args:
+        runtime: The runtime beside which it lies.
+        cache: The cache.
+        said: What it is made by, options for example, as text.
+    """
+    with (
+        _alone(runtime.jar.parent / "build.lock"),
+        _outdated(cache, _digest([], [*_spark_jars(), _java_modules()], said)) as outdated,
+    ):
+        yield outdated
+
+
 def compile_jar(sources: Path, jar: Path, *, class_path: Sequence[Path] = ()) -> None:
     """Compile Java against Spark's jars.
 

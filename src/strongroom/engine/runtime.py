@@ -17,6 +17,7 @@ class SparkRuntime:
         spark_home: Folder of the pyspark package.
         jar: Our Java part.
         aot_cache: Classes loaded and linked ahead of time, so that Java starts faster; without it Java starts slower.
+        submission_cache: The same for Spark's submission client to Kubernetes, which runs in no TEE; may be missing.
         log_settings: Log4j's configuration: Spark's logs go to files in scratch.
         module_options: The options by which Java opens its modules to Spark.
         python: Interpreter of the driver's script and of the Python workers.
@@ -26,6 +27,7 @@ class SparkRuntime:
     spark_home: Path
     jar: Path
     aot_cache: Path
+    submission_cache: Path
     log_settings: Path
     module_options: Path
     python: Path
@@ -36,7 +38,7 @@ class SparkRuntime:
         return self.java_home / "bin" / "java"
 
     def files(self) -> tuple[Path, ...]:
-        """Return the files that `build_runtime` made: they run beside the installed packages, so they are measured."""
+        """Return the files of `build_runtime` that run in a TEE, beside the installed packages: they are measured."""
         return (self.java, self.module_options, self.jar, self.aot_cache, self.log_settings)
 
 
@@ -52,6 +54,7 @@ def runtime_of_this_installation() -> SparkRuntime:
         spark_home=package_folder("pyspark"),
         jar=share / "strongroom.jar",
         aot_cache=share / "spark.aot",
+        submission_cache=share / "submission.aot",
         log_settings=share / "log4j2.properties",
         module_options=share / "java" / "module.options",
         python=Path(sys.executable),

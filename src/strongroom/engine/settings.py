@@ -27,6 +27,10 @@ _DISK = {
     # The second layer under protected scratch.
     "spark.io.encryption.enabled": "true",
     "spark.io.encryption.keySizeBits": "256",
+    # By Java's own ciphers. Else each stream begins with a look for the host's OpenSSL, which nobody measured.
+    "spark.io.encryption.commons.config.cipher.classes": "org.apache.commons.crypto.cipher.JceCipher",
+    "spark.io.encryption.commons.config.secure.random.classes": "org.apache.commons.crypto.random.JavaCryptoRandom",
+    "spark.io.encryption.commons.config.secure.random.java.algorithm": "NativePRNG",
     # Shuffle files are written by Spark's own code, which encrypts them, and served by the executor itself.
     "spark.shuffle.manager": "sort",
     "spark.shuffle.service.enabled": "false",

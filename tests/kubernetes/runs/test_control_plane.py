@@ -10,11 +10,11 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from tests.support.installation import Submission
+from tests.support.installation import Ended, Submission
 from tests.support.kubernetes.cluster import LocalCluster
 from tests.support.kubernetes.edits import (
     Attacked,
@@ -25,6 +25,8 @@ from tests.support.kubernetes.edits import (
     descriptor,
     executors,
     opened_runs,
+    sent,
+    signed,
     template,
     wrapped,
 )
@@ -37,6 +39,18 @@ from strongroom.crypto.jose import unverified_payload
 
 pytestmark = pytest.mark.timeout(1200, func_only=True)
 
+VARIABLES = {
+    "JAVA_TOOL_OPTIONS": "-javaagent:/nowhere.jar",
+    "JDK_JAVA_OPTIONS": "-XX:NoSuchOption",
+    "PYTHONPATH": "/data",
+    "PYTHONSTARTUP": "/data/evil.py",
+    "PYSPARK_PYTHON": "/bin/false",
+    "SPARK_CONF_DIR": "/data",
+    "SPARK_EXTRA_CLASSPATH": "/data",
+    "SPARK_HOME": "/nowhere",
+    "SPARK_JAVA_OPT_0": "-javaagent:/nowhere.jar",
+}
+
 
 def test_an_edited_command_gets_no_key(team: Team, count: Submission) -> None:
     """Code of the attacker's that runs the agent inside itself, to read its memory."""
@@ -47,31 +61,52 @@ def test_an_edited_command_gets_no_key(team: Team, count: Submission) -> None:
     assert_refused(team, attacked(team, count, template(change)), "refused", "configuration", "verification")
 
 
-def test_an_edited_environment_changes_nothing_in_the_tee(team: Team, count: Submission) -> None:
-    """Variables by which Java, Python, Spark or the loader would take in code: the run is the one that was approved."""
-    variables = {
-        "JAVA_TOOL_OPTIONS": "-javaagent:/nowhere.jar",
-        "JDK_JAVA_OPTIONS": "-XX:NoSuchOption",
-        "PYTHONPATH": "/data",
-        "PYTHONSTARTUP": "/data/evil.py",
-        "PYSPARK_PYTHON": "/bin/false",
-        "SPARK_CONF_DIR": "/data",
-        "SPARK_EXTRA_CLASSPATH": "/data",
-        "SPARK_HOME": "/nowhere",
-        "SPARK_JAVA_OPT_0": "-javaagent:/nowhere.jar",
-    }
+@dataclass(frozen=True, kw_only=True)
+class Twice:
+    """A run whose pods have variables of the attacker's, and what came of starting its driver once more.
 
+    Attributes:
+        first: The run.
+        fetched: How fetching what it left ended.
+        printed: What its application printed.
+        second: The second driver for its ticket.
+    """
+
+    first: Attacked
+    fetched: Ended
+    printed: str
+    second: Attacked
+
+
+@pytest.fixture(scope="module")
+def twice(team: Team, count: Submission) -> Twice:
     def change(pod: dict[str, Any]) -> None:
         container = container_of(pod)
-        container["env"] = [*container.get("env", []), *({"name": n, "value": v} for n, v in variables.items())]
+        container["env"] = [*container.get("env", []), *({"name": n, "value": v} for n, v in VARIABLES.items())]
 
-    run = attacked(team, count, lambda rendered: executors(change)(template(change)(rendered)))
+    rendered, client, access = signed(team, count)
+    edited = executors(change)(template(change)(rendered))
+    first = sent(team, edited, client, access)
+    fetched = team.runs_command("fetch", first.run)
+    printed = team.strongroom("runs", "output", first.run).stdout
+    team.clear()
+    second = sent(team, edited, client, access)
+    client.close()
+    return Twice(first=first, fetched=fetched, printed=printed, second=second)
 
-    assert run.phase == "Succeeded", run.log[-3000:]
-    assert run.run in opened_runs(team)
-    fetched = team.runs_command("fetch", run.run)
-    assert fetched.status == 0, fetched.text
-    assert "Input DataFrame Count: 20000" in team.done("runs", "output", run.run)
+
+def test_an_edited_environment_changes_nothing_in_the_tee(team: Team, twice: Twice) -> None:
+    """Variables by which Java, Python, Spark or the loader would take in code: the run is the one that was approved."""
+    assert twice.first.phase == "Succeeded", twice.first.log[-3000:]
+    assert twice.first.run in opened_runs(team)
+    assert twice.fetched.status == 0, twice.fetched.text
+    assert "Input DataFrame Count: 20000" in twice.printed
+
+
+def test_a_second_driver_for_a_ticket_gets_no_key(team: Team, twice: Twice) -> None:
+    assert twice.second.phase == "Failed", twice.second.log[-2000:]
+    assert twice.second.failure()["code"] in {"refused", "conflict"}, twice.second.failure()
+    assert [run["run_id"] for run in team.owner().runs()["runs"]].count(twice.first.run) == 1
 
 
 def test_a_library_that_the_loader_is_told_to_load_gets_no_key(team: Team, count: Submission) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from pyarrow import parquet
-from tests.support.installation import Ended, Submission
+from tests.support.installation import Submission
 from tests.support.kubernetes.cluster import CommandError
-from tests.support.kubernetes.edits import container_of, opened_runs, send, signed
+from tests.support.kubernetes.edits import container_of, opened_runs
 from tests.support.kubernetes.runs import QUICKLY_COMPILED, ROWS, SIZES, Team, counts_of
 from tests.support.leaks import LeakSearch, summary
 from tests.support.needles import needles_of
@@ -32,19 +32,6 @@ pytestmark = pytest.mark.timeout(1200, func_only=True)
 
 
 # --- who joins, and when ---------------------------------------------------------------------------------------------
-
-
-def test_a_second_driver_for_a_ticket_gets_no_key(team: Team, count: Submission) -> None:
-    rendered, client, access = signed(team, count)
-    for expected in ("Succeeded", "Failed"):
-        send(rendered, client, access)
-        name = rendered.names.driver_pod
-        assert team.cluster.ended(name, team.runs, timeout_s=300) == expected, team.cluster.log(name, team.runs)
-        log = team.cluster.log(name, team.runs)
-        team.clear()
-    client.close()
-    assert '"code":"refused"' in log or '"code":"conflict"' in log
-    assert [run["run_id"] for run in team.owner().runs()["runs"]].count(rendered.names.run_id) == 1
 
 
 def test_a_rogue_executor_with_the_drivers_labels_gets_no_task(team: Team, slow: Submission, tmp_path: Path) -> None:
@@ -150,7 +137,10 @@ class Watcher:
     seen: dict[str, str] = field(default_factory=dict)
     _stop: threading.Event = field(default_factory=threading.Event)
 
-    KINDS = "pods,configmaps,secrets,services,networkpolicies,events,serviceaccounts,persistentvolumeclaims"
+    KINDS = (
+        *("pods", "configmaps", "secrets", "services", "networkpolicies", "events", "serviceaccounts"),
+        "persistentvolumeclaims",
+    )
 
     @contextmanager
     def watching(self) -> Iterator["Watcher"]:
@@ -171,22 +161,25 @@ class Watcher:
 
     def _look(self) -> None:
         for namespace in (self.team.runs, self.team.namespace):
-            try:
-                text = self.team.cluster.kubectl(
-                    *("get", self.KINDS, f"--namespace={namespace}", "--output=json", "--show-managed-fields")
-                )
-            except CommandError:
-                continue
-            for each in json.loads(text)["items"]:
-                place = f"{namespace}/{each['kind']}/{each['metadata']['name']}"
-                self.seen[f"{place}@{each['metadata']['resourceVersion']}"] = json.dumps(each)
-                if each["kind"] == "Pod":
-                    self.seen[f"log of {place}"] = _log_of(self.team, namespace, each["metadata"]["name"])
+            for kind in self.KINDS:
+                for each in self._found(kind, namespace):
+                    name, version = each["metadata"]["name"], each["metadata"]["resourceVersion"]
+                    self.seen[f"{namespace}/{each['kind']}/{name}@{version}"] = json.dumps(each)
+                    if each["kind"] == "Pod":
+                        for container in each["spec"]["containers"]:
+                            if log := _log_of(self.team, namespace, name, container["name"]):
+                                self.seen[f"log of {namespace}/{name}/{container['name']}"] = log
+
+    def _found(self, kind: str, namespace: str) -> list[dict[str, Any]]:
+        try:
+            return self.team.cluster.find(kind, namespace)
+        except CommandError:
+            return []
 
 
-def _log_of(team: Team, namespace: str, name: str) -> str:
+def _log_of(team: Team, namespace: str, name: str, container: str) -> str:
     try:
-        return team.cluster.kubectl("logs", name, f"--namespace={namespace}", "--all-containers", "--timestamps")
+        return team.cluster.log(name, namespace, container=container)
     except CommandError:
         return ""
 
@@ -233,15 +226,3 @@ def test_nothing_that_the_api_shows_holds_a_value_or_a_secret(
     for text in watcher.seen.values():
         assert "_SPARK_AUTH_SECRET" not in text
         assert "PRIVATE KEY" not in text or "identity" in text  # the owner's services are the owner's own
-
-
-def test_a_pod_without_a_token_for_the_cluster_is_what_executors_are(team: Team, slow: Submission) -> None:
-    with team.under_way(slow) as run:
-        (pod,) = team.pods(run.run, role="executor")
-        volumes = json.dumps(pod["spec"]["volumes"])
-        ended: Ended = run.ended()
-
-    assert ended.status == 0, ended.text
-    assert pod["spec"]["automountServiceAccountToken"] is False
-    assert "kube-api-access" not in volumes
-    assert volumes.count('"audience"') == volumes.count('"strongroom:')

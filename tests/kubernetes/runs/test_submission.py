@@ -1,5 +1,6 @@
 """The taxi report on a real cluster: the same rows, the same lines, the same receipt, and nothing that stays."""
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass, replace
@@ -8,14 +9,24 @@ from typing import Any
 
 import pytest
 from tests.support.installation import Ended, Submission
-from tests.support.kubernetes.runs import QUICKLY_COMPILED, SIZES, Team, plain_rows
+from tests.support.kubernetes.runs import QUICKLY_COMPILED, SIZES, Team, run_plainly
 
 from strongroom.base.workflow import Step
 
 pytestmark = pytest.mark.timeout(1200, func_only=True)
 
-TABLES = ("by_hour", "by_payment", "by_zone")
 EXECUTORS = 3
+TEMPLATE = """
+apiVersion: v1
+kind: Pod
+metadata: {labels: {team: taxis}}
+spec:
+  terminationGracePeriodSeconds: 7
+  volumes: [{name: extra, emptyDir: {}}]
+  containers:
+  - name: spark
+    volumeMounts: [{name: extra, mountPath: /extra}]
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +43,38 @@ class Reported:
     log: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """A run of the count with a pod template, a place for its archive and settings that say nothing of what it does.
+
+    Attributes:
+        run_id: The run.
+        approved: Digest of what was approved; it was packed without a word of the cluster.
+        pods: Its pods when it had ended, the executor's as well.
+        archived: The files in its archive.
+        objects: Its objects when it had ended.
+        left: Those that were still there after its driver's pod was deleted.
+    """
+
+    run_id: str
+    approved: str
+    pods: list[dict[str, Any]]
+    archived: list[str]
+    objects: list[str]
+    left: list[str]
+
+    def pod_of(self, role: str) -> dict[str, Any]:
+        (found,) = [pod for pod in self.pods if _component(pod) == role]
+        return found
+
+
 @pytest.fixture(scope="module")
 def report(repo_root: Path) -> Submission:
     return Submission(
         script=repo_root / "examples" / "nyctaxi" / "report.py",
         arguments=("strongroom://trips", "strongroom://report"),
         writes=("report",),
+        options=(*QUICKLY_COMPILED, "--conf", "spark.sql.shuffle.partitions=4"),
         sizes=SIZES,
     )
 
@@ -47,7 +84,7 @@ def reported(team: Team, report: Submission, plain_trips: Path, tmp_path_factory
     """The report on three executor pods, and by plain Spark on this machine."""
     folder = tmp_path_factory.mktemp("report")
     team.approve(report)
-    plain_rows(report.script, str(plain_trips), str(folder / "plain"), tables={}, scratch=folder)
+    run_plainly(report.script, str(plain_trips), str(folder / "plain"), options=report.options, scratch=folder)
     tables = sorted(path.name for path in (folder / "plain").iterdir() if path.is_dir())
     ended = team.run_well(report, "--num-executors", str(EXECUTORS))
     kinds = "pods,configmaps,services,networkpolicies"
@@ -61,6 +98,32 @@ def reported(team: Team, report: Submission, plain_trips: Path, tmp_path_factory
         verified=team.done("receipt", "verify", str(team.receipt(ended))),
         printed=team.output_of(ended),
         log=team.cluster.log(team.driver_of(ended.run_id)["metadata"]["name"], team.runs),
+    )
+
+
+@pytest.fixture(scope="module")
+def counted(team: Team, count: Submission, tmp_path_factory: pytest.TempPathFactory) -> Counted:
+    """The count with everything that a person may choose of how and where it runs."""
+    template = tmp_path_factory.mktemp("template") / "template.yaml"
+    template.write_text(TEMPLATE)
+    settings = {f"spark_kubernetes_{role}_podTemplateFile": str(template) for role in ("driver", "executor")} | {
+        "spark_executor_memoryOverhead": "900m",
+        "spark_kubernetes_executor_deleteOnTermination": "false",
+        "spark_kubernetes_executor_terminationGracePeriodSeconds": "7s",  # Spark sets it, whatever the template says
+    }
+    approved = team.pack(count)
+    ended = team.run_well(count, "--archive", "/data/archive", **settings)
+    pods, objects = team.pods(ended.run_id), team.objects_of_runs()
+    team.cluster.delete("pod", team.driver_of(ended.run_id)["metadata"]["name"], team.runs)
+    with contextlib.suppress(TimeoutError):
+        team.cluster.wait_until(lambda: team.objects_of_runs() == [], "the end of the run's objects", 90)
+    return Counted(
+        run_id=ended.run_id,
+        approved=approved,
+        pods=pods,
+        archived=team.files_in(f"archive/{ended.run_id}"),
+        objects=objects,
+        left=team.objects_of_runs(),
     )
 
 
@@ -132,12 +195,9 @@ def test_no_object_holds_a_secret_or_a_token_of_its_own(team: Team, reported: Re
     assert team.cluster.find("secrets", team.runs) == []
 
 
-def test_deleting_the_drivers_pod_deletes_the_run(team: Team, count: Submission) -> None:
-    ended = team.run_well(count)
-    assert team.objects_of_runs() != []
-
-    team.cluster.delete("pod", team.driver_of(ended.run_id)["metadata"]["name"], team.runs)
-    team.assert_nothing_left_there()
+def test_deleting_the_drivers_pod_deletes_the_run(counted: Counted) -> None:
+    assert {each.partition("/")[0] for each in counted.objects} >= {"Pod", "ConfigMap"}
+    assert counted.left == []
 
 
 def test_a_run_that_nobody_follows_is_listed_shown_read_and_fetched(team: Team, count: Submission) -> None:
@@ -169,51 +229,34 @@ def test_a_run_that_nobody_follows_is_listed_shown_read_and_fetched(team: Team, 
     assert "there is no run" in gone.stderr
 
 
-def test_what_a_run_leaves_is_archived_where_that_is_asked_for(team: Team, count: Submission) -> None:
-    ended = team.run_well(count, "--archive", "/data/archive")
-
-    assert team.files_in(f"archive/{ended.run_id}") == [
-        f"{ended.run_id}.output.jwe",
-        f"{ended.run_id}.receipt.json",
-    ]
+def test_what_a_run_leaves_is_archived_where_that_is_asked_for(counted: Counted) -> None:
+    assert counted.archived == [f"{counted.run_id}.output.jwe", f"{counted.run_id}.receipt.json"]
 
 
-def test_an_application_of_one_machine_runs_here_under_the_same_approval(team: Team, count: Submission) -> None:
+def test_an_application_of_one_machine_runs_here_under_the_same_approval(counted: Counted) -> None:
     """The digest that was approved says nothing of where it runs: `approve` packed it with no word of the cluster."""
-    digest = team.pack(count)
-    ended = team.run_well(count, "--conf", "spark.executor.memoryOverhead=900m")
-
-    driver = team.driver_of(ended.run_id)
-    assert driver["metadata"]["annotations"]["strongroom.application-digest"] == digest
+    annotations = counted.pod_of("driver")["metadata"]["annotations"]
+    assert annotations["strongroom.application-digest"] == counted.approved
 
 
-def test_pod_templates_of_ones_own_are_merged(team: Team, count: Submission, tmp_path: Path) -> None:
-    template = tmp_path / "template.yaml"
-    template.write_text("""
-apiVersion: v1
-kind: Pod
-metadata: {labels: {team: taxis}}
-spec:
-  terminationGracePeriodSeconds: 7
-  volumes: [{name: extra, emptyDir: {}}]
-  containers:
-  - name: spark
-    volumeMounts: [{name: extra, mountPath: /extra}]
-""")
-    settings = {f"spark_kubernetes_{role}_podTemplateFile": str(template) for role in ("driver", "executor")} | {
-        "spark_kubernetes_executor_deleteOnTermination": "false",
-        "spark_kubernetes_executor_terminationGracePeriodSeconds": "7s",  # Spark sets it, whatever the template says
-    }
-    ended = team.run_well(count, **settings)
+@pytest.mark.parametrize("role", ["driver", "executor"])
+def test_pod_templates_of_ones_own_are_merged(counted: Counted, role: str) -> None:
+    pod = counted.pod_of(role)
 
-    pods = team.pods(ended.run_id)
-    assert {pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in pods} == {"driver", "executor"}
-    for pod in pods:
-        assert pod["metadata"]["labels"]["team"] == "taxis"
-        assert pod["spec"]["terminationGracePeriodSeconds"] == 7
-        (container,) = pod["spec"]["containers"]
-        assert "/extra" in {mount["mountPath"] for mount in container["volumeMounts"]}
-        assert container["command"] == ["/usr/local/bin/strongroom-agent", "--pod"]
+    assert pod["metadata"]["labels"]["team"] == "taxis"
+    assert pod["spec"]["terminationGracePeriodSeconds"] == 7
+    (container,) = pod["spec"]["containers"]
+    assert "/extra" in {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert container["command"] == ["/usr/local/bin/strongroom-agent", "--pod"]
+
+
+def test_executors_have_no_token_for_the_cluster(counted: Counted) -> None:
+    spec = counted.pod_of("executor")["spec"]
+    volumes = json.dumps(spec["volumes"])
+
+    assert spec["automountServiceAccountToken"] is False
+    assert "kube-api-access" not in volumes
+    assert volumes.count('"audience"') == volumes.count('"strongroom:')
 
 
 def test_a_prepared_run_is_started_by_somebody_else(team: Team, count: Submission, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ _AGAIN_AFTER_S: Final = 0.3
 _CORE: Final = "/api/v1"
 _NAMESPACED: Final = {
     "configmaps": _CORE,
+    "events": _CORE,
     "persistentvolumeclaims": _CORE,
     "pods": _CORE,
     "secrets": _CORE,

@@ -25,7 +25,7 @@ from tests.support.kubernetes import remains
 from tests.support.kubernetes.api import Api, path_of
 from tests.support.kubernetes.configuration import API_SERVER, CONTAINERD_SOCKET, PAUSE_IMAGE
 from tests.support.kubernetes.images import pod_archive
-from tests.support.kubernetes.kubebox import Box, Say, built_box
+from tests.support.kubernetes.kubebox import LESS_COLLECTING, Box, Say, built_box
 from tests.support.kubernetes.machine import missing, search_path
 from tests.support.kubernetes.node import CONTROL
 from tests.support.kubernetes.oci import read_archive
@@ -40,7 +40,7 @@ _T = TypeVar("_T")
 _COMMAND_TIMEOUT_S: Final = 180.0
 _START_TIMEOUT_S: Final = 180.0
 _END_TIMEOUT_S: Final = 60.0
-_LOOK_EVERY_S: Final = 0.1
+_LOOK_EVERY_S: Final = 0.2
 _KEPT_IMAGES: Final = 8
 
 
@@ -101,7 +101,9 @@ class Cluster:
     def find(self, kind: str, namespace: str = "", *, selector: str = "") -> list[dict[str, Any]]:
         """Return all objects of a kind in a namespace; `selector` narrows them by their labels."""
         narrowed = [f"--selector={selector}"] if selector else []
-        answer = json.loads(self.kubectl("get", kind, *_in(namespace), *narrowed, "--output=json"))
+        answer = json.loads(
+            self.kubectl("get", kind, *_in(namespace), *narrowed, "--output=json", "--show-managed-fields")
+        )
         return list(answer["items"])
 
     def exists(self, kind: str, name: str, namespace: str = "") -> bool:
@@ -296,7 +298,7 @@ class Cluster:
         places = ("KUBECACHEDIR", "HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME")
         mine = {name: str(self.folder / name.lower()) for name in places}
         kept = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}
-        return {**kept, **mine}
+        return {**LESS_COLLECTING, **kept, **mine}
 
 
 @dataclass(kw_only=True)

@@ -197,7 +197,7 @@ def _kubelet(site: Site) -> dict[str, Any]:
         "imageGCHighThresholdPercent": 100,
         "maxPods": 60,
         "podPidsLimit": 4096,
-        "nodeStatusUpdateFrequency": "1s",
+        "nodeStatusUpdateFrequency": "10s",
         "serializeImagePulls": False,
     }
 

@@ -78,8 +78,8 @@ def signed(team: Team, submission: Submission, **settings: str) -> tuple[Rendere
     return run.rendered, KubernetesClient(access, namespace=team.runs), access
 
 
-def send(rendered: Rendered, client: KubernetesClient, access: Access) -> None:
-    """Have the cluster start a run, as its submitter does."""
+def sent(team: Team, rendered: Rendered, client: KubernetesClient, access: Access) -> Attacked:
+    """Have the cluster start a run, as its submitter does, and wait for its driver's end."""
     start_run(
         rendered,
         client=client,
@@ -88,22 +88,22 @@ def send(rendered: Rendered, client: KubernetesClient, access: Access) -> None:
         clock=SystemClock(),
         tell=lambda _text: None,
     )
+    name = rendered.names.driver_pod
+    return Attacked(
+        rendered=rendered,
+        phase=team.cluster.ended(name, team.runs, timeout_s=300),
+        log=team.cluster.log(name, team.runs),
+        described=team.cluster.describe("pod", name, team.runs),
+    )
 
 
 def attacked(team: Team, submission: Submission, edit: Edit, **settings: str) -> Attacked:
     """Start a run whose objects were edited on their way, and wait for its driver's end."""
     rendered, client, access = signed(team, submission, **settings)
-    edited = edit(rendered)
-    name = edited.names.driver_pod
-    send(edited, client, access)
-    phase = team.cluster.ended(name, team.runs, timeout_s=300)
-    client.close()
-    return Attacked(
-        rendered=edited,
-        phase=phase,
-        log=team.cluster.log(name, team.runs),
-        described=team.cluster.describe("pod", name, team.runs),
-    )
+    try:
+        return sent(team, edit(rendered), client, access)
+    finally:
+        client.close()
 
 
 def template(change: Callable[[dict[str, Any]], None]) -> Edit:

@@ -22,6 +22,8 @@ from strongroom.base.errors import ConfigurationError, UnavailableError
 
 SOURCES: Final = Path(__file__).with_name("kubebox")
 Say = Callable[[str], None]
+LESS_COLLECTING: Final = {"GOGC": "400"}
+"""The environment of programs in Go: they take more memory, which is there, and a sixth less of processor time."""
 _FLAGS: Final = "-buildvcs=false -trimpath -mod=readonly -gcflags=all=-dwarf=false"
 _VERSION_PACKAGE: Final = "k8s.io/component-base/version"
 _MUCH_MEMORY_BYTES: Final = 8 << 30

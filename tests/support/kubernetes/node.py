@@ -19,6 +19,7 @@ from typing import Final
 
 from tests.support.kubernetes.api import Api
 from tests.support.kubernetes.configuration import CONTAINERD_SOCKET, Component, components
+from tests.support.kubernetes.kubebox import LESS_COLLECTING
 from tests.support.kubernetes.remains import write_record
 from tests.support.kubernetes.site import NODE, REPOSITORY, Site
 
@@ -154,7 +155,7 @@ class _Node:
             (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ]
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self._site.run)}
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self._site.run), **LESS_COLLECTING}
         command = self._parts[name].command
         self._pids[name] = os.posix_spawnp(
             command[0], command, environment, file_actions=actions, setsid=True, setsigdef=[signal.SIGPIPE]

@@ -7,7 +7,7 @@ import json
 import secrets
 import subprocess
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from strongroom.engine.runtime import find_runtime
 
 ROWS: Final = 20_000
 """How many trips a team has."""
-SLOW_PARTITIONS: Final = 16
+SLOW_PARTITIONS: Final = 10
 """How many seconds' work the application has that has a middle."""
 SIZES: Final = ("--driver-memory", "700m", "--executor-memory", "700m")
 QUICKLY_COMPILED: Final = tuple(
@@ -235,11 +235,8 @@ class Team(InstalledChart):
     def decrypted(self, dataset: str, tables: Sequence[str], into: Path) -> dict[str, list[dict[str, Any]]]:
         """The rows of a dataset's tables as its owner reads them, from the pods' storage."""
         self.take(dataset, self.storage(dataset).parent)
-        found: dict[str, list[dict[str, Any]]] = {}
-        for table in tables:
-            self.done("dataset", "decrypt", dataset, "--path", table, "--to", str(into / table))
-            found[table] = parquet.read_table(into / table).to_pylist()
-        return found
+        self.done("dataset", "decrypt", dataset, "--to", str(into / dataset))
+        return {table: parquet.read_table(into / dataset / table).to_pylist() for table in tables}
 
     # --- what is there ----------------------------------------------------------------------------------------------
 
@@ -398,13 +395,11 @@ def team_on(cluster: Cluster, root: Path, *, trips: Path, say: Say, options: tup
 
 def counts_of(team: Team, path: str, into: Path) -> list[int]:
     """What an application wrote that counts the trips of each partition."""
-    team.decrypted("report", [path], into)
-    counts: list[int] = parquet.read_table(into / path).column("trips").to_pylist()
-    return counts
+    return [row["trips"] for row in team.decrypted("report", [path], into)[path]]
 
 
-def plain_rows(script: Path, *arguments: str, tables: Mapping[str, Path], scratch: Path) -> dict[str, list[Any]]:
-    """The rows that an application writes under plain Spark on this machine, by table."""
+def run_plainly(script: Path, *arguments: str, options: Sequence[str], scratch: Path) -> None:
+    """Run an application under plain Spark on this machine."""
     runtime = find_runtime()
     environment = {
         "HOME": str(scratch),
@@ -415,12 +410,10 @@ def plain_rows(script: Path, *arguments: str, tables: Mapping[str, Path], scratc
         "SPARK_LOCAL_DIRS": str(scratch),
         "SPARK_LOCAL_IP": "127.0.0.1",
     }
-    command = [runtime.spark_home / "bin/spark-submit", "--master", "local[2]", "--conf", "spark.ui.enabled=false"]
-    done = subprocess.run(
-        [*command, script, *arguments], env=environment, cwd=scratch, capture_output=True, text=True, check=False
-    )
+    of_machine = ("--master", "local[2]", "--conf", "spark.ui.enabled=false")
+    command = [runtime.spark_home / "bin/spark-submit", *of_machine, *options, script, *arguments]
+    done = subprocess.run(command, env=environment, cwd=scratch, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    return {name: parquet.read_table(folder).to_pylist() for name, folder in tables.items()}
 
 
 def trips_folder(trips: ModuleType, folder: Path, *, rows: int) -> Path:

@@ -1,16 +1,19 @@
 """Spark's own submission client, in cluster mode, as a child: it makes the driver's pod and what Spark needs beside it.
 
 It is not measured and sees no secret of a run: what it makes is the host's word. Settings and template go to it in a
-private folder; arguments name files only.
+private folder; arguments name files only. It runs for seconds, half of which Java would need to load classes: set-up
+records them.
 """
 
 import ctypes
 import os
 import re
 import signal
+import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +22,8 @@ from strongroom.base.errors import EngineError
 from strongroom.base.workflow import Step
 from strongroom.cluster.kubernetes.access import Access
 from strongroom.cluster.kubernetes.render import APPLICATION_FILE, Rendered
-from strongroom.cluster.kubernetes.settings import DRIVER_TEMPLATE
+from strongroom.cluster.kubernetes.settings import DRIVER_TEMPLATE, IMAGE, WAIT
+from strongroom.engine.build import cache_to_make
 from strongroom.engine.runtime import SparkRuntime
 from strongroom.engine.settings import properties_text
 
@@ -65,38 +69,93 @@ def run_spark_submit(rendered: Rendered, access: Access, *, runtime: SparkRuntim
         EngineError: It did not; with the API's words, or Java's.
         KeyboardInterrupt: As it came; the child has ended before.
     """
-    with tempfile.TemporaryDirectory(prefix="strongroom-submit-") as name:
-        folder = Path(name)  # mode 700
+    with _private_folder() as folder:
         template = _private(folder / "driver.json", canonical_json(rendered.driver_template))
         settings = {**rendered.submission, **access.spark, DRIVER_TEMPLATE: template.as_uri()}
-        properties = _private(folder / "spark.properties", properties_text(settings).encode("ascii"))
-        _private(folder / "log4j2.properties", _LOG_SETTINGS.encode("ascii"))
-        output = folder / "output"
-        status = _run(_command(access, runtime, folder=folder, properties=properties), folder, access, output=output)
-        if status != 0:
-            raise _error(output.read_text("utf-8", "replace"), status=status)
+        cache = runtime.submission_cache
+        status, said = _run(
+            folder,
+            settings,
+            options=(f"-XX:AOTCache={cache}",) if cache.is_file() else (),
+            server=access.server,
+            runtime=runtime,
+            environment=access.environment,
+        )
+    if status != 0:
+        raise _error(said, status=status)
 
 
-def _command(access: Access, runtime: SparkRuntime, *, folder: Path, properties: Path) -> tuple[str, ...]:
-    return (
+def build_submission_cache(runtime: SparkRuntime, *, progress: Callable[[str], None]) -> None:
+    """Have Java record what the client loads, if that is not done yet: it asks an API here that does not answer.
+
+    Args:
+        runtime: The Spark and Java to run, which `engine.build` made.
+        progress: Told in a few words what is being done.
+
+    Raises:
+        EngineError: Java could not be started, or recorded nothing.
+    """
+    cache, settings = runtime.submission_cache, {IMAGE: "image", WAIT: "false"}
+    with cache_to_make(runtime, cache, said=f"{_JAVA_OPTIONS}{settings}") as outdated:
+        if not outdated:
+            return
+        progress("training Java's cache for submissions to Kubernetes (about 10 s)")
+        made = cache.with_suffix(".new")
+        with _private_folder() as folder, _unanswered_address() as server:
+            status, said = _run(
+                folder,
+                settings,
+                options=(f"-XX:AOTCacheOutput={made}",),
+                server=server,
+                runtime=runtime,
+                environment={"HOME": str(folder), "PATH": os.defpath},
+            )
+        if not made.is_file():
+            raise EngineError(
+                f"the training run of Java's cache for submissions ended with status {status} and made none",
+                action=f"free some memory and run it again; it said: {said[-500:]}",
+            )
+        made.replace(cache)
+
+
+@contextmanager
+def _private_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="strongroom-submit-") as name:
+        yield Path(name)  # mode 700
+
+
+@contextmanager
+def _unanswered_address() -> Iterator[str]:
+    """An address of this machine that nobody answers at while the block runs."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        yield f"https://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def _run(
+    folder: Path,
+    settings: Mapping[str, str],
+    *,
+    options: tuple[str, ...],
+    server: str,
+    runtime: SparkRuntime,
+    environment: Mapping[str, str],
+) -> tuple[int, str]:
+    """Run the client to its end; return its exit status and what it said."""
+    properties = _private(folder / "spark.properties", properties_text(settings).encode("ascii"))
+    log_settings = _private(folder / "log4j2.properties", _LOG_SETTINGS.encode("ascii"))
+    output = folder / "output"
+    command = (
         str(runtime.java),
-        *_JAVA_OPTIONS,
-        f"-Dlog4j2.configurationFile={folder / 'log4j2.properties'}",
+        *(*_JAVA_OPTIONS, *options),
+        f"-Dlog4j2.configurationFile={log_settings}",
         f"-Djava.io.tmpdir={folder}",
         *("-cp", str(runtime.spark_home / "jars" / "*")),
         _SUBMIT_CLASS,
-        *("--master", f"k8s://{access.server}", "--deploy-mode", "cluster"),
+        *("--master", f"k8s://{server}", "--deploy-mode", "cluster"),
         *("--properties-file", str(properties)),
         APPLICATION_FILE,
     )
-
-
-def _run(command: tuple[str, ...], folder: Path, access: Access, *, output: Path) -> int:
-    environment: Mapping[str, str] = {
-        "LANG": "C.UTF-8",
-        **access.environment,
-        "SPARK_CONF_DIR": str(folder / "no-conf"),
-    }
     parent = os.getpid()
     libc = ctypes.CDLL(None, use_errno=True)
 
@@ -109,7 +168,7 @@ def _run(command: tuple[str, ...], folder: Path, access: Access, *, output: Path
         process = subprocess.Popen(  # noqa: S603 - the command is made here
             command,
             cwd=folder,
-            env=dict(environment),
+            env={"LANG": "C.UTF-8", **environment, "SPARK_CONF_DIR": str(folder / "no-conf")},
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=said,
@@ -117,7 +176,7 @@ def _run(command: tuple[str, ...], folder: Path, access: Access, *, output: Path
             preexec_fn=tie_to_parent,  # noqa: PLW1509 - two system calls and no lock, between fork and exec
         )
     try:
-        return process.wait(_TIMEOUT_S)
+        status = process.wait(_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
         raise EngineError(
             f"Spark's submission client did not end within {_TIMEOUT_S:.0f} s",
@@ -128,6 +187,7 @@ def _run(command: tuple[str, ...], folder: Path, access: Access, *, output: Path
         if process.poll() is None:
             process.kill()
             process.wait(_GRACE_S)
+    return status, output.read_text("utf-8", "replace")
 
 
 def _error(said: str, *, status: int) -> EngineError:

@@ -1,7 +1,13 @@
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from strongroom.base.workflow import Step
-from strongroom.cluster.kubernetes.spark_submit import _error
+from strongroom.cluster.kubernetes.settings import IMAGE
+from strongroom.cluster.kubernetes.spark_submit import _error, _run, _unanswered_address, build_submission_cache
+from strongroom.engine.build import build_runtime
+from strongroom.engine.runtime import find_runtime
 
 FORBIDDEN = """\
 Exception in thread "main" io.fabric8.kubernetes.client.KubernetesClientException: Failure executing: POST at: \
@@ -37,3 +43,25 @@ def test_says_what_the_cluster_or_java_said(said: str, words: str) -> None:
     assert "Received status" not in error.message
     assert error.step is Step.EXECUTORS
     assert error.action
+
+
+def test_what_java_recorded_is_what_a_submission_loads(tmp_path: Path) -> None:
+    build_runtime(progress=lambda _: None)
+    runtime = replace(find_runtime(), submission_cache=tmp_path / "submission.aot")
+    told: list[str] = []
+    for _ in range(2):
+        build_submission_cache(runtime, progress=told.append)
+
+    with _unanswered_address() as server:
+        status, said = _run(
+            tmp_path,
+            {IMAGE: "image"},
+            options=("-XX:AOTMode=on", f"-XX:AOTCache={runtime.submission_cache}"),  # Java ends if it cannot use it
+            server=server,
+            runtime=runtime,
+            environment={"HOME": str(tmp_path)},
+        )
+
+    assert len(told) == 1, "it is made once"
+    assert status == 1
+    assert "Connection refused" in _error(said, status=status).message
