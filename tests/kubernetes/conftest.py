@@ -13,6 +13,8 @@ from tests.support.kubernetes.kubebox import Say
 from strongroom.base.errors import ConfigurationError
 
 _HERE = Path(__file__).parent
+_LONG = ("test_images.py", "test_chart.py", "test_remains.py", "test_chart_replicas.py")
+"""Files of few tests that take long."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,13 +22,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     The operator's page comes first: it installs a simulated platform where runs look for it, and a node has one there.
     The team of `runs` has its own there from its first test to the session's end. Those runs come next, and longer
-    files before shorter ones: what takes longest is not to be what is left for one process.
+    files before shorter ones: what takes longest is not to be what is left for one process at the end.
     """
     tests = Counter(item.path for item in items)
     items.sort(
         key=lambda item: (
             item.path != _HERE / "test_install_page.py",
             item.path.parent != _HERE / "runs",
+            item.path.name not in _LONG,
             -tests[item.path],
             item.path,
         )
