@@ -23,7 +23,6 @@ from strongroom.base.workflow import Step
 from strongroom.cluster.kubernetes.access import Access
 from strongroom.cluster.kubernetes.render import APPLICATION_FILE, Rendered
 from strongroom.cluster.kubernetes.settings import DRIVER_TEMPLATE, IMAGE, WAIT
-from strongroom.engine.build import cache_to_make
 from strongroom.engine.runtime import SparkRuntime
 from strongroom.engine.settings import properties_text
 
@@ -95,6 +94,8 @@ def build_submission_cache(runtime: SparkRuntime, *, progress: Callable[[str], N
     Raises:
         EngineError: Java could not be started, or recorded nothing.
     """
+    from strongroom.engine.build import cache_to_make  # noqa: PLC0415 - py4j, which submitting does without
+
     cache, settings = runtime.submission_cache, {IMAGE: "image", WAIT: "false"}
     with cache_to_make(runtime, cache, said=f"{_JAVA_OPTIONS}{settings}") as outdated:
         if not outdated:
