@@ -77,7 +77,7 @@ def finish_run(member: Membership, *, start: Start, ended: Ended, clock: Clock, 
     for attempt in range(_CLOSE_ATTEMPTS):
         records = _records(member, clock=clock)  # 2
         vaults = _vault_records(member, commits, now=clock.now())
-        signers = _patiently(partial(member.attestation.signers, _results(member, records.values())))
+        signers = _when_it_answers(partial(member.attestation.signers, _results(member, records.values())))
         body = ReceiptBody(
             hardware="simulated" if _is_simulated(member) else "real",
             run=member.run,
@@ -91,7 +91,7 @@ def finish_run(member: Membership, *, start: Start, ended: Ended, clock: Clock, 
             attestation_service=start.attestation_service.url,
             attestation_certificates=tuple(map(to_b64url, signers.certificates)),
             attestation_keys={kid: to_b64url(certificate) for kid, certificate in signers.keys.items()},
-            endorsements=_patiently(partial(_endorsements, member, records.values())),
+            endorsements=_when_it_answers(partial(_endorsements, member, records.values())),
             records=records,
             vaults=vaults,
             inputs=inputs,
@@ -119,7 +119,7 @@ def finish_run(member: Membership, *, start: Start, ended: Ended, clock: Clock, 
     return _keep(member, body=body, closings=closings, log=log, keep=keep)  # 5
 
 
-def _patiently(ask: Callable[[], _T]) -> _T:
+def _when_it_answers(ask: Callable[[], _T]) -> _T:
     """Ask a service, and ask again where it does not answer: hours of work may wait for one that just restarts.
 
     Raises:
@@ -141,7 +141,7 @@ def _records(member: Membership, *, clock: Clock) -> dict[str, RunRecord]:
     def ask(service: TeeKeyServiceClient) -> RunRecord:
         return service.record(now=clock.now())
 
-    return {identity: _patiently(partial(ask, service)) for identity, service in member.services.items()}
+    return {identity: _when_it_answers(partial(ask, service)) for identity, service in member.services.items()}
 
 
 def _is_simulated(member: Membership) -> bool:
@@ -249,7 +249,7 @@ def _close(
             commits=tuple(commits.get(identity, [])),
         )
         # Again also where the answer was lost, or its witnesses did not answer in time.
-        closings[identity], *_ = _patiently(partial(service.close, request))
+        closings[identity], *_ = _when_it_answers(partial(service.close, request))
     return closings
 
 

@@ -43,7 +43,7 @@ def test_a_rogue_executor_with_the_drivers_labels_gets_no_task(team: Team, slow:
         team.cluster.create(rogue)
         name = rogue["metadata"]["name"]
         ended = run.ended()
-        with_words = _log_or_nothing(team, name)
+        with_words = _log_or_nothing(team, team.runs, name)
 
     assert ended.status == 0, ended.text
     (record,) = Receipt.from_json(team.receipt(ended).read_bytes()).body.records.values()
@@ -76,9 +76,9 @@ def _rogue(real: dict[str, Any], driver: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _log_or_nothing(team: Team, name: str) -> str:
+def _log_or_nothing(team: Team, namespace: str, name: str, *, container: str = "") -> str:
     try:
-        return team.cluster.log(name, team.runs)
+        return team.cluster.log(name, namespace, container=container)
     except CommandError:
         return ""
 
@@ -167,7 +167,7 @@ class Watcher:
                     self.seen[f"{namespace}/{each['kind']}/{name}@{version}"] = json.dumps(each)
                     if each["kind"] == "Pod":
                         for container in each["spec"]["containers"]:
-                            if log := _log_of(self.team, namespace, name, container["name"]):
+                            if log := _log_or_nothing(self.team, namespace, name, container=container["name"]):
                                 self.seen[f"log of {namespace}/{name}/{container['name']}"] = log
 
     def _found(self, kind: str, namespace: str) -> list[dict[str, Any]]:
@@ -175,13 +175,6 @@ class Watcher:
             return self.team.cluster.find(kind, namespace)
         except CommandError:
             return []
-
-
-def _log_of(team: Team, namespace: str, name: str, container: str) -> str:
-    try:
-        return team.cluster.log(name, namespace, container=container)
-    except CommandError:
-        return ""
 
 
 def test_nothing_that_the_api_shows_holds_a_value_or_a_secret(

@@ -15,7 +15,7 @@ def test_asks_again_until_the_service_answers(monkeypatch: pytest.MonkeyPatch) -
             raise error
         return "an answer"
 
-    assert finish._patiently(ask) == "an answer"
+    assert finish._when_it_answers(ask) == "an answer"
 
 
 def test_gives_up_after_its_patience(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,7 +25,7 @@ def test_gives_up_after_its_patience(monkeypatch: pytest.MonkeyPatch) -> None:
         raise UnavailableError("no answer", action="wait")
 
     with pytest.raises(UnavailableError, match="no answer"):
-        finish._patiently(ask)
+        finish._when_it_answers(ask)
 
 
 def test_a_refusal_is_an_answer() -> None:
@@ -36,5 +36,5 @@ def test_a_refusal_is_an_answer() -> None:
         raise RefusedError("revoked", action="ask the owner")
 
     with pytest.raises(RefusedError, match="revoked"):
-        finish._patiently(ask)
+        finish._when_it_answers(ask)
     assert len(asked) == 1

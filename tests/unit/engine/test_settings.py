@@ -27,6 +27,8 @@ def test_the_channel_and_the_disk_are_encrypted_and_nothing_is_shown() -> None:
         "spark.io.encryption.enabled": "true",
         "spark.io.encryption.keySizeBits": "256",
         "spark.io.encryption.commons.config.cipher.classes": "org.apache.commons.crypto.cipher.JceCipher",
+        "spark.io.encryption.commons.config.secure.random.classes": "org.apache.commons.crypto.random.JavaCryptoRandom",
+        "spark.io.encryption.commons.config.secure.random.java.algorithm": "NativePRNG",
         "spark.python.unix.domain.socket.enabled": "true",
         "spark.ui.enabled": "false",
         "spark.eventLog.enabled": "false",
