@@ -23,6 +23,7 @@ from strongroom.attestation.evidence.simulated import entry_command
 from strongroom.base.errors import EngineError, FormatError, StrongroomError
 from strongroom.base.workflow import Step
 from strongroom.cluster.failures import error_of, is_refusal
+from strongroom.datasets.storage import write_file
 from strongroom.wire.descriptor import Descriptor, DriverAddress
 from strongroom.wire.events import DriverReady, Event, Failed, Finished, parse_event
 
@@ -176,7 +177,7 @@ class LocalCluster:
         report = self._folder / f"{name}.events.jsonl"
         own = descriptor.model_copy(update={"scratch": str(scratch), "report": str(report), "lifeline": True})
         path = self._folder / f"{name}.descriptor.json"
-        path.write_bytes(own.to_json())
+        write_file(path, own.to_json())
         with (self._folder / f"{name}.agent.log").open("wb") as messages:
             process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
                 [*entry_command(sys.executable, "strongroom.agent"), str(path)],
