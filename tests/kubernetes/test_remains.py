@@ -10,34 +10,38 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from tests.support.kubernetes import cgroups, remains
 from tests.support.kubernetes.cluster import LocalCluster
-from tests.support.kubernetes.pods import pod, pod_spec
+from tests.support.kubernetes.kubebox import Box
 from tests.support.kubernetes.site import REPOSITORY, Site, second_site
 
 from strongroom.base.errors import ConflictError
 
 FORWARDS = Path("/proc/sys/net/ipv4/ip_forward")
-_KINDS = ("net", "mnt", "pid", "uts")
+_SHARED = ("pid", "uts")
+"""Kinds of namespaces that every process of a node is in, its pods' processes aside, which end with them."""
 
 
 @dataclass(kw_only=True)
 class Killable:
-    """A session with a cluster of its own.
+    """A session with a node of its own.
 
     Attributes:
         site: The cluster's.
         process: The session's process.
-        namespaces: The node's namespaces, as the kernel numbers them.
+        node: The first process of its node.
+        namespaces: Those namespaces of the node, as the kernel numbers them.
     """
 
     site: Site
     process: "subprocess.Popen[str]"
+    node: int
     namespaces: set[str]
 
     @property
@@ -53,13 +57,12 @@ class Killable:
         return {pid for pid, command in _commands() if all(mark in command for mark in marks)}
 
 
-@pytest.fixture
-def killable(local_cluster: LocalCluster) -> Iterator[Killable]:
-    site = second_site()
+@contextmanager
+def session_with(site: Site, box: Box) -> Iterator[Killable]:
+    """A session that has made its node; nothing of it is left after the block, or the test fails."""
     forwards = FORWARDS.read_text()
-    command = [sys.executable, "-m", "tests.support.kubernetes.session"]
     process = subprocess.Popen(
-        [*command, site.to_json(), str(local_cluster.box.program.parent)],
+        [sys.executable, "-m", "tests.support.kubernetes.session", site.to_json(), str(box.program.parent)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -69,31 +72,56 @@ def killable(local_cluster: LocalCluster) -> Iterator[Killable]:
     assert process.stdout.readline() == "ready\n"
     node = remains.read_record(site).node
     assert node is not None
+    everything = ("net", "mnt", *_SHARED)
+    assert _namespaces_of(node.pid, everything).isdisjoint(_namespaces_of(os.getpid(), everything))
     namespaces = _namespaces_of(node.pid)
-    assert namespaces.isdisjoint(_namespaces_of(os.getpid()))
-    started = Killable(site=site, process=process, namespaces=namespaces)
+    # As long as they are open here, the kernel gives their numbers to no others.
+    held = [os.open(f"/proc/{node.pid}/ns/{kind}", os.O_RDONLY) for kind in _SHARED]
+    started = Killable(site=site, process=process, node=node.pid, namespaces=namespaces)
     there = left_of(site, namespaces)
     assert {found.split()[0] for found in there} == {"process", "link", "route", "cgroup", "file"}, there
-    yield started
-    with process:
-        process.kill()
+    try:
+        yield started
+    finally:
+        with process:
+            process.kill()
     wait_until_nothing_is_left(started)
+    for each in held:
+        os.close(each)
     assert FORWARDS.read_text() == forwards, "whether the machine forwards packets is as before"
 
 
-def test_a_session_that_ends_leaves_nothing(killable: Killable) -> None:
-    assert killable.process.stdin is not None
-    killable.process.stdin.write("end\n")
-    killable.process.stdin.flush()
-
-    assert killable.process.wait(60) == 0
-    assert left_of(killable.site, killable.namespaces) == []
+@pytest.fixture
+def killable(local_cluster: LocalCluster) -> Iterator[Killable]:
+    """A session with a node that runs a pod: processes, mounts, cgroups and a link, and no API server."""
+    with session_with(replace(second_site(), alone=True), local_cluster.box) as started:
+        yield started
 
 
-def test_a_killed_session_leaves_nothing(killable: Killable) -> None:
-    killable.process.kill()
+@pytest.fixture
+def whole(local_cluster: LocalCluster) -> Iterator[Killable]:
+    """A session with a whole cluster, whose state lies below a folder that the node has its own of."""
+    with tempfile.TemporaryDirectory(dir="/var/lib", prefix="strongroom-e2e-") as name:
+        folder = Path(name)
+        site = replace(second_site(), state=folder, run=folder / "run", store=folder / "run" / "containerd")
+        with session_with(site, local_cluster.box) as started:
+            assert "kubelet" in [path.name for path in Path(f"/proc/{started.node}/root/var/lib").iterdir()]
+            yield started
 
-    wait_until_nothing_is_left(killable)
+
+def test_a_session_that_ends_leaves_nothing(whole: Killable) -> None:
+    assert whole.process.stdin is not None
+    whole.process.stdin.write("end\n")
+    whole.process.stdin.flush()
+
+    assert whole.process.wait(60) == 0
+    assert left_of(whole.site, whole.namespaces) == []
+
+
+def test_a_killed_session_leaves_nothing(whole: Killable) -> None:
+    whole.process.kill()
+
+    wait_until_nothing_is_left(whole)
 
 
 def test_a_killed_supervisor_leaves_nothing(killable: Killable) -> None:
@@ -143,21 +171,6 @@ def test_when_all_are_killed_the_next_session_removes_what_no_process_is_part_of
     assert left_of(killable.site, killable.namespaces) == []
 
 
-def test_state_may_lie_below_a_folder_that_the_node_has_its_own_of(local_cluster: LocalCluster) -> None:
-    with tempfile.TemporaryDirectory(dir="/var/lib", prefix="strongroom-e2e-") as name:
-        folder = Path(name)
-        site = replace(second_site(), state=folder, run=folder / "run", store=folder / "run" / "containerd")
-        cluster = LocalCluster.start(site, local_cluster.box, say=lambda _: None)
-        try:
-            cluster.create(pod("ending", "default", pod_spec(cluster.pod_image(), "sleep", "0.1")))
-            assert cluster.ended("ending", "default") == "Succeeded"
-            assert str(folder) not in Path("/proc/self/mountinfo").read_text()
-            assert "kubelet" in cluster.in_node("ls", "/var/lib").split()
-        finally:
-            cluster.close()
-        assert left_of(site, set()) == []
-
-
 def test_a_second_session_is_told_who_has_the_cluster(local_cluster: LocalCluster) -> None:
     with pytest.raises(
         ConflictError, match=f"another session has the cluster .*: process {os.getpid()}, in {REPOSITORY}"
@@ -204,9 +217,9 @@ def _commands() -> Iterator[tuple[int, bytes]]:
             yield int(name), command
 
 
-def _namespaces_of(pid: int) -> set[str]:
+def _namespaces_of(pid: int, kinds: Sequence[str] = _SHARED) -> set[str]:
     try:
-        return {str(Path(f"/proc/{pid}/ns/{kind}").readlink()) for kind in _KINDS}
+        return {str(Path(f"/proc/{pid}/ns/{kind}").readlink()) for kind in kinds}
     except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone, or one that even root may not look at
         return set()
 

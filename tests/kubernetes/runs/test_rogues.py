@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from pyarrow import parquet
-from tests.support.installation import Submission
+from tests.support.installation import Ended, Submission
 from tests.support.kubernetes.cluster import CommandError
 from tests.support.kubernetes.edits import container_of, opened_runs
 from tests.support.kubernetes.runs import QUICKLY_COMPILED, ROWS, SIZES, Team, counts_of
@@ -34,21 +34,37 @@ pytestmark = pytest.mark.timeout(1200, func_only=True)
 # --- who joins, and when ---------------------------------------------------------------------------------------------
 
 
-def test_a_rogue_executor_with_the_drivers_labels_gets_no_task(team: Team, slow: Submission, tmp_path: Path) -> None:
-    """A pod of the attacker's, with Spark's own executor and everything that the API shows of the real ones."""
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """A run that a pod of the attacker's tried to join.
+
+    Attributes:
+        ended: How it ended.
+        rogue: What the attacker's executor told.
+    """
+
+    ended: Ended
+    rogue: str
+
+
+@pytest.fixture(scope="module")
+def joined(team: Team, slow: Submission) -> Joined:
+    """A run beside a pod with Spark's own executor and everything that the API shows of the real ones."""
     with team.under_way(slow, "--num-executors", "1") as run:
         run.wait_for_step("executors")
         (real,) = team.pods(run.run, role="executor")
         rogue = _rogue(real, team.driver_of(run.run))
         team.cluster.create(rogue)
-        name = rogue["metadata"]["name"]
         ended = run.ended()
-        with_words = _log_or_nothing(team, team.runs, name)
-
+        told = _log_or_nothing(team, team.runs, rogue["metadata"]["name"])
     assert ended.status == 0, ended.text
-    (record,) = Receipt.from_json(team.receipt(ended).read_bytes()).body.records.values()
+    return Joined(ended=ended, rogue=told)
+
+
+def test_a_rogue_executor_with_the_drivers_labels_gets_no_task(team: Team, joined: Joined, tmp_path: Path) -> None:
+    (record,) = Receipt.from_json(team.receipt(joined.ended).read_bytes()).body.records.values()
     assert [member.role for member in record.members] == ["driver", "executor"]
-    assert "Successfully registered with driver" not in with_words
+    assert "Successfully registered with driver" not in joined.rogue
     assert sum(counts_of(team, "slow", tmp_path)) == ROWS
 
 
@@ -83,10 +99,9 @@ def _log_or_nothing(team: Team, namespace: str, name: str, *, container: str = "
         return ""
 
 
-def test_a_pods_evidence_that_is_replayed_gets_no_key(team: Team, count: Submission) -> None:
+def test_a_pods_evidence_that_is_replayed_gets_no_key(team: Team, joined: Joined) -> None:
     """What the attacker read of a run's evidence, with a key of his own, and with the TEE's words as they were."""
-    ended = team.run_well(count)
-    body = Receipt.from_json(team.receipt(ended).read_bytes()).body
+    body = Receipt.from_json(team.receipt(joined.ended).read_bytes()).body
     (record,) = body.records.values()
     member = next(each for each in record.members if each.role == "executor")
     service = trusted_service(load_trust(team.state.trust), "key-service")
@@ -99,7 +114,7 @@ def test_a_pods_evidence_that_is_replayed_gets_no_key(team: Team, count: Submiss
         with pytest.raises(StrongroomError):
             answer.require_success()
     http.close()
-    (now,) = [run for run in team.owner().runs()["runs"] if run["run_id"] == ended.run_id]
+    (now,) = [run for run in team.owner().runs()["runs"] if run["run_id"] == joined.ended.run_id]
     assert now["members"] == len(record.members)
 
 

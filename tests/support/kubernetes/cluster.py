@@ -350,7 +350,7 @@ class LocalCluster(Cluster):
         )
         try:
             cluster._wait_until_started(log)
-            say(f"cluster: API server ready, {time.monotonic() - began:.1f} s")
+            say(f"cluster: processes started, {time.monotonic() - began:.1f} s")
             cluster._prepare()
         except BaseException:
             cluster.close()
@@ -421,6 +421,18 @@ class LocalCluster(Cluster):
             "\n".join([*(line for line in self._imports() if line != image.reference), image.reference])
         )
         return image.reference
+
+    def start_alone(self, pod: Mapping[str, Any]) -> None:
+        """Have a kubelet without a cluster start a pod of one container; return when it runs."""
+        draft = self.site.run / "pod.json"
+        draft.write_text(json.dumps(pod))
+        draft.rename(self.site.pod_files / draft.name)
+
+        def runs() -> bool:
+            states = [line.split()[-1] for line in self._ctr("tasks", "list").splitlines()[1:]]
+            return states == ["RUNNING"] * 2  # the one that keeps the pod's network, and its container
+
+        self.wait_until(runs, "the pod")
 
     def in_node(self, *command: str, timeout_s: float = _COMMAND_TIMEOUT_S) -> str:
         """Run a command of this machine in the node's namespaces; return what it prints.
@@ -510,6 +522,8 @@ class LocalCluster(Cluster):
                 self._ctr("images", "remove", old)
         image = self.pod_image()
         self._ctr("images", "tag", "--force", image, PAUSE_IMAGE)
+        if self.site.alone:
+            return
         self.wait_until(lambda: self.exists("node", NODE), "the node")
         self.kubectl("wait", "--for=condition=Ready", f"node/{NODE}", "--timeout=90s")
         self.wait_until(lambda: self.exists("serviceaccount", "default", "default"), "the first service account")

@@ -56,11 +56,15 @@ def components(site: Site, *, box: Path) -> tuple[Component, ...]:
     """
     server = str(box)
     services = (sys.executable, "-m", "tests.support.kubernetes.node_services", site.to_json())
+    containerd = Component(
+        name="containerd", command=("containerd", "--config", str(site.run / "containerd.toml")), after_api=False
+    )
+    kubelet = Component(name="kubelet", command=(server, "kubelet", *_flags(_kubelet_flags(site))))
+    if site.alone:
+        return containerd, kubelet
     return (
         Component(name="etcd", command=(server, "etcd", str(site.run / "etcd.json")), after_api=False),
-        Component(
-            name="containerd", command=("containerd", "--config", str(site.run / "containerd.toml")), after_api=False
-        ),
+        containerd,
         Component(name=API_SERVER, command=(server, API_SERVER, *_flags(_api_server(site))), after_api=False),
         # It ends at once when it finds no API server.
         Component(
@@ -70,7 +74,7 @@ def components(site: Site, *, box: Path) -> tuple[Component, ...]:
         Component(name="kube-scheduler", command=(server, "kube-scheduler", *_flags(_caller(site, "scheduler")))),
         Component(name="kube-proxy", command=(server, "kube-proxy", *_flags(_proxy(site)))),
         Component(name="node-services", command=services),
-        Component(name="kubelet", command=(server, "kubelet", *_flags(_kubelet_flags(site)))),
+        kubelet,
     )
 
 
@@ -164,7 +168,7 @@ def _proxy(site: Site) -> dict[str, str]:
 def _kubelet_flags(site: Site) -> dict[str, str]:
     return {
         "config": f"{site.run}/kubelet.json",
-        "kubeconfig": f"{site.certificates}/kubelet.kubeconfig",
+        **({} if site.alone else {"kubeconfig": f"{site.certificates}/kubelet.kubeconfig"}),
         "root-dir": "/var/lib/kubelet",
         "hostname-override": NODE,
         "node-ip": site.node_address,
@@ -179,10 +183,11 @@ def _kubelet(site: Site) -> dict[str, Any]:
         "address": site.node_address,
         "authentication": {
             "anonymous": {"enabled": False},
-            "webhook": {"enabled": True},
+            "webhook": {"enabled": not site.alone},
             "x509": {"clientCAFile": f"{folder}/ca.crt"},
         },
-        "authorization": {"mode": "Webhook"},
+        "authorization": {"mode": "AlwaysAllow" if site.alone else "Webhook"},
+        **({"staticPodPath": str(site.pod_files)} if site.alone else {}),
         "tlsCertFile": f"{folder}/kubelet-server.crt",
         "tlsPrivateKeyFile": f"{folder}/kubelet-server.key",
         "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",

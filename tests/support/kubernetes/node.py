@@ -111,15 +111,19 @@ class _Node:
             if not part.after_api:
                 self._start(part.name)
         self._forget_pods()
+        if not self._site.alone:
+            self._wait_for_api()
+        for part in self._parts.values():
+            if part.after_api:
+                self._start(part.name)
+
+    def _wait_for_api(self) -> None:
         api = Api(self._site.api, self._site.certificates, "node-services")
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not api.is_ready():
             self._look()
             assert time.monotonic() < deadline, "the API server does not become ready"
             time.sleep(_LOOK_EVERY_S)
-        for part in self._parts.values():
-            if part.after_api:
-                self._start(part.name)
 
     def serve(self) -> None:
         """Answer requests and look after the processes; never ends."""

@@ -28,7 +28,7 @@ from strongroom.engine.runtime import find_runtime
 
 ROWS: Final = 20_000
 """How many trips a team has."""
-SLOW_PARTITIONS: Final = 10
+SLOW_PARTITIONS: Final = 7
 """How many seconds' work the application has that has a middle."""
 SIZES: Final = ("--driver-memory", "700m", "--executor-memory", "700m")
 QUICKLY_COMPILED: Final = tuple(

@@ -1,6 +1,7 @@
 """A session with a cluster, as a process that can be killed: `python -m tests.support.kubernetes.session SITE BOX`.
 
-It starts the site's cluster with one pod, says so on standard output, and waits for a line on standard input to end.
+It starts the site's cluster, or its node alone, with one pod, says so on standard output, and waits for a line on
+standard input to end.
 """
 
 import sys
@@ -18,8 +19,12 @@ def main() -> None:
     box = Box(program=folder / "kubebox", podbox=folder / "podbox")
     cluster = LocalCluster.start(site, box, say=lambda _: None)
     try:
-        cluster.create(pod("waiting", "default", pod_spec(cluster.pod_image(), "pause")))
-        cluster.kubectl("wait", "--for=condition=Ready", "pod/waiting", "--timeout=60s")
+        waiting = pod("waiting", "default", pod_spec(cluster.pod_image(), "pause"))
+        if site.alone:
+            cluster.start_alone(waiting)
+        else:
+            cluster.create(waiting)
+            cluster.kubectl("wait", "--for=condition=Ready", "pod/waiting", "--timeout=60s")
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         sys.stdin.readline()

@@ -27,6 +27,7 @@ class Site:
         state: What is kept from one cluster to the next.
         run: What belongs to one cluster and goes with it.
         store: The folder of containerd's images.
+        alone: Whether the node has no cluster: containerd, and a kubelet that starts pods from files.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Site:
     state: Path
     run: Path
     store: Path
+    alone: bool = False
 
     @property
     def host_address(self) -> str:
@@ -71,6 +73,11 @@ class Site:
     @property
     def logs(self) -> Path:
         return self.run / "log"
+
+    @property
+    def pod_files(self) -> Path:
+        """Where a kubelet alone finds its pods."""
+        return self.run / "pod-files"
 
     @property
     def last_logs(self) -> Path:

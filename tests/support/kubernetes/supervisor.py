@@ -95,7 +95,7 @@ def _prepare(site: Site) -> None:
     demand_free([site.link_network, site.pod_network], json.loads(_ip("-json", "route") or "[]"))
     controllers = cgroups.missing_controllers()
     write_record(site, supervisor=identify(os.getpid()), controllers=controllers)
-    for name in ("log", "cni", "etcd", "kubelet", "pod-logs", "volumes"):
+    for name in ("log", "cni", "etcd", "kubelet", "pod-logs", "volumes", site.pod_files.name):
         (site.run / name).mkdir()
     for name, content in configuration.files(site, plugins=plugin_folder()).items():
         (site.run / name).write_text(content)

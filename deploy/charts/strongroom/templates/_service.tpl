@@ -212,8 +212,8 @@ spec:
           startupProbe:
             tcpSocket:
               port: https
-            periodSeconds: 2
-            failureThreshold: 90
+            periodSeconds: 1
+            failureThreshold: 180
           livenessProbe:
             tcpSocket:
               port: https
@@ -225,8 +225,8 @@ spec:
               path: /healthz
               port: https
               scheme: HTTPS
-            periodSeconds: 2
-            failureThreshold: 90
+            periodSeconds: 1
+            failureThreshold: 180
           livenessProbe:
             httpGet:
               path: /healthz
