@@ -19,10 +19,10 @@ def components(folder: Path) -> list[sbom.Component]:
         "odd.jar": ["one", "two"],
     }.items():
         with zipfile.ZipFile(folder / name, "w") as jar:
-            jar.writestr("A.class", b"")
+            jar.writestr(zipfile.ZipInfo("A.class"), b"")  # of no particular day
             for artifact in artifacts:
                 properties = f"#Made today\ngroupId=org.example\nartifactId={artifact}\nversion=1.2\n"
-                jar.writestr(f"META-INF/maven/org.example/{artifact}/pom.properties", properties)
+                jar.writestr(zipfile.ZipInfo(f"META-INF/maven/org.example/{artifact}/pom.properties"), properties)
     return [
         sbom.debian_component(
             name="libstdc++6",
