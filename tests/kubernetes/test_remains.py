@@ -24,8 +24,11 @@ from tests.support.kubernetes.site import REPOSITORY, Site, second_site
 from strongroom.base.errors import ConflictError
 
 FORWARDS = Path("/proc/sys/net/ipv4/ip_forward")
-_SHARED = ("pid", "uts")
-"""Kinds of namespaces that every process of a node is in, its pods' processes aside, which end with them."""
+_SHARED = ("mnt", "pid", "uts")
+"""Kinds of namespaces that every process of a node is in, its pods' processes aside, which end with them.
+
+Its network is left out: what holds it holds the link, which is to go with it.
+"""
 
 
 @dataclass(kw_only=True)
@@ -72,7 +75,7 @@ def session_with(site: Site, box: Box) -> Iterator[Killable]:
     assert process.stdout.readline() == "ready\n"
     node = remains.read_record(site).node
     assert node is not None
-    everything = ("net", "mnt", *_SHARED)
+    everything = ("net", *_SHARED)
     assert _namespaces_of(node.pid, everything).isdisjoint(_namespaces_of(os.getpid(), everything))
     namespaces = _namespaces_of(node.pid)
     # As long as they are open here, the kernel gives their numbers to no others.
@@ -105,6 +108,7 @@ def whole(local_cluster: LocalCluster) -> Iterator[Killable]:
         folder = Path(name)
         site = replace(second_site(), state=folder, run=folder / "run", store=folder / "run" / "containerd")
         with session_with(site, local_cluster.box) as started:
+            assert str(folder) not in Path("/proc/self/mountinfo").read_text()
             assert "kubelet" in [path.name for path in Path(f"/proc/{started.node}/root/var/lib").iterdir()]
             yield started
 

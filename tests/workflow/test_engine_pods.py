@@ -81,6 +81,7 @@ def test_an_executor_without_the_secret_is_not_let_in(cluster: Cluster) -> None:
     try:
         assert pod.child.wait(120) != 0
         # Why is not always said: a client is interrupted where the driver closes its connection first.
+        assert "AuthClientBootstrap.doBootstrap" in pod.log, "it failed somewhere else"
         assert "Exception while bootstrapping client" in pod.log
         assert REGISTERED not in pod.log
     finally:
