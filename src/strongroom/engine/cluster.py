@@ -22,6 +22,9 @@ _DRIVER_PORT: Final = "7078"
 _BLOCK_MANAGER_PORT: Final = "7079"
 _OVERHEAD: Final = "0.4"
 """Memory of a pod beside its JVM's heap, as Spark counts for Python applications in cluster mode."""
+_GRACE: Final = "2s"
+"""How long Spark, when it ends, waits for the threads that follow the executors' pods. When executors keep failing one
+of these ends Spark itself: the wait is in vain then, and by Spark's default it takes 20 seconds."""
 _SECRET_ENV: Final = "_SPARK_AUTH_SECRET"  # noqa: S105 - a name
 # PySpark reads all settings over its TCP connection to the JVM. Spark wants the secret to be set, and prefers the one
 # in the environment, where it puts it for executors itself.
@@ -140,6 +143,7 @@ class KubernetesCluster:
     def settings(self, node: Node) -> dict[str, str]:
         """See `Cluster`. The token of the driver's service account is found, and read again, by Spark's own client."""
         return {
+            "spark.kubernetes.executorSnapshotsSubscribersShutdownGracePeriod": _GRACE,
             "spark.kubernetes.memoryOverheadFactor": _OVERHEAD,
             **self.chosen,
             "spark.master": self.master_url,

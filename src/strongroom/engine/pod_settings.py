@@ -73,6 +73,7 @@ _POD_SETTINGS: Final[Mapping[str, str]] = {
     "spark.kubernetes.executor.request.cores": _CORES,
     "spark.kubernetes.executor.scheduler.name": _NAME,
     "spark.kubernetes.executor.terminationGracePeriodSeconds": _TIME,
+    "spark.kubernetes.executorSnapshotsSubscribersShutdownGracePeriod": _TIME,
     "spark.kubernetes.memoryOverheadFactor": _RATIO,
     "spark.kubernetes.scheduler.name": _NAME,
     "spark.scheduler.maxRegisteredResourcesWaitingTime": _TIME,

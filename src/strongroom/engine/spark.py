@@ -7,12 +7,12 @@ never in an argument.
 The kernel ties a child to the thread that started it: start children from a thread that lives as long as the agent.
 """
 
-import socket
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from strongroom.base.errors import EngineError, Mismatch, RefusedError
 from strongroom.base.workflow import Step
@@ -46,6 +46,10 @@ _POD_EXECUTOR_CLASS = "org.apache.spark.scheduler.cluster.k8s.KubernetesExecutor
 _DAEMON_HEAP = "512m"
 _QUICKLY_COMPILED = "-XX:TieredStopAtLevel=1"
 """For masters and workers, which never do much: what they would compile better takes time from those who start."""
+_MASTER_SAYS: Final = re.compile(
+    r"Starting Spark master at (\S+)$.*I have been elected leader", re.MULTILINE | re.DOTALL
+)
+"""Where it listens, and that it takes applications: before, it ignores them without a word."""
 _MASTER_TIMEOUT_S = 120.0
 _POLL_S = 0.02
 
@@ -91,7 +95,10 @@ class Resources:
 
 
 def start_master(node: Node) -> tuple[Child, str]:
-    """Start a standalone master and wait until its port is open.
+    """Start a standalone master and wait until it takes applications.
+
+    It chooses its port itself: one that was free a moment before may be somebody else's when Java has started, and
+    Spark then takes the next one without telling anybody but its log.
 
     Returns:
         The master, and the URL for workers and driver.
@@ -100,11 +107,11 @@ def start_master(node: Node) -> tuple[Child, str]:
         ConfigurationError: The scratch folder cannot serve.
         EngineError: The master ended or did not open its port.
     """
-    port = _free_port(node.host)
-    arguments = ("--host", node.host, "--port", str(port), "--webui-port", "0")
+    arguments = ("--host", node.host, "--port", "0", "--webui-port", "0")
     child = _start_daemon(node, "master", _MASTER_CLASS, arguments)
+    log = node.scratch / "log" / "master.log"
     deadline = time.monotonic() + _MASTER_TIMEOUT_S
-    while not _is_open(node.host, port):
+    while not (said := _MASTER_SAYS.search(_text(log))):
         if child.poll() is not None or time.monotonic() > deadline:
             child.kill()
             raise EngineError(
@@ -113,7 +120,7 @@ def start_master(node: Node) -> tuple[Child, str]:
                 step=Step.EXECUTORS,
             )
         time.sleep(_POLL_S)
-    return child, f"spark://{node.host}:{port}"
+    return child, said[1]
 
 
 def start_worker(node: Node, *, master_url: str, cores: int, memory: str) -> Child:
@@ -309,27 +316,15 @@ def _refuse_taken(taken: Mapping[str, str], chosen: Mapping[str, str], *, kind: 
         )
 
 
-def _free_port(host: str) -> int:
-    with socket.create_server((host, 0), family=_family(host)) as server:
-        return int(server.getsockname()[1])
-
-
-def _is_open(host: str, port: int) -> bool:
-    with socket.socket(_family(host), socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        return probe.connect_ex((host, port)) == 0
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
 def _last_log_line(node: Node, role: str) -> str:
     """Return the last line that a master or worker said; they never see data."""
     for name in (f"{role}.out", f"{role}.log"):
-        path = node.scratch / "log" / name
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+        lines = _text(node.scratch / "log" / name).split("\n")
         said = [line.strip() for line in lines if line.strip()]
         if said:
             return said[-1][:300]
     return "it said nothing"
+
+
+def _text(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""

@@ -61,7 +61,12 @@ class Message(BaseModel):
     """A message or document with a fixed set of fields."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, regex_engine="python-re"
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        hide_input_in_errors=True,
+        regex_engine="python-re",
+        defer_build=True,  # a command uses few of the messages that its modules name
     )
 
     def to_json(self) -> bytes:

@@ -118,6 +118,22 @@ def test_spark_on_kubernetes_makes_executors_from_the_agents_template(node: Prot
     assert "spark.cores.max" not in properties
 
 
+@pytest.mark.parametrize(
+    ("name", "chosen", "value"),
+    [
+        ("spark.kubernetes.memoryOverheadFactor", None, "0.4"),
+        ("spark.kubernetes.memoryOverheadFactor", "0.2", "0.2"),
+        ("spark.kubernetes.executorSnapshotsSubscribersShutdownGracePeriod", None, "2s"),
+        ("spark.kubernetes.executorSnapshotsSubscribersShutdownGracePeriod", "9s", "9s"),
+    ],
+)
+def test_the_host_may_choose_other_values_than_ours(
+    node: ProtectedNode, name: str, chosen: str | None, value: str
+) -> None:
+    properties = start_driver(node, kubernetes(chosen={} if chosen is None else {name: chosen}))
+    assert properties[name] == value
+
+
 @pytest.mark.parametrize("chosen", [{}, {"spark.dynamicAllocation.enabled": "true"}])
 def test_every_enforced_and_guarded_setting_is_in_force(node: ProtectedNode, chosen: dict[str, str]) -> None:
     cluster = kubernetes(chosen=chosen)

@@ -26,6 +26,7 @@ GOOD = {
     "spark.dynamicAllocation.executorIdleTimeout": "10s",
     "spark.dynamicAllocation.maxExecutors": "infinity",
     "spark.executor.memoryOverhead": "384m",
+    "spark.kubernetes.executorSnapshotsSubscribersShutdownGracePeriod": "5s",
     "spark.kubernetes.memoryOverheadFactor": "0.2",
     "spark.kubernetes.allocation.batch.size": "20",
 }

@@ -4,12 +4,15 @@ import errno
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -140,6 +143,26 @@ def test_a_master_that_ends_at_once_is_an_engine_error_with_its_last_words(node:
         spark.start_master(node)
 
 
+def test_a_masters_url_is_its_own_though_a_stranger_takes_the_port(
+    node: ProtectedNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = dataclasses.replace(node, runtime=runtime_of_this_installation())
+    start_child = spark.start_child
+    with contextlib.ExitStack() as strangers:
+
+        def after_a_stranger(node: ProtectedNode, command: tuple[str, ...], **others: Any) -> Child:
+            port = int(command[command.index("--port") + 1])
+            strangers.enter_context(socket.create_server((node.host, port)))
+            return start_child(node, command, **others)
+
+        monkeypatch.setattr(spark, "start_child", after_a_stranger)
+        master, url = spark.start_master(node)
+        try:
+            assert urlsplit(url).port in _ports_of(master.pid), url
+        finally:
+            master.kill()
+
+
 def test_a_scratch_path_too_long_for_unix_sockets_is_refused(node: ProtectedNode) -> None:
     with pytest.raises(ConfigurationError, match="too long"):
         start(dataclasses.replace(node, scratch=node.scratch / ("x" * 80)))
@@ -268,3 +291,16 @@ def test_outside_of_enclaves_nothing_of_it_is_set(node: ProtectedNode) -> None:
 
     assert "ActiveProcessorCount" not in (node.scratch / "conf" / "java.options").read_text()
     assert "spark.python.use.daemon" not in (node.scratch / "conf" / "driver.properties").read_text()
+
+
+def _ports_of(pid: int) -> set[int]:
+    """Return the TCP ports on which a process listens (proc_pid_net(5): the local address, the state, the inode)."""
+    held = {str(descriptor.readlink()) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
+    sockets = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+    ]
+    return {
+        int(each[1].rpartition(":")[2], 16) for each in sockets if each[3] == "0A" and f"socket:[{each[9]}]" in held
+    }
