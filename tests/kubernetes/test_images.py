@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from deploy.images.system import PYTHON
 from tests.support.kubernetes.cluster import Cluster, CommandError
-from tests.support.kubernetes.images import product_archive
+from tests.support.kubernetes.images import WITH_CACHE, product_archive
 from tests.support.kubernetes.kubebox import Say
 from tests.support.kubernetes.pods import RESTRICTED, configuration, pod
 from tests.support.kubernetes.site import state_folder
@@ -239,7 +239,7 @@ def test_there_is_no_shell_in_the_services(cluster: Cluster, namespace: str, say
 
 
 def test_spark_runs_an_application_and_unpacks_its_archives(cluster: Cluster, namespace: str, say: Say) -> None:
-    image = cluster.import_image(archive_of("spark", say))
+    image = cluster.import_image(archive_of(WITH_CACHE, say))
 
     printed = run(cluster, namespace, image, "-c", SPARK, timeout_s=400)
 

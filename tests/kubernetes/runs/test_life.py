@@ -1,6 +1,7 @@
 """What a run lives through: an API server or a service that is away, a submitter that dies, a run that is stopped."""
 
 import json
+import re
 import signal
 import time
 from pathlib import Path
@@ -50,30 +51,57 @@ def test_services_that_restart_in_the_middle_cost_nothing(team: Team, slow: Subm
 
 
 def test_a_run_goes_on_without_the_command_that_submitted_it(team: Team, slow: Submission, tmp_path: Path) -> None:
-    with team.under_way(slow) as run:
-        run.wait_for_step("executors")
-        run.process.send_signal(signal.SIGKILL)
-        run.process.wait()
-    driver = team.driver_of(run.run)["metadata"]["name"]
+    """It is listed, shown, read and fetched by other commands."""
+    with team.under_way(slow) as under_way:
+        under_way.wait_for_step("executors")
+        under_way.process.send_signal(signal.SIGKILL)
+        under_way.process.wait()
+    run = under_way.run
+    early = team.runs_command("fetch", run[:8])
+    assert early.status == 1
+    assert "has not ended" in early.stderr
+    followed = team.runs_command("logs", run[:8], "--follow")
+    assert followed.status == 0, followed.text
+    assert {source for _, source in followed.steps()} >= {"driver", "executor-1"}
+    driver = team.driver_of(run)["metadata"]["name"]
     assert team.cluster.ended(driver, team.runs, timeout_s=300) == "Succeeded", team.what_happened()
 
-    fetched = team.runs_command("fetch", run.run)
+    (listed,) = json.loads(team.runs_command("list", "--json").stdout)
+    assert (listed["run_id"], listed["application"]) == (run, "slow.py")
+    shown = json.loads(team.runs_command("show", run[:8]).stdout)
+    assert {pod["role"] for pod in shown["pods"]} >= {"driver"}
+    fetched = team.runs_command("fetch", run[:8])
     assert fetched.status == 0, fetched.text
     assert sum(counts_of(team, "slow", tmp_path)) == ROWS
+    team.done("receipt", "verify", str(team.state.runs / run / f"{run}.receipt.json"))
+
+    assert team.runs_command("stop", run[:8]).status == 0
+    team.assert_nothing_left_there()
+    gone = team.runs_command("show", run[:8])
+    assert gone.status == 1
+    assert "there is no run" in gone.stderr
 
 
-@pytest.mark.parametrize("how", ["Ctrl-C", "stop", "kubectl"])
+def test_a_run_that_nobody_follows_is_stopped_and_leaves_nothing(team: Team, slow: Submission) -> None:
+    with team.no_new_version("report"):
+        started = team.run(slow, "--no-wait")
+        assert started.status == 0, started.text
+        assert "strongroom runs fetch" in started.stdout
+        run = re.findall(r"run ([0-9a-f]{32}) started", started.stdout)[0]
+        team.cluster.wait_until(lambda: team.running(run), "an executor", 240)
+        stopped = team.runs_command("stop", run[:8])
+        assert stopped.status == 0, stopped.text
+    team.assert_nothing_left_there()
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "kubectl"])
 def test_a_run_that_is_stopped_leaves_nothing(team: Team, slow: Submission, how: str) -> None:
     with team.no_new_version("report"), team.under_way(slow) as run:
         run.wait_for_step("executors")
-        match how:
-            case "Ctrl-C":
-                run.process.send_signal(signal.SIGINT)
-            case "stop":
-                stopped = team.runs_command("stop", run.run[:8])
-                assert stopped.status == 0, stopped.text
-            case _:
-                team.cluster.delete("pod", team.driver_of(run.run)["metadata"]["name"], team.runs, wait=False)
+        if how == "Ctrl-C":
+            run.process.send_signal(signal.SIGINT)
+        else:
+            team.cluster.delete("pod", team.driver_of(run.run)["metadata"]["name"], team.runs, wait=False)
         ended = run.ended(120)
 
     if how == "Ctrl-C":

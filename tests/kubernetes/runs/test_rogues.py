@@ -14,9 +14,9 @@ from pyarrow import parquet
 from tests.support.installation import Ended, Submission
 from tests.support.kubernetes.cluster import CommandError
 from tests.support.kubernetes.edits import container_of, opened_runs
-from tests.support.kubernetes.runs import QUICKLY_COMPILED, ROWS, SIZES, Team, counts_of
+from tests.support.kubernetes.runs import QUICKLY_COMPILED, ROWS, SIZES, SLOW_PARTITIONS, Team
 from tests.support.leaks import LeakSearch, summary
-from tests.support.needles import needles_of
+from tests.support.needles import Value, needles_of
 from tests.support.watched_runs import mark
 
 from strongroom.base.errors import StrongroomError
@@ -31,41 +31,84 @@ from strongroom.wire.receipt import Receipt
 pytestmark = pytest.mark.timeout(1200, func_only=True)
 
 
-# --- who joins, and when ---------------------------------------------------------------------------------------------
+# Everything of the data is printed and written; while the tasks take their time, whoever could get one has come.
+SHOW = """
+import sys, time
+from pyspark.sql import SparkSession
+
+def slowly(rows):
+    time.sleep(1)
+    return rows
+
+spark = SparkSession.builder.getOrCreate()
+trips = spark.read.parquet(sys.argv[1])
+trips.rdd.repartition({partitions}).mapPartitions(slowly).count()
+trips.orderBy("total_amount").show(100_000, truncate=False)
+trips.write.mode("overwrite").parquet(sys.argv[2])
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Joined:
-    """A run that a pod of the attacker's tried to join.
+class Beside:
+    """A run, what the API showed meanwhile, and a pod of the attacker's that tried to join.
 
     Attributes:
         ended: How it ended.
         rogue: What the attacker's executor told.
+        canaries: Values in the data, by what they are.
+        printed: What the application printed.
+        seen: Every object and log that the API showed, by its place.
     """
 
     ended: Ended
     rogue: str
+    canaries: dict[str, Value]
+    printed: str
+    seen: dict[str, str]
 
 
 @pytest.fixture(scope="module")
-def joined(team: Team, slow: Submission) -> Joined:
-    """A run beside a pod with Spark's own executor and everything that the API shows of the real ones."""
-    with team.under_way(slow, "--num-executors", "1") as run:
+def beside(team: Team, plain_trips: Path, tmp_path_factory: pytest.TempPathFactory) -> Beside:
+    """A run over data with canaries, beside a pod with Spark's own executor and everything that the API shows."""
+    folder = tmp_path_factory.mktemp("marked")
+    table, canaries = mark(parquet.read_table(plain_trips))
+    (folder / "plain").mkdir()
+    parquet.write_table(table, folder / "plain" / "trips.parquet")
+    team.done("dataset", "create", "marked")
+    team.done("dataset", "encrypt", "marked", str(folder / "plain"))
+    team.publish("marked")
+    script = folder / "show.py"
+    script.write_text(SHOW.format(partitions=SLOW_PARTITIONS))
+    submission = Submission(
+        script=script,
+        arguments=("strongroom://marked", "strongroom://report/marked"),
+        reads=("marked",),
+        writes=("report",),
+        options=QUICKLY_COMPILED,
+        sizes=SIZES,
+    )
+    team.approve(submission)
+    with Watcher(team=team).watching() as watcher, team.under_way(submission, "--num-executors", "1") as run:
         run.wait_for_step("executors")
         (real,) = team.pods(run.run, role="executor")
         rogue = _rogue(real, team.driver_of(run.run))
         team.cluster.create(rogue)
         ended = run.ended()
         told = _log_or_nothing(team, team.runs, rogue["metadata"]["name"])
-    assert ended.status == 0, ended.text
-    return Joined(ended=ended, rogue=told)
+    assert ended.status == 0, ended.text + team.what_happened()
+    printed = team.output_of(ended)
+    return Beside(ended=ended, rogue=told, canaries=canaries, printed=printed, seen=watcher.seen)
 
 
-def test_a_rogue_executor_with_the_drivers_labels_gets_no_task(team: Team, joined: Joined, tmp_path: Path) -> None:
-    (record,) = Receipt.from_json(team.receipt(joined.ended).read_bytes()).body.records.values()
+# --- who joins, and when ---------------------------------------------------------------------------------------------
+
+
+def test_a_rogue_executor_with_the_drivers_labels_gets_no_task(team: Team, beside: Beside, tmp_path: Path) -> None:
+    (record,) = Receipt.from_json(team.receipt(beside.ended).read_bytes()).body.records.values()
     assert [member.role for member in record.members] == ["driver", "executor"]
-    assert "Successfully registered with driver" not in joined.rogue
-    assert sum(counts_of(team, "slow", tmp_path)) == ROWS
+    assert "New auth protocol failed" in beside.rogue, "it never spoke to the driver"
+    assert "Successfully registered with driver" not in beside.rogue
+    assert len(team.decrypted("report", ["marked"], tmp_path)["marked"]) == ROWS
 
 
 def _rogue(real: dict[str, Any], driver: dict[str, Any]) -> dict[str, Any]:
@@ -99,9 +142,9 @@ def _log_or_nothing(team: Team, namespace: str, name: str, *, container: str = "
         return ""
 
 
-def test_a_pods_evidence_that_is_replayed_gets_no_key(team: Team, joined: Joined) -> None:
+def test_a_pods_evidence_that_is_replayed_gets_no_key(team: Team, beside: Beside) -> None:
     """What the attacker read of a run's evidence, with a key of his own, and with the TEE's words as they were."""
-    body = Receipt.from_json(team.receipt(joined.ended).read_bytes()).body
+    body = Receipt.from_json(team.receipt(beside.ended).read_bytes()).body
     (record,) = body.records.values()
     member = next(each for each in record.members if each.role == "executor")
     service = trusted_service(load_trust(team.state.trust), "key-service")
@@ -114,7 +157,7 @@ def test_a_pods_evidence_that_is_replayed_gets_no_key(team: Team, joined: Joined
         with pytest.raises(StrongroomError):
             answer.require_success()
     http.close()
-    (now,) = [run for run in team.owner().runs()["runs"] if run["run_id"] == joined.ended.run_id]
+    (now,) = [run for run in team.owner().runs()["runs"] if run["run_id"] == beside.ended.run_id]
     assert now["members"] == len(record.members)
 
 
@@ -192,45 +235,14 @@ class Watcher:
             return []
 
 
-def test_nothing_that_the_api_shows_holds_a_value_or_a_secret(
-    team: Team, repo_root: Path, plain_trips: Path, tmp_path: Path
-) -> None:
+def test_nothing_that_the_api_shows_holds_a_value_or_a_secret(beside: Beside) -> None:
     """Canaries in the data, printed by the application, too; every object and log of the whole run is searched."""
-    table, values = mark(parquet.read_table(plain_trips))
-    folder = tmp_path / "marked"
-    folder.mkdir()
-    parquet.write_table(table, folder / "trips.parquet")
-    team.done("dataset", "create", "marked")
-    team.done("dataset", "encrypt", "marked", str(folder))
-    team.publish("marked")
-    script = tmp_path / "show.py"
-    script.write_text(
-        "import sys\nfrom pyspark.sql import SparkSession\n"
-        "spark = SparkSession.builder.getOrCreate()\n"
-        "trips = spark.read.parquet(sys.argv[1]).orderBy('total_amount')\n"
-        "trips.show(100_000, truncate=False)\n"
-        "trips.write.mode('overwrite').parquet(sys.argv[2])\n"
-    )
-    submission = Submission(
-        script=script,
-        arguments=("strongroom://marked", "strongroom://report/marked"),
-        reads=("marked",),
-        writes=("report",),
-        options=QUICKLY_COMPILED,
-        sizes=SIZES,
-    )
-    team.approve(submission)
-    with Watcher(team=team).watching() as watcher:
-        ended = team.run_well(submission, "--num-executors", "2")
-
-    printed = team.output_of(ended)
-    assert str(values["store_and_fwd_flag 0"]) in printed, "the canaries were not even there"
-    search = LeakSearch(needle for name, value in values.items() for needle in needles_of(name, value))
-    places = list(watcher.seen)
-    assert any("ConfigMap" in place for place in places)
-    assert any(place.startswith("log of") and watcher.seen[place] for place in places)
-    leaks = [leak for place, text in watcher.seen.items() for leak in search.search(text.encode(), place=place)]
+    assert str(beside.canaries["store_and_fwd_flag 0"]) in beside.printed, "the canaries were not even there"
+    search = LeakSearch(needle for name, value in beside.canaries.items() for needle in needles_of(name, value))
+    assert any("ConfigMap" in place for place in beside.seen)
+    assert any(place.startswith("log of") and text for place, text in beside.seen.items())
+    leaks = [leak for place, text in beside.seen.items() for leak in search.search(text.encode(), place=place)]
     assert not leaks, summary(leaks)
-    for text in watcher.seen.values():
+    for text in beside.seen.values():
         assert "_SPARK_AUTH_SECRET" not in text
         assert "PRIVATE KEY" not in text or "identity" in text  # the owner's services are the owner's own

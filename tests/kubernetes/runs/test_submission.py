@@ -200,35 +200,6 @@ def test_deleting_the_drivers_pod_deletes_the_run(counted: Counted) -> None:
     assert counted.left == []
 
 
-def test_a_run_that_nobody_follows_is_listed_shown_read_and_fetched(team: Team, count: Submission) -> None:
-    started = team.run(count, "--no-wait")
-    assert started.status == 0, started.text
-    run = re.findall(r"run ([0-9a-f]{32}) started", started.stdout)[0]
-    assert "strongroom runs fetch" in started.stdout
-
-    early = team.runs_command("fetch", run[:8])
-    assert early.status == 1
-    assert "has not ended" in early.stderr
-    followed = team.runs_command("logs", run[:8], "--follow")
-    assert followed.status == 0, followed.text
-    assert {source for _, source in followed.steps()} >= {"driver", "executor-1"}
-
-    (listed,) = json.loads(team.runs_command("list", "--json").stdout)
-    assert (listed["run_id"], listed["application"]) == (run, "count.py")
-    shown = json.loads(team.runs_command("show", run[:8]).stdout)
-    assert {pod["role"] for pod in shown["pods"]} >= {"driver"}
-    fetched = team.runs_command("fetch", run[:8])
-    assert fetched.status == 0, fetched.text
-    assert "Input DataFrame Count: 20000" in team.done("runs", "output", run)
-    team.done("receipt", "verify", str(team.state.runs / run / f"{run}.receipt.json"))
-
-    assert team.runs_command("stop", run[:8]).status == 0
-    team.assert_nothing_left_there()
-    gone = team.runs_command("show", run[:8])
-    assert gone.status == 1
-    assert "there is no run" in gone.stderr
-
-
 def test_what_a_run_leaves_is_archived_where_that_is_asked_for(counted: Counted) -> None:
     assert counted.archived == [f"{counted.run_id}.output.jwe", f"{counted.run_id}.receipt.json"]
 

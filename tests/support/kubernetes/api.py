@@ -1,8 +1,10 @@
 """A caller of the API server out of the standard library alone, for the node's small services and for tests' looks."""
 
+import contextlib
 import http.client
 import json
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
@@ -54,8 +56,20 @@ def path_of(kind: str, namespace: str = "", name: str = "", part: str = "") -> s
     return "/".join(filter(None, (start, name, part)))
 
 
+class _Connection:
+    """A connection that is closed when nobody has it any longer, or its thread has ended."""
+
+    def __init__(self, connection: http.client.HTTPSConnection) -> None:
+        self.open = connection
+
+    def __del__(self) -> None:
+        self.open.close()
+
+
 class Api:
     """Calls an API server with a certificate.
+
+    Each thread keeps its connection for what it reads: whoever looks again and again does not greet again.
 
     Args:
         server: Its address.
@@ -71,6 +85,7 @@ class Api:
         self._tls = ssl.create_default_context(cafile=str(certificates / "ca.crt"))
         self._tls.load_cert_chain(certificates / f"{caller}.crt", certificates / f"{caller}.key")
         self._timeout_s = timeout_s
+        self._kept = threading.local()
 
     def is_ready(self) -> bool:
         try:
@@ -99,19 +114,31 @@ class Api:
         return self._answer("GET", path, None).decode()
 
     def _answer(self, method: str, path: str, body: dict[str, Any] | None) -> bytes:
-        connection = self._connect(self._timeout_s)
         try:
-            answer = self._send(connection, method, path, body)
-            content = answer.read()
+            status, content = self._exchanged(method, path, body)
         except (OSError, http.client.HTTPException) as error:
             raise UnavailableError(f"{method} {path}: {error}", action="see whether the API server runs") from error
-        finally:
-            connection.close()
-        if answer.status == HTTPStatus.NOT_FOUND:
+        if status == HTTPStatus.NOT_FOUND:
             raise NotFoundError(f"{method} {path}: not found", action="see whether it was deleted")
-        if answer.status >= HTTPStatus.BAD_REQUEST:
-            raise UnavailableError(f"{method} {path}: {answer.status} {content.decode()}", action="see the answer")
+        if status >= HTTPStatus.BAD_REQUEST:
+            raise UnavailableError(f"{method} {path}: {status} {content.decode()}", action="see the answer")
         return content
+
+    def _exchanged(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
+        """Send a request and read the whole answer; a kept connection may be one that the server has closed."""
+        kept: _Connection | None = self._kept.__dict__.pop("connection", None)
+        if method == "GET" and kept is not None:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                return self._over(kept, method, path, body)
+        return self._over(_Connection(self._connect(self._timeout_s)), method, path, body)
+
+    def _over(
+        self, connection: "_Connection", method: str, path: str, body: dict[str, Any] | None
+    ) -> tuple[int, bytes]:
+        answer = self._send(connection.open, method, path, body)
+        content = answer.read()
+        self._kept.connection = connection
+        return answer.status, content
 
     def follow(self, path: str, changed: Callable[[Objects], None]) -> None:
         """Call `changed` with all objects below a path, now and after each change; never ends."""

@@ -5,6 +5,7 @@ import queue
 import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,38 @@ class Answers(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class Ports(BaseHTTPRequestHandler):
+    """Says from which port it was asked; a path that ends in "close" is the last that a connection is good for."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        content = str(self.client_address[1]).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+        self.close_connection = self.path.endswith("close")  # without a word of it
+
+    @override
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[Api]:
+    with serving(Answers, tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler], tmp_path: Path) -> Iterator[Api]:
     site = Site(name="e2e", link="sr", number=0, state=tmp_path, run=tmp_path / "run", store=tmp_path / "store")
     make_certificates(site)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(site.certificates / "ca.crt"))
     tls.load_cert_chain(site.certificates / "apiserver.crt", site.certificates / "apiserver.key")
     tls.verify_mode = ssl.CERT_REQUIRED
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever).start()
         try:
@@ -91,6 +116,13 @@ def test_what_is_missing_is_told_from_what_is_refused(api: Api) -> None:
         api.call("GET", "/missing")
     with pytest.raises(UnavailableError, match="403"):
         api.call("GET", "/forbidden")
+
+
+def test_a_connection_is_kept_until_the_server_closes_it(tmp_path: Path) -> None:
+    with serving(Ports, tmp_path) as api:
+        first = api.read("/")
+        assert api.read("/close") == first
+        assert api.read("/") != first
 
 
 @pytest.mark.parametrize(
