@@ -4,16 +4,18 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.support.kubernetes.cluster import Cluster, LocalCluster, opened_cluster
-from tests.support.kubernetes.kubebox import Say
+from tests.support.kubernetes.cluster import Cluster, LocalCluster, box_for_this_machine, opened_cluster
+from tests.support.kubernetes.kubebox import Box, Say
 
 from strongroom.base.errors import ConfigurationError
 
 _HERE = Path(__file__).parent
-_LONG = ("test_images.py", "test_chart.py", "test_remains.py", "test_chart_replicas.py")
+_OF_OURS = "this is done only to a cluster that the tests made themselves"
+_LONG = ("test_images.py", "test_chart.py", "test_chart_replicas.py")
 """Files of few tests that take long."""
 
 
@@ -58,14 +60,11 @@ def say(pytestconfig: pytest.Config) -> Say:
     return shown
 
 
-@pytest.fixture(scope="session")
-def cluster(say: Say) -> Iterator[Cluster]:
-    """The cluster of this process; without root its tests are left out, and with CI set that is a failure."""
-    if "KUBECONFIG" in os.environ and "PYTEST_XDIST_WORKER" in os.environ:
-        pytest.fail("the cluster of KUBECONFIG is for one process: run these tests with `--numprocesses 0`")
+@contextmanager
+def possible() -> Iterator[None]:
+    """Where a machine cannot have a cluster, tests are left out; with CI set that is a failure."""
     try:
-        with opened_cluster(say=say) as opened:
-            yield opened
+        yield
     except ConfigurationError as error:
         left_out = f"no cluster: {error.message}; {error.action}"
         if "CI" in os.environ:
@@ -74,10 +73,28 @@ def cluster(say: Say) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
+def cluster(say: Say) -> Iterator[Cluster]:
+    """The cluster of this process."""
+    if "KUBECONFIG" in os.environ and "PYTEST_XDIST_WORKER" in os.environ:
+        pytest.fail("the cluster of KUBECONFIG is for one process: run these tests with `--numprocesses 0`")
+    with possible(), opened_cluster(say=say) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def box(say: Say) -> Box:
+    """What clusters are made of, for tests that make them."""
+    if "KUBECONFIG" in os.environ:
+        pytest.skip(_OF_OURS)
+    with possible():
+        return box_for_this_machine(say=say)
+
+
+@pytest.fixture(scope="session")
 def local_cluster(cluster: Cluster) -> LocalCluster:
     """The cluster, for tests that stop its parts or look at the machine below it."""
     if not isinstance(cluster, LocalCluster):
-        pytest.skip("this is done only to a cluster that the tests made themselves")
+        pytest.skip(_OF_OURS)
     return cluster
 
 

@@ -2,15 +2,20 @@
 
 import base64
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
+from tests.support.kubernetes import remains
 from tests.support.kubernetes.cluster import Cluster, CommandError, LocalCluster
 from tests.support.kubernetes.images import pod_archive
 from tests.support.kubernetes.pods import PORT, configuration, files_of, pod, pod_spec, server
+from tests.support.kubernetes.site import REPOSITORY
+
+from strongroom.base.errors import ConflictError
 
 AUDIENCE = "strongroom:test"
 CHART = {
@@ -316,3 +321,10 @@ def test_each_part_can_be_restarted(local_cluster: LocalCluster, namespace: str,
 
     local_cluster.apply(server("Deployment", "keys", namespace, image))
     local_cluster.kubectl("rollout", "status", "deployment/keys", "--namespace", namespace, "--timeout=90s")
+
+
+def test_a_second_session_is_told_who_has_the_cluster(local_cluster: LocalCluster) -> None:
+    with pytest.raises(
+        ConflictError, match=f"another session has the cluster .*: process {os.getpid()}, in {REPOSITORY}"
+    ):
+        remains.take_lock(local_cluster.site, holder="another")

@@ -1,8 +1,8 @@
 """Runs every test: `python -m tests.support.suite [PYTEST-OPTION...]`.
 
-Two runs of pytest, one after the other: all tests that share this machine among them, and those on Kubernetes, where
-each process has a cluster of its own. What clusters need is built meanwhile, with what the first run leaves of the
-processors.
+Runs of pytest: first all tests that share this machine among them; then those on Kubernetes, where each process has a
+cluster of its own, and beside these, with what they leave of the processors, those of what clusters and images are made
+of. What clusters need is built during the first run.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from typing import Final
 from tests.support.kubernetes.processes import bound
 
 CLUSTER_TESTS: Final = "tests/kubernetes"
+MACHINE_TESTS: Final = "tests/kubernetes/machine"
+"""Those of them that need no cluster, and nobody else who makes one."""
 _SHARED: Final = ("--numprocesses", "auto", "--dist", "loadfile")
 _ALONE: Final = ("--numprocesses", "0")
 _CLUSTER_GIB: Final = 6
@@ -48,28 +50,85 @@ class Counts:
         return f"{self.passed} passed, {self.failed} failed{left_out}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runs:
+    """The arguments of each run of pytest; None where there is nothing to run.
+
+    Attributes:
+        shared: All tests that share this machine.
+        clusters: Those on clusters.
+        machine: Those beside them.
+    """
+
+    shared: list[str] | None = None
+    clusters: list[str] | None = None
+    machine: list[str] | None = None
+
+
 def main() -> int:
     """Run the tests; return 0 when all passed."""
-    shared, alone = split(sys.argv[1:], clusters=clusters())
+    runs = split(sys.argv[1:], clusters=clusters())
+    on_kubernetes = runs.clusters is not None or runs.machine is not None
     ended = []
     with (
         tempfile.TemporaryDirectory(prefix="strongroom-suite-") as name,
-        _preparation(Path(name), wanted=alone is not None, nice=19 if shared else 0) as prepared,
+        _preparation(Path(name), wanted=on_kubernetes, nice=19 if runs.shared else 0) as prepared,
     ):
-        if shared is not None:
-            ended.append(_run(shared, Path(name, "shared.xml")))
-        if alone is not None:
+        if runs.shared is not None:
+            ended.append(_run(runs.shared, Path(name, "shared.xml")))
+        if on_kubernetes:
             prepared()
-            ended.append(_run(alone, Path(name, "alone.xml")))
+        with _beside(runs.machine, Path(name)) as of_machine:
+            if runs.clusters is not None:
+                ended.append(_run(runs.clusters, Path(name, "clusters.xml")))
+            if of_machine is not None:
+                ended.append(of_machine())
     sys.stdout.write(f"\n{sum((counts for _, counts in ended), Counts())}\n")
     return verdict([status for status, _ in ended])
 
 
 def _run(arguments: Sequence[str], report: Path) -> tuple[int, Counts]:
     """Run pytest; return its exit status, and how many tests ended how."""
-    command = [sys.executable, "-m", "pytest", f"--junit-xml={report}", *arguments]
-    status = subprocess.run(command, cwd=_ROOT, check=False).returncode
-    return status, read_counts(report.read_text()) if report.exists() else Counts()
+    status = subprocess.run(_pytest(arguments, report), cwd=_ROOT, check=False).returncode
+    return status, _counted(report)
+
+
+@contextmanager
+def _beside(arguments: Sequence[str] | None, folder: Path) -> Iterator[Callable[[], tuple[int, Counts]] | None]:
+    """Run pytest while the block runs; calling what it gives waits for its end, and shows what it said."""
+    if arguments is None:
+        yield None
+        return
+    report, log = folder / "machine.xml", folder / "machine.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            bound(_pytest(arguments, report)),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            cwd=_ROOT,
+        )
+
+    def ended() -> tuple[int, Counts]:
+        status = process.wait()
+        sys.stdout.write(log.read_text(errors="replace"))
+        sys.stdout.flush()
+        return status, _counted(report)
+
+    try:
+        yield ended
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        process.wait()
+
+
+def _pytest(arguments: Sequence[str], report: Path) -> list[str]:
+    return [sys.executable, "-m", "pytest", f"--junit-xml={report}", *arguments]
+
+
+def _counted(report: Path) -> Counts:
+    return read_counts(report.read_text()) if report.exists() else Counts()
 
 
 def clusters() -> int:
@@ -79,25 +138,38 @@ def clusters() -> int:
     return 1 if os.environ.get("KUBECONFIG") else max(1, most)
 
 
-def split(arguments: Sequence[str], *, clusters: int) -> tuple[list[str] | None, list[str] | None]:
-    """Return the arguments of both runs; None for one in which there is nothing to run.
+def split(arguments: Sequence[str], *, clusters: int) -> Runs:
+    """Return the arguments of each run.
 
     Args:
         arguments: pytest's arguments. Which of them are tests is seen by whether they exist.
         clusters: How many clusters there are for the second run, each with a process.
     """
     several = ("--numprocesses", str(clusters), "--dist", "loadfile", "--no-loadscope-reorder")
-    alone = several if clusters > 1 else _ALONE
+    on_clusters = (*(several if clusters > 1 else _ALONE), f"--ignore={MACHINE_TESTS}")
+    shared = (*_SHARED, f"--ignore={CLUSTER_TESTS}")
     named = [each for each in arguments if not each.startswith("-") and (_ROOT / each.partition("::")[0]).exists()]
     options = [each for each in arguments if each not in named]
-    on_cluster = [each for each in named if Path(each.partition("::")[0]).is_relative_to(CLUSTER_TESTS)]
-    others = [each for each in named if each not in on_cluster]
     if not named:
-        return [*_SHARED, f"--ignore={CLUSTER_TESTS}", *options], [*alone, CLUSTER_TESTS, *options]
-    return (
-        [*_SHARED, f"--ignore={CLUSTER_TESTS}", *options, *others] if others else None,
-        [*alone, *options, *on_cluster] if on_cluster else None,
+        return Runs(
+            shared=[*shared, *options],
+            clusters=[*on_clusters, CLUSTER_TESTS, *options],
+            machine=[*_ALONE, MACHINE_TESTS, *options],
+        )
+    machine = [each for each in named if _is_in(each, MACHINE_TESTS)]
+    cluster = [each for each in named if _is_in(each, CLUSTER_TESTS) and each not in machine]
+    others = [each for each in named if not _is_in(each, CLUSTER_TESTS)]
+    if any(Path(each) == Path(CLUSTER_TESTS) for each in cluster):
+        machine = [MACHINE_TESTS]
+    return Runs(
+        shared=[*shared, *options, *others] if others else None,
+        clusters=[*on_clusters, *options, *cluster] if cluster else None,
+        machine=[*_ALONE, *options, *machine] if machine else None,
     )
+
+
+def _is_in(test: str, folder: str) -> bool:
+    return Path(test.partition("::")[0]).is_relative_to(folder)
 
 
 def read_counts(report: str) -> Counts:

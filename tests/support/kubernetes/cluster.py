@@ -561,15 +561,27 @@ def opened_cluster(*, say: Say) -> Iterator[Cluster]:
         UnavailableError: None could be made.
     """
     own = os.environ.get("KUBECONFIG")
-    if not own and missing():
-        raise ConfigurationError(missing(), action="or use a cluster of your own: KUBECONFIG=... make test-kubernetes")
-    box = built_box(state_folder(), say=say)
-    cluster = _own_cluster(own, box, say=say) if own else LocalCluster.start(default_site(_worker()), box, say=say)
+    if own:
+        cluster = _own_cluster(own, built_box(state_folder(), say=say), say=say)
+    else:
+        cluster = LocalCluster.start(default_site(_worker()), box_for_this_machine(say=say), say=say)
     try:
         yield cluster
     finally:
         cluster.close()
         say("cluster: gone")
+
+
+def box_for_this_machine(*, say: Say) -> Box:
+    """Return what a cluster is made of, built if need be.
+
+    Raises:
+        ConfigurationError: None can be made on this machine.
+        UnavailableError: It could not be built.
+    """
+    if missing():
+        raise ConfigurationError(missing(), action="or use a cluster of your own: KUBECONFIG=... make test-kubernetes")
+    return built_box(state_folder(), say=say)
 
 
 def _worker() -> int:

@@ -1,46 +1,62 @@
-"""How one call runs pytest twice, and what comes out of both."""
+"""How one call runs pytest several times, and what comes out of all."""
 
 from collections.abc import Sequence
 
 import pytest
-from tests.support.suite import Counts, clusters, read_counts, split, verdict
+from tests.support.suite import Counts, Runs, clusters, read_counts, split, verdict
 
 REPORT = """\
 <?xml version="1.0" encoding="utf-8"?><testsuites name="pytest tests">
 <testsuite name="pytest" errors="1" failures="2" skipped="3" tests="16" time="1.0"></testsuite></testsuites>
 """
 SHARED = ["--numprocesses", "auto", "--dist", "loadfile", "--ignore=tests/kubernetes"]
+ALONE = ["--numprocesses", "0"]
+ON_CLUSTER = [*ALONE, "--ignore=tests/kubernetes/machine"]
+MACHINE = [*ALONE, "tests/kubernetes/machine"]
 
 
-def test_without_arguments_all_tests_run_in_two_parts() -> None:
-    assert split([], clusters=1) == (SHARED, ["--numprocesses", "0", "tests/kubernetes"])
+def test_without_arguments_all_tests_run_in_three_parts() -> None:
+    assert split([], clusters=1) == Runs(shared=SHARED, clusters=[*ON_CLUSTER, "tests/kubernetes"], machine=MACHINE)
 
 
-def test_options_reach_both_parts() -> None:
-    shared, alone = split(["-k", "no such test", "--verbose"], clusters=1)
-    assert shared == [*SHARED, "-k", "no such test", "--verbose"]
-    assert alone == ["--numprocesses", "0", "tests/kubernetes", "-k", "no such test", "--verbose"]
+def test_options_reach_every_part() -> None:
+    runs = split(["-k", "no such test", "--verbose"], clusters=1)
+    assert runs == Runs(
+        shared=[*SHARED, "-k", "no such test", "--verbose"],
+        clusters=[*ON_CLUSTER, "tests/kubernetes", "-k", "no such test", "--verbose"],
+        machine=[*MACHINE, "-k", "no such test", "--verbose"],
+    )
 
 
 @pytest.mark.parametrize(
-    ("named", "shared", "alone"),
+    ("named", "runs"),
     [
-        (["tests/unit"], [*SHARED, "-x", "tests/unit"], None),
-        (["tests/kubernetes"], None, ["--numprocesses", "0", "-x", "tests/kubernetes"]),
+        (["tests/unit"], Runs(shared=[*SHARED, "-x", "tests/unit"])),
+        (
+            ["tests/kubernetes"],
+            Runs(clusters=[*ON_CLUSTER, "-x", "tests/kubernetes"], machine=[*ALONE, "-x", "tests/kubernetes/machine"]),
+        ),
         (
             ["tests/kubernetes/test_cluster.py::test_a", "tests/unit"],
-            [*SHARED, "-x", "tests/unit"],
-            ["--numprocesses", "0", "-x", "tests/kubernetes/test_cluster.py::test_a"],
+            Runs(
+                shared=[*SHARED, "-x", "tests/unit"],
+                clusters=[*ON_CLUSTER, "-x", "tests/kubernetes/test_cluster.py::test_a"],
+            ),
+        ),
+        (
+            ["tests/kubernetes/machine/test_remains.py"],
+            Runs(machine=[*ALONE, "-x", "tests/kubernetes/machine/test_remains.py"]),
         ),
     ],
 )
-def test_named_tests_run_in_their_part(named: list[str], shared: list[str] | None, alone: list[str] | None) -> None:
-    assert split(["-x", *named], clusters=1) == (shared, alone)
+def test_named_tests_run_in_their_part(named: list[str], runs: Runs) -> None:
+    assert split(["-x", *named], clusters=1) == runs
 
 
 def test_several_clusters_have_a_process_each_and_a_file_stays_on_one() -> None:
     several = ["--numprocesses", "3", "--dist", "loadfile", "--no-loadscope-reorder"]
-    assert split([], clusters=3) == (SHARED, [*several, "tests/kubernetes"])
+    on_clusters = [*several, "--ignore=tests/kubernetes/machine", "tests/kubernetes"]
+    assert split([], clusters=3) == Runs(shared=SHARED, clusters=on_clusters, machine=MACHINE)
 
 
 def test_a_cluster_of_ones_own_is_for_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,5 +81,5 @@ def test_counts_are_read_from_a_report_and_added() -> None:
     ("statuses", "status"),
     [([0, 0], 0), ([0, 1], 1), ([1, 0], 1), ([0, 5], 0), ([5, 5], 5), ([5], 5), ([2, 1], 2), ([-9, 0], 9)],
 )
-def test_either_part_can_fail_all(statuses: Sequence[int], status: int) -> None:
+def test_any_part_can_fail_all(statuses: Sequence[int], status: int) -> None:
     assert verdict(statuses) == status

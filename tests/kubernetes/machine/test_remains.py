@@ -17,11 +17,8 @@ from pathlib import Path
 
 import pytest
 from tests.support.kubernetes import cgroups, remains
-from tests.support.kubernetes.cluster import LocalCluster
 from tests.support.kubernetes.kubebox import Box
 from tests.support.kubernetes.site import REPOSITORY, Site, second_site
-
-from strongroom.base.errors import ConflictError
 
 FORWARDS = Path("/proc/sys/net/ipv4/ip_forward")
 _SHARED = ("mnt", "pid", "uts")
@@ -95,19 +92,19 @@ def session_with(site: Site, box: Box) -> Iterator[Killable]:
 
 
 @pytest.fixture
-def killable(local_cluster: LocalCluster) -> Iterator[Killable]:
+def killable(box: Box) -> Iterator[Killable]:
     """A session with a node that runs a pod: processes, mounts, cgroups and a link, and no API server."""
-    with session_with(replace(second_site(), alone=True), local_cluster.box) as started:
+    with session_with(replace(second_site(), alone=True), box) as started:
         yield started
 
 
 @pytest.fixture
-def whole(local_cluster: LocalCluster) -> Iterator[Killable]:
+def whole(box: Box) -> Iterator[Killable]:
     """A session with a whole cluster, whose state lies below a folder that the node has its own of."""
     with tempfile.TemporaryDirectory(dir="/var/lib", prefix="strongroom-e2e-") as name:
         folder = Path(name)
         site = replace(second_site(), state=folder, run=folder / "run", store=folder / "run" / "containerd")
-        with session_with(site, local_cluster.box) as started:
+        with session_with(site, box) as started:
             assert str(folder) not in Path("/proc/self/mountinfo").read_text()
             assert "kubelet" in [path.name for path in Path(f"/proc/{started.node}/root/var/lib").iterdir()]
             yield started
@@ -173,13 +170,6 @@ def test_when_all_are_killed_the_next_session_removes_what_no_process_is_part_of
     remains.give_up_lock(killable.site)
     os.close(lock)
     assert left_of(killable.site, killable.namespaces) == []
-
-
-def test_a_second_session_is_told_who_has_the_cluster(local_cluster: LocalCluster) -> None:
-    with pytest.raises(
-        ConflictError, match=f"another session has the cluster .*: process {os.getpid()}, in {REPOSITORY}"
-    ):
-        remains.take_lock(local_cluster.site, holder="another")
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float = 40.0) -> None:
