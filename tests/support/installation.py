@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.support.warm import COMMANDS, warm_commands
 
 from strongroom.attestation.evidence.simulated import entry_command
 from strongroom.base.clock import SystemClock
@@ -95,6 +96,11 @@ class Installation:
 
     def strongroom(self, *arguments: str, timeout_s: float = RUN_TIMEOUT_S, prefix: Sequence[str] = ()) -> Ended:
         """Run a command of the command line to its end."""
+        if arguments[0] in COMMANDS and not prefix:
+            warm = warm_commands(_PROGRAM)
+            environment = self._environment()
+            ended = warm.run(arguments, environment=environment, folder=self.root, timeout_s=timeout_s)
+            return Ended(status=ended[0], stdout=ended[1], stderr=ended[2])
         with self.started(*arguments, prefix=prefix) as process:
             try:
                 stdout, stderr = process.communicate(timeout=timeout_s)
@@ -118,10 +124,13 @@ class Installation:
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
             text=True,
-            env={**self.environment, "STRONGROOM_STATE": str(self.state.root)},
+            env=self._environment(),
             cwd=self.root,
             start_new_session=True,
         )
+
+    def _environment(self) -> dict[str, str]:
+        return {**self.environment, "STRONGROOM_STATE": str(self.state.root)}
 
     def pack(self, submission: Submission) -> str:
         """Pack an application; return its digest."""

@@ -111,6 +111,7 @@ def test_executors_come_and_go_with_the_work(team: Team, tmp_path: Path) -> None
         "spark_dynamicAllocation_maxExecutors": "3",
         "spark_dynamicAllocation_executorIdleTimeout": "3s",
         "spark_dynamicAllocation_schedulerBacklogTimeout": "1s",
+        "spark_dynamicAllocation_shuffleTracking_timeout": "3s",  # what they shuffled is not needed again
     }
     most = 0
     with team.under_way(waves, **settings) as run:
