@@ -110,13 +110,13 @@ def whole(box: Box) -> Iterator[Killable]:
             yield started
 
 
-def test_a_session_that_ends_leaves_nothing(whole: Killable) -> None:
-    assert whole.process.stdin is not None
-    whole.process.stdin.write("end\n")
-    whole.process.stdin.flush()
+def test_a_session_that_ends_leaves_nothing(killable: Killable) -> None:
+    assert killable.process.stdin is not None
+    killable.process.stdin.write("end\n")
+    killable.process.stdin.flush()
 
-    assert whole.process.wait(60) == 0
-    assert left_of(whole.site, whole.namespaces) == []
+    assert killable.process.wait(60) == 0
+    assert left_of(killable.site, killable.namespaces) == []
 
 
 def test_a_killed_session_leaves_nothing(whole: Killable) -> None:

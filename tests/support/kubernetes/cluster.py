@@ -134,6 +134,10 @@ class Cluster:
         """Delete an object if it is there, and wait until it is gone."""
         self.kubectl("delete", kind, name, *_in(namespace), "--ignore-not-found", f"--wait={str(wait).lower()}")
 
+    def delete_all(self, kind: str, namespace: str, *, selector: str) -> None:
+        """Have all objects of a kind in a namespace deleted that have these labels; do not wait."""
+        self.kubectl("delete", kind, *_in(namespace), f"--selector={selector}", "--wait=false")
+
     def describe(self, kind: str, name: str, namespace: str = "") -> str:
         """Return what `kubectl describe` tells a person of an object."""
         return self.kubectl("describe", kind, name, *_in(namespace))
@@ -387,6 +391,42 @@ class LocalCluster(Cluster):
             raise
         return True
 
+    def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Create an object (see `Cluster`)."""
+        path = path_of(manifest["kind"].lower(), manifest["metadata"].get("namespace", ""))
+        if path is None:
+            return super().create(manifest)
+        return self._asked(lambda: self._api.call("POST", f"{path}?fieldValidation=Strict", dict(manifest)), path)
+
+    def delete(self, kind: str, name: str, namespace: str = "", *, wait: bool = True) -> None:
+        """Delete an object if it is there (see `Cluster`)."""
+        path = path_of(kind, namespace, name)
+        if path is None:
+            super().delete(kind, name, namespace, wait=wait)
+            return
+        try:
+            deleted = self.get(kind, name, namespace)["metadata"]["uid"]
+            self._asked(lambda: self._api.call("DELETE", path), path)
+        except CommandError as error:
+            if not isinstance(error.__cause__, NotFoundError):
+                raise
+            return
+
+        def is_gone() -> bool:
+            # There may be another one already, which has its name.
+            return deleted not in {each["metadata"]["uid"] for each in self.find(kind, namespace)}
+
+        if wait:
+            self.wait_until(is_gone, f"the end of {kind} {name}", 120)
+
+    def delete_all(self, kind: str, namespace: str, *, selector: str) -> None:
+        """Have objects deleted (see `Cluster`)."""
+        path = path_of(kind, namespace)
+        if path is None:
+            super().delete_all(kind, namespace, selector=selector)
+            return
+        self._asked(lambda: self._api.call("DELETE", f"{path}?{urlencode({'labelSelector': selector})}"), path)
+
     def log(self, pod: str, namespace: str, *, container: str = "") -> str:
         """Return what a pod printed so far (see `Cluster`)."""
         path = path_of("pod", namespace, pod, "log")
@@ -404,11 +444,15 @@ class LocalCluster(Cluster):
             CommandError: It is not there, not allowed, or nobody answers.
         """
         given = urlencode({name: value for name, value in query.items() if value})
+        return self._asked(lambda: self._api.read(f"{path}?{given}" if given else path), path)
+
+    @staticmethod
+    def _asked(call: Callable[[], _T], path: str) -> _T:
         try:
-            return self._api.read(f"{path}?{given}" if given else path)
+            return call()
         except (NotFoundError, UnavailableError) as error:
             failed = subprocess.CompletedProcess([], 1, stdout="", stderr=error.message)
-            raise CommandError(["GET", path], failed) from error
+            raise CommandError(["api", path], failed) from error
 
     def import_image(self, archive: Path) -> str:
         """Make an image known to the node, if it is not; return its reference by digest, for pods."""

@@ -36,13 +36,11 @@ class Attacked:
         rendered: What was sent.
         phase: How the driver's pod ended.
         log: What its agent told.
-        described: What kubectl tells of it.
     """
 
     rendered: Rendered
     phase: str
     log: str
-    described: str
 
     @property
     def run(self) -> str:
@@ -52,7 +50,7 @@ class Attacked:
         """The agent's refusal."""
         events = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
         found = [event for event in events if event.get("event") == "failed"]
-        assert found, self.log[-2000:] + self.described[-2000:]
+        assert found, self.log[-2000:]
         return found[-1]
 
 
@@ -93,7 +91,6 @@ def sent(team: Team, rendered: Rendered, client: KubernetesClient, access: Acces
         rendered=rendered,
         phase=team.cluster.ended(name, team.runs, timeout_s=300),
         log=team.cluster.log(name, team.runs),
-        described=team.cluster.describe("pod", name, team.runs),
     )
 
 

@@ -270,14 +270,14 @@ class Team(InstalledChart):
 
     def assert_nothing_left_there(self) -> None:
         """Check that no object of any run is left in the namespace."""
-        self.cluster.wait_until(lambda: self.objects_of_runs() == [], "the end of all runs' objects", 90)
+        self.cluster.wait_until(lambda: self.objects_of_runs() == [], "the end of all runs' objects", 120)
 
     def clear(self) -> None:
         """Delete every run in the namespace."""
         if not self.objects_of_runs():
             return
-        self.cluster.kubectl("delete", "pods", *self.in_runs, "--selector=strongroom.run", "--wait=true", timeout_s=120)
-        self.cluster.kubectl("delete", "configmaps", *self.in_runs, "--selector=strongroom.run", "--wait=true")
+        for kind in ("pods", "configmaps"):
+            self.cluster.delete_all(kind, self.runs, selector="strongroom.run")
         self.assert_nothing_left_there()
 
     def what_happened(self) -> str:
