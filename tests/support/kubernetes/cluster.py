@@ -393,7 +393,7 @@ class LocalCluster(Cluster):
 
     def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Create an object (see `Cluster`)."""
-        path = path_of(manifest["kind"].lower(), manifest["metadata"].get("namespace", ""))
+        path = path_of(manifest["kind"].lower(), manifest.get("metadata", {}).get("namespace", ""))
         if path is None:
             return super().create(manifest)
         return self._asked(lambda: self._api.call("POST", f"{path}?fieldValidation=Strict", dict(manifest)), path)
