@@ -108,10 +108,11 @@ def start_master(node: Node) -> tuple[Child, str]:
         EngineError: The master ended or did not open its port.
     """
     arguments = ("--host", node.host, "--port", "0", "--webui-port", "0")
-    child = _start_daemon(node, "master", _MASTER_CLASS, arguments)
     log = node.scratch / "log" / "master.log"
+    before = len(_text(log))
+    child = _start_daemon(node, "master", _MASTER_CLASS, arguments)
     deadline = time.monotonic() + _MASTER_TIMEOUT_S
-    while not (said := _MASTER_SAYS.search(_text(log))):
+    while not (said := _MASTER_SAYS.search(_text(log), before)):
         if child.poll() is not None or time.monotonic() > deadline:
             child.kill()
             raise EngineError(
