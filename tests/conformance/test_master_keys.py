@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from tests.support.openbao import OpenBao, openbao
-from tests.support.service_processes import Installation, free_port, installation
+from tests.support.service_processes import Installation, installation
 from tests.support.softhsm import SoftHsm, softhsm
 
 from strongroom.base.errors import ConfigurationError, IntegrityError, StrongroomError, UnavailableError
 from strongroom.base.secret import SecretBytes
+from strongroom.cli.installation import free_port
 from strongroom.crypto import aead
 from strongroom.crypto.random import random_bytes, random_id
 from strongroom.keys.providers import MasterKey, envelope, open_master_key

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.support.service_processes import CLOCK, RunningService, free_port, start
+from tests.support.service_processes import CLOCK, RunningService, start
 from tests.support.swtpm import Paravisor, azure_vm, swtpm
 
 from strongroom.attestation.attester.azure_vtpm import AzureVtpm
@@ -21,6 +21,7 @@ from strongroom.attestation.endorsements.snp import SnpEndorsements
 from strongroom.attestation.evidence.azure_vtpm import HclKind
 from strongroom.attestation.verifier import TrustedRoot, TrustedRoots
 from strongroom.base.encoding import canonical_json, to_b64url
+from strongroom.cli.installation import free_port
 from strongroom.clients.azure_guest import AzureMetadata
 from strongroom.clients.owner import person_token
 from strongroom.crypto.jose import sign_jws

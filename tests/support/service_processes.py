@@ -3,7 +3,6 @@
 import hashlib
 import json
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from tests.support.platform import MRENCLAVE, MRTD, Bench
 from strongroom.attestation.evidence.unverified import UnverifiedEvidence
 from strongroom.base.clock import SystemClock
 from strongroom.base.encoding import canonical_json, to_b64url
+from strongroom.cli.installation import free_port
 from strongroom.clients.attestation import AttestationClient, PolicyKind
 from strongroom.clients.owner import OwnerClient, person_token
 from strongroom.clients.pinned import PinnedHttp, Response
@@ -68,12 +68,6 @@ class RunningService:
             self.process.send_signal(signal.SIGTERM)
         with self.process:
             return self.process.wait(timeout=30)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def start(module: str, config: Path, *, url: str, state: Path, program: str = "") -> RunningService:

@@ -10,8 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tests.support.service_processes import CLOCK, RunningService, free_port, start
+from tests.support.service_processes import CLOCK, RunningService, start
 
+from strongroom.cli.installation import free_port
 from strongroom.clients.witness import WitnessClient
 from strongroom.crypto.keys import SigningKey
 from strongroom.log.cosignature import witness_key

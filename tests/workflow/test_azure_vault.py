@@ -15,7 +15,6 @@ from pyarrow import parquet as pq
 from tests.support.azure_attestation import AzureProvider
 from tests.support.installation import Installation, Submission
 from tests.support.receipts import verify_by_both
-from tests.support.service_processes import free_port
 from tests.support.vault_releases import Said, TlsServer
 from tests.workflow.conftest import ROWS
 from tests.workflow.test_8_write import WRITE_ALL
@@ -23,6 +22,7 @@ from tests.workflow.test_8_write import WRITE_ALL
 from strongroom.base.clock import SystemClock
 from strongroom.base.encoding import canonical_json, to_b64url
 from strongroom.base.workflow import Step
+from strongroom.cli.installation import free_port
 from strongroom.cli.owner_keys import load_signing_key
 from strongroom.clients.owner import person_token
 from strongroom.simulation.server import endorsements_of

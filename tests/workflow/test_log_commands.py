@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from tests.support.installation import Installation, new_installation
-from tests.support.service_processes import free_port
 
+from strongroom.cli.installation import free_port
 from strongroom.submit.run import load_trust
 from strongroom.submit.services import trusted_service
 

@@ -27,6 +27,7 @@ from strongroom.cli.processes import ProcessRecord, Program, read_table, start, 
 from strongroom.cli.rotations import former_owners
 from strongroom.cli.state import State, read_file
 from strongroom.cli.witnesses import read_choice
+from strongroom.crypto.random import random_bytes
 from strongroom.crypto.x509 import parse_pem_chain, to_pem
 from strongroom.datasets.storage import write_file
 from strongroom.services import attestation_service, key_service
@@ -43,6 +44,9 @@ from strongroom.wire.model import TeeKind
 from strongroom.wire.trust import Partner, Trust, TrustedRootEntry, TrustedService
 
 _HOST: Final = "127.0.0.1"
+_GIVEN_AWAY: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_FIRST_PORT: Final = 20_000
+_TRIES: Final = 100
 _PLATFORM: Final = "simulated-platform"
 _CONFIG: Final = "config.json"
 _MACHINES: Final = frozenset({"x86_64", "aarch64"})
@@ -310,6 +314,23 @@ def _port_of(config: Path) -> int:
             if isinstance(port, int):
                 return port
         raise ConfigurationError(f"{config} is not a service's configuration", action="restore it, or delete it")
+    return free_port()
+
+
+def free_port() -> int:
+    """Return a port of this machine that is free, if possible one that the kernel gives to nobody who asks for any.
+
+    A service keeps its address while it is stopped, and others that ask for any port meanwhile are not to get it.
+
+    Source: `ip_local_port_range` in the kernel's networking documentation.
+    """
+    first, last = map(int, _GIVEN_AWAY.read_text(encoding="ascii").split())
+    kept = [port for port in range(_FIRST_PORT, 1 << 16) if not first <= port <= last]
+    for _ in range(_TRIES if kept else 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            port = kept[int.from_bytes(random_bytes(4), "big") % len(kept)]
+            probe.bind((_HOST, port))
+            return port
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         return int(probe.getsockname()[1])

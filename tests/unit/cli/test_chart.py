@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from tests.support.platform import NOW
-from tests.support.service_processes import RunningService, free_port, start
+from tests.support.service_processes import RunningService, start
 from tests.support.trust_files import trust_file
 
 from strongroom.base.clock import SystemClock
@@ -18,6 +18,7 @@ from strongroom.base.encoding import canonical_json
 from strongroom.base.secret import SecretBytes
 from strongroom.cli import chart
 from strongroom.cli.chart import Plan, read_plan
+from strongroom.cli.installation import free_port
 from strongroom.cli.main import strongroom
 from strongroom.cli.state import State
 from strongroom.crypto.keys import SigningKey

@@ -47,6 +47,15 @@ def test_at_first_a_free_port_is_chosen(tmp_path: Path) -> None:
     installation._demand_free_port(service(installation._port_of(tmp_path / "config.json")))
 
 
+def test_a_chosen_port_is_none_that_the_kernel_gives_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given_away = tmp_path / "range"
+    monkeypatch.setattr(installation, "_GIVEN_AWAY", given_away)
+    given_away.write_text("20003\t65535\n")
+    assert {installation.free_port() for _ in range(100)} <= {20000, 20001, 20002}
+    given_away.write_text("1024\t65535\n")
+    assert 1024 <= installation.free_port() <= 65535
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"port": "4711"}', "nonsense"])
 def test_a_damaged_configuration_is_a_clear_error(tmp_path: Path, content: str) -> None:
     config = tmp_path / "config.json"

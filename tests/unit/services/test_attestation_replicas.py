@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from tests.support.postgres import PostgresServer
-from tests.support.service_processes import Installation, RunningService, free_port, installation, start
+from tests.support.service_processes import Installation, RunningService, installation, start
 
 from strongroom.base.errors import RefusedError, StrongroomError, UnavailableError
+from strongroom.cli.installation import free_port
 from strongroom.clients.attestation import AttestationClient
 from strongroom.crypto.jose import unverified_header
 

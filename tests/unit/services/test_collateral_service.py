@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import pytest
 from tests.support.amd import AmdBench, amd_bench
 from tests.support.platform import Bench
-from tests.support.service_processes import RunningService, free_port, start
+from tests.support.service_processes import RunningService, start
 from tests.support.vendor_server import SettableClock, Vendors, VendorServer, serving, write_folder
 
 from strongroom.attestation.endorsements.bundle import sign_bundle
@@ -33,6 +33,7 @@ from strongroom.attestation.endorsements.folder import FolderDocuments
 from strongroom.base.clock import SystemClock, to_rfc3339
 from strongroom.base.encoding import to_b64url
 from strongroom.base.errors import FormatError, NotFoundError, RefusedError, StrongroomError, UnavailableError
+from strongroom.cli.installation import free_port
 from strongroom.clients.amd_kds import KdsClient
 from strongroom.clients.attestation import AttestationClient
 from strongroom.clients.https import Https

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.key_runs import Node, approve, described, ticket_for
-from tests.support.service_processes import CLOCK, Installation, free_port, installation
+from tests.support.service_processes import CLOCK, Installation, installation
 
 from strongroom.base.clock import to_rfc3339
 from strongroom.base.encoding import from_b64url, parse_json_object, to_b64url
@@ -24,6 +24,7 @@ from strongroom.base.errors import (
     VerificationError,
 )
 from strongroom.base.secret import SecretBytes
+from strongroom.cli.installation import free_port
 from strongroom.clients.pinned import PinnedHttp
 from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.keys import SigningKey, VerifyingKey

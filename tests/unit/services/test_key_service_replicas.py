@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from tests.support.key_runs import Node, approve, described, ticket_for
 from tests.support.postgres import PostgresServer
-from tests.support.service_processes import CLOCK, Installation, RunningService, free_port, installation, start
+from tests.support.service_processes import CLOCK, Installation, RunningService, installation, start
 
 from strongroom.base.errors import ConflictError, RefusedError, UnavailableError
+from strongroom.cli.installation import free_port
 from strongroom.crypto.keys import ReceivingKey
 from strongroom.services.identity import open_identity
 from strongroom.services.key_service import COMMON_NAME, open_state, read_settings
