@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import pytest
 from tests.support.warm import COMMANDS, warm_commands
@@ -85,6 +85,8 @@ class Submission:
 class Installation:
     """An installation that `strongroom up` started, with real processes."""
 
+    at_once: ClassVar[frozenset[str]] = COMMANDS
+
     root: Path
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -96,7 +98,7 @@ class Installation:
 
     def strongroom(self, *arguments: str, timeout_s: float = RUN_TIMEOUT_S, prefix: Sequence[str] = ()) -> Ended:
         """Run a command of the command line to its end."""
-        if arguments[0] in COMMANDS and not prefix:
+        if arguments[0] in self.at_once and not prefix:
             warm = warm_commands(_PROGRAM)
             environment = self._environment()
             ended = warm.run(arguments, environment=environment, folder=self.root, timeout_s=timeout_s)

@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Final
 
 COMMANDS: Final = frozenset({"app", "approve", "approvals", "chart", "dataset", "keys", "policy", "receipt", "runs"})
-"""Those that are loaded; others start as users start them."""
-_MODULES: Final = tuple(f"strongroom.cli.commands.{name}" for name in sorted(COMMANDS))
+"""Those that start at once wherever a test waits for their end; others start as users start them."""
+SUBMIT: Final = "submit"
+"""Loaded as well, for tests that look at what is on a cluster, and not at the command."""
+_MODULES: Final = tuple(f"strongroom.cli.commands.{name}" for name in sorted(COMMANDS | {SUBMIT}))
 _STREAMS: Final = 3
 _MESSAGE_BYTES: Final = 1 << 17
 _END_S: Final = 60.0

@@ -10,9 +10,10 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import pytest
 from pyarrow import parquet
@@ -23,6 +24,7 @@ from tests.support.kubernetes.cluster import Cluster, CommandError
 from tests.support.kubernetes.images import WITH_CACHE, product_archive
 from tests.support.kubernetes.kubebox import Say
 from tests.support.kubernetes.site import state_folder
+from tests.support.warm import COMMANDS, SUBMIT
 
 from strongroom.engine.runtime import find_runtime
 
@@ -56,6 +58,8 @@ class Team(InstalledChart):
         runs: The namespace of runs.
         account: Folder with the submitter's token and the cluster's authority.
     """
+
+    at_once: ClassVar[frozenset[str]] = COMMANDS | {SUBMIT}
 
     spark_image: str
     runs: str
@@ -122,7 +126,7 @@ class Team(InstalledChart):
     def in_runs(self) -> tuple[str, str]:
         return ("--namespace", self.runs)
 
-    @property
+    @cached_property
     def server(self) -> str:
         """The API server's address."""
         config = json.loads(self.cluster.kubectl("config", "view", "--minify", "--output=json"))

@@ -26,6 +26,7 @@ def warm() -> Iterator[WarmCommands]:
         ("approve", "--no-such-option"),
         ("runs", "list"),
         ("policy", "show"),
+        ("submit", "--no-such-option"),
         ("dataset", "create", "é"),
     ],
 )
