@@ -15,8 +15,8 @@ from strongroom.base.errors import ConfigurationError
 
 _HERE = Path(__file__).parent
 _OF_OURS = "this is done only to a cluster that the tests made themselves"
-_LONG = ("test_images.py", "test_chart.py", "test_chart_replicas.py")
-"""Files of few tests that take long."""
+_LONG = ("test_chart.py", "test_chart_replicas.py", "test_cluster.py", "test_images.py")
+"""Files that take long for the number of their tests."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
