@@ -1,20 +1,20 @@
 """The end of a run in the driver's TEE: manifests, receipt, closing, sealed output (step 8)."""
 
 import hashlib
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeAlias
 
 from strongroom.agent.member import Membership, open_bases
+from strongroom.agent.patience import when_it_answers
 from strongroom.agent.start import Start
 from strongroom.attestation.endorsements.platforms import platform_of
 from strongroom.base.clock import Clock, to_rfc3339
 from strongroom.base.encoding import to_b64url
-from strongroom.base.errors import ConflictError, RefusedError, StrongroomError, UnavailableError
+from strongroom.base.errors import ConflictError, RefusedError, StrongroomError
 from strongroom.base.limits import LIMITS
 from strongroom.clients.key_service import TeeKeyServiceClient
 from strongroom.crypto.jose import seal_to_recipients, unverified_payload
@@ -27,8 +27,6 @@ from strongroom.wire.receipt import Output, ReceiptBody, VaultRecord
 
 _CLOSE_ATTEMPTS: Final = 5
 _PATIENCE_S: Final = 45.0  # less than the accepted skew of clocks, after which a request is no longer fresh
-_AGAIN_AFTER_S: Final = 1.0
-_T = TypeVar("_T")
 Keep: TypeAlias = Callable[[str, bytes], None]
 """Gives the host a file that the run leaves behind, by its name."""
 
@@ -77,7 +75,9 @@ def finish_run(member: Membership, *, start: Start, ended: Ended, clock: Clock, 
     for attempt in range(_CLOSE_ATTEMPTS):
         records = _records(member, clock=clock)  # 2
         vaults = _vault_records(member, commits, now=clock.now())
-        signers = _when_it_answers(partial(member.attestation.signers, _results(member, records.values())))
+        signers = when_it_answers(
+            partial(member.attestation.signers, _results(member, records.values())), patience_s=_PATIENCE_S
+        )
         body = ReceiptBody(
             hardware="simulated" if _is_simulated(member) else "real",
             run=member.run,
@@ -91,7 +91,7 @@ def finish_run(member: Membership, *, start: Start, ended: Ended, clock: Clock, 
             attestation_service=start.attestation_service.url,
             attestation_certificates=tuple(map(to_b64url, signers.certificates)),
             attestation_keys={kid: to_b64url(certificate) for kid, certificate in signers.keys.items()},
-            endorsements=_when_it_answers(partial(_endorsements, member, records.values())),
+            endorsements=when_it_answers(partial(_endorsements, member, records.values()), patience_s=_PATIENCE_S),
             records=records,
             vaults=vaults,
             inputs=inputs,
@@ -119,29 +119,16 @@ def finish_run(member: Membership, *, start: Start, ended: Ended, clock: Clock, 
     return _keep(member, body=body, closings=closings, log=log, keep=keep)  # 5
 
 
-def _when_it_answers(ask: Callable[[], _T]) -> _T:
-    """Ask a service, and ask again where it does not answer: hours of work may wait for one that just restarts.
-
-    Raises:
-        UnavailableError: It does not answer for `_PATIENCE_S`.
-    """
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            return ask()
-        except UnavailableError:
-            if time.monotonic() + _AGAIN_AFTER_S > deadline:
-                raise
-            time.sleep(_AGAIN_AFTER_S)
-
-
 def _records(member: Membership, *, clock: Clock) -> dict[str, RunRecord]:
     """Return what each key service knows of the run's members."""
 
     def ask(service: TeeKeyServiceClient) -> RunRecord:
         return service.record(now=clock.now())
 
-    return {identity: _when_it_answers(partial(ask, service)) for identity, service in member.services.items()}
+    return {
+        identity: when_it_answers(partial(ask, service), patience_s=_PATIENCE_S)
+        for identity, service in member.services.items()
+    }
 
 
 def _is_simulated(member: Membership) -> bool:
@@ -249,7 +236,7 @@ def _close(
             commits=tuple(commits.get(identity, [])),
         )
         # Again also where the answer was lost, or its witnesses did not answer in time.
-        closings[identity], *_ = _when_it_answers(partial(service.close, request))
+        closings[identity], *_ = when_it_answers(partial(service.close, request), patience_s=_PATIENCE_S)
     return closings
 
 

@@ -8,16 +8,20 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from functools import partial
 from typing import Final
 
+from strongroom.agent.patience import when_it_answers
 from strongroom.base.clock import Clock
-from strongroom.base.errors import RefusedError, StrongroomError
+from strongroom.base.errors import RefusedError, StrongroomError, UnavailableError
 from strongroom.clients.key_service import TeeKeyServiceClient
 
 BATCH_KEYS: Final = 16
 """How many keys of files one renewal is good for."""
 BATCH_S: Final = 10.0
 """How long one renewal is good for, in seconds."""
+_PATIENCE_S: Final = 120.0
+"""How long a key service may be away. Spark tries a task that fails without keys four times, within seconds."""
 
 
 class Lease:
@@ -62,15 +66,29 @@ class Lease:
         self._left, self._ends_s = BATCH_KEYS, began_s + BATCH_S
 
 
-def renew_everywhere(services: Iterable[TeeKeyServiceClient], *, now: Callable[[], datetime]) -> None:
-    """Ask every key service of a run whether it still stands.
+def renew_everywhere(
+    services: Iterable[TeeKeyServiceClient],
+    *,
+    now: Callable[[], datetime],
+    waiting: Callable[[UnavailableError], None] = lambda _: None,
+) -> None:
+    """Ask every key service of a run whether it still stands; wait for one that restarts, and give out nothing.
+
+    Args:
+        services: The run's key services.
+        now: The time.
+        waiting: Told once that one does not answer.
 
     Raises:
         RefusedError: One says no: closed, over, or revoked, by whom and when.
-        StrongroomError: One does not answer, or answers something else.
+        StrongroomError: One does not answer for two minutes, or answers something else.
     """
     for service in services:
-        service.renew(now=now())
+        when_it_answers(partial(_renew, service, now), patience_s=_PATIENCE_S, waiting=waiting)
+
+
+def _renew(service: TeeKeyServiceClient, now: Callable[[], datetime]) -> None:
+    service.renew(now=now())
 
 
 def lost_lease(services: Iterable[TeeKeyServiceClient], *, clock: Clock) -> RefusedError | None:

@@ -24,7 +24,7 @@ from strongroom.agent.start import Place, Start
 from strongroom.agent.stop import Stop
 from strongroom.attestation.attester import Device, Machine, open_device
 from strongroom.base.clock import Clock, SystemClock
-from strongroom.base.errors import ConfigurationError, EngineError, RefusedError, StrongroomError
+from strongroom.base.errors import ConfigurationError, EngineError, RefusedError, StrongroomError, UnavailableError
 from strongroom.base.workflow import Step
 from strongroom.clients.azure_guest import AzureMetadata
 from strongroom.engine.enclave import is_enclave_device
@@ -33,7 +33,7 @@ from strongroom.engine.runtime import find_runtime
 from strongroom.engine.settings import guarded_settings
 from strongroom.engine.spark import start_driver
 from strongroom.wire.descriptor import Descriptor, DeviceSetting
-from strongroom.wire.events import DriverReady, Finished
+from strongroom.wire.events import DriverReady, Finished, StepDone
 
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -238,7 +238,9 @@ class Tee:
                 datasets=member.datasets,
                 required_settings=guarded_settings(place.start.scheduling),
                 role=place.start.role,
-                renew=lambda: renew_everywhere(member.services.values(), now=self.clock.now),
+                renew=lambda: renew_everywhere(
+                    member.services.values(), now=self.clock.now, waiting=self._tell_of_waiting
+                ),
             )
         )
         return ProtectedNode(
@@ -249,6 +251,10 @@ class Tee:
             key_socket=key_socket,
             enclave_cores=sizes.executor_cores if _is_enclave(place.start, member) else None,
         )
+
+    def _tell_of_waiting(self, error: UnavailableError) -> None:
+        told = StepDone(step=Step.RELEASE.slug, detail=f"{error.message}: asking again", elapsed_ms=0)
+        self.report.tell(told)
 
 
 def _is_enclave(start: Start, member: Membership) -> bool:

@@ -16,20 +16,10 @@ from strongroom.base.workflow import Step
 pytestmark = pytest.mark.timeout(1200, func_only=True)
 
 
-def test_an_api_server_that_restarts_in_the_middle_costs_nothing(
+def test_services_and_an_api_server_that_restart_in_the_middle_cost_nothing(
     team: Team, slow: Submission, local_cluster: LocalCluster, tmp_path: Path
 ) -> None:
-    with team.under_way(slow) as run:
-        run.wait_for_step("executors")
-        local_cluster.restart("kube-apiserver")
-        ended = run.ended()
-
-    assert ended.status == 0, ended.text + team.what_happened()
-    assert len(ended.steps()) == len(set(ended.steps())) or ended.stdout.count("application ended") == 1
-    assert sum(counts_of(team, "slow", tmp_path)) == ROWS
-
-
-def test_services_that_restart_in_the_middle_cost_nothing(team: Team, slow: Submission, tmp_path: Path) -> None:
+    """All of them at once: nobody starts the services' pods again as long as there is no API server."""
     services = ("key-service", "attestation-service")
 
     def pods() -> set[str]:
@@ -40,12 +30,14 @@ def test_services_that_restart_in_the_middle_cost_nothing(team: Team, slow: Subm
         run.wait_for_step("executors")
         for service in services:
             team.cluster.delete("pod", f"{service}-0", team.namespace, wait=False)
+        local_cluster.restart("kube-apiserver")
         ended = run.ended()
     for service in services:
         team.wait_ready(service)
     team.cluster.wait_until(team.reaches_services, "the way to the services", 60)
 
     assert ended.status == 0, ended.text + team.what_happened()
+    assert len(ended.steps()) == len(set(ended.steps())) or ended.stdout.count("application ended") == 1
     assert pods().isdisjoint(before)
     assert sum(counts_of(team, "slow", tmp_path)) == ROWS
 

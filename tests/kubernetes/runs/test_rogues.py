@@ -14,7 +14,7 @@ from pyarrow import parquet
 from tests.support.installation import Ended, Submission
 from tests.support.kubernetes.cluster import CommandError
 from tests.support.kubernetes.edits import container_of, opened_runs
-from tests.support.kubernetes.runs import QUICKLY_COMPILED, ROWS, SIZES, SLOW_PARTITIONS, Team
+from tests.support.kubernetes.runs import QUICKLY_COMPILED, ROWS, SIZES, Team
 from tests.support.leaks import LeakSearch, summary
 from tests.support.needles import Value, needles_of
 from tests.support.watched_runs import mark
@@ -30,19 +30,26 @@ from strongroom.wire.receipt import Receipt
 
 pytestmark = pytest.mark.timeout(1200, func_only=True)
 
+REFUSED = "New auth protocol failed"
+ACCEPTED = "Successfully registered with driver"
+"""What Spark's executor logs of the driver's answer."""
 
-# Everything of the data is printed and written; while the tasks take their time, whoever could get one has come.
+# Everything of the data is printed and written. One task waits until the attacker's executor was heard, and others are
+# there for whoever joins.
 SHOW = """
-import sys, time
+import os, sys, time
 from pyspark.sql import SparkSession
 
-def slowly(rows):
-    time.sleep(1)
-    return rows
+def wait(rows):
+    for _ in range(240):
+        if os.path.exists("/data/heard"):
+            return rows
+        time.sleep(0.5)
+    raise TimeoutError("nobody was heard")
 
 spark = SparkSession.builder.getOrCreate()
 trips = spark.read.parquet(sys.argv[1])
-trips.rdd.repartition({partitions}).mapPartitions(slowly).count()
+trips.rdd.repartition(3).mapPartitions(wait).count()
 trips.orderBy("total_amount").show(100_000, truncate=False)
 trips.write.mode("overwrite").parquet(sys.argv[2])
 """
@@ -78,7 +85,7 @@ def beside(team: Team, plain_trips: Path, tmp_path_factory: pytest.TempPathFacto
     team.done("dataset", "encrypt", "marked", str(folder / "plain"))
     team.publish("marked")
     script = folder / "show.py"
-    script.write_text(SHOW.format(partitions=SLOW_PARTITIONS))
+    script.write_text(SHOW)
     submission = Submission(
         script=script,
         arguments=("strongroom://marked", "strongroom://report/marked"),
@@ -93,6 +100,8 @@ def beside(team: Team, plain_trips: Path, tmp_path_factory: pytest.TempPathFacto
         (real,) = team.pods(run.run, role="executor")
         rogue = _rogue(real, team.driver_of(run.run))
         team.cluster.create(rogue)
+        team.cluster.wait_until(lambda: _heard(team, rogue), "what the attacker's executor tells", 120)
+        team.in_loader("touch /data/heard")
         ended = run.ended()
         told = _log_or_nothing(team, team.runs, rogue["metadata"]["name"])
     assert ended.status == 0, ended.text + team.what_happened()
@@ -106,8 +115,8 @@ def beside(team: Team, plain_trips: Path, tmp_path_factory: pytest.TempPathFacto
 def test_a_rogue_executor_with_the_drivers_labels_gets_no_task(team: Team, beside: Beside, tmp_path: Path) -> None:
     (record,) = Receipt.from_json(team.receipt(beside.ended).read_bytes()).body.records.values()
     assert [member.role for member in record.members] == ["driver", "executor"]
-    assert "New auth protocol failed" in beside.rogue, "it never spoke to the driver"
-    assert "Successfully registered with driver" not in beside.rogue
+    assert REFUSED in beside.rogue, "it never spoke to the driver"
+    assert ACCEPTED not in beside.rogue
     assert len(team.decrypted("report", ["marked"], tmp_path)["marked"]) == ROWS
 
 
@@ -133,6 +142,13 @@ def _rogue(real: dict[str, Any], driver: dict[str, Any]) -> dict[str, Any]:
         "metadata": {"name": "rogue", "namespace": pod["metadata"]["namespace"], "labels": labels},
         "spec": {key: value for key, value in pod["spec"].items() if key != "nodeName"},
     }
+
+
+def _heard(team: Team, rogue: dict[str, Any]) -> bool:
+    """Whether the driver took the attacker's executor, or that gave up."""
+    name = rogue["metadata"]["name"]
+    ended = team.cluster.get("pod", name, team.runs)["status"].get("phase") in ("Succeeded", "Failed")
+    return ended or ACCEPTED in _log_or_nothing(team, team.runs, name)
 
 
 def _log_or_nothing(team: Team, namespace: str, name: str, *, container: str = "") -> str:

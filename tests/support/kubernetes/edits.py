@@ -5,19 +5,21 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
+from unittest.mock import patch
 
 from tests.support.installation import Submission
 from tests.support.kubernetes.runs import Team
+from tests.support.kubernetes.spark_client import submit_at_once
 
 from strongroom.base.clock import SystemClock
 from strongroom.cli.commands.submit import places_of, request_of
 from strongroom.cli.commands.submit import submit as submit_command
 from strongroom.cli.kubernetes import CLUSTER_PARAMETERS, cluster_request
 from strongroom.cli.owner_keys import load_signing_key
+from strongroom.cluster.kubernetes import submission as sending
 from strongroom.cluster.kubernetes.access import Access, open_access
 from strongroom.cluster.kubernetes.client import KubernetesClient
 from strongroom.cluster.kubernetes.render import Rendered
-from strongroom.cluster.kubernetes.submission import start_run
 from strongroom.engine.runtime import runtime_of_this_installation
 from strongroom.submit.kubernetes import _sign, _Teller
 from strongroom.wire.pod import DESCRIPTOR_NAME
@@ -78,14 +80,15 @@ def signed(team: Team, submission: Submission, **settings: str) -> tuple[Rendere
 
 def sent(team: Team, rendered: Rendered, client: KubernetesClient, access: Access) -> Attacked:
     """Have the cluster start a run, as its submitter does, and wait for its driver's end."""
-    start_run(
-        rendered,
-        client=client,
-        access=access,
-        runtime=runtime_of_this_installation(),
-        clock=SystemClock(),
-        tell=lambda _text: None,
-    )
+    with patch.object(sending, "run_spark_submit", submit_at_once):
+        sending.start_run(
+            rendered,
+            client=client,
+            access=access,
+            runtime=runtime_of_this_installation(),
+            clock=SystemClock(),
+            tell=lambda _text: None,
+        )
     name = rendered.names.driver_pod
     return Attacked(
         rendered=rendered,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from strongroom.agent import patience
 from strongroom.agent.lease import BATCH_KEYS, BATCH_S, Lease, lost_lease, renew_everywhere
 from strongroom.base.clock import SystemClock
 from strongroom.base.errors import RefusedError, StrongroomError, UnavailableError
@@ -94,6 +95,20 @@ def test_every_key_service_is_asked_and_each_may_say_no() -> None:
     services[1].error = RefusedError("revoked")
     with pytest.raises(RefusedError):
         renew_everywhere(services, now=SystemClock().now)
+
+
+def test_waits_for_a_key_service_that_restarts_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    service, told = Run(), []
+    service.error = UnavailableError("no answer")
+
+    def pass_time(_seconds: float) -> None:
+        service.error = None if service.asked == 3 else service.error
+
+    monkeypatch.setattr(patience.time, "sleep", pass_time)
+    services: list[Any] = [service]
+    renew_everywhere(services, now=SystemClock().now, waiting=told.append)
+    assert service.asked == 4
+    assert [error.message for error in told] == ["no answer"]
 
 
 def test_tells_a_lost_lease_from_a_silent_service() -> None:

@@ -1,13 +1,15 @@
-"""A run's end waits for a service that just restarts, and not for ever."""
+"""A run waits for a service that just restarts, and not for ever."""
 
 import pytest
 
-from strongroom.agent import finish
+from strongroom.agent import patience
+from strongroom.agent.patience import when_it_answers
 from strongroom.base.errors import RefusedError, UnavailableError
 
 
 def test_asks_again_until_the_service_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finish, "_AGAIN_AFTER_S", 0.0)
+    monkeypatch.setattr(patience, "_AGAIN_AFTER_S", 0.0)
+    told: list[UnavailableError] = []
     silent = iter([UnavailableError("no answer", action="wait")] * 3)
 
     def ask() -> str:
@@ -15,17 +17,16 @@ def test_asks_again_until_the_service_answers(monkeypatch: pytest.MonkeyPatch) -
             raise error
         return "an answer"
 
-    assert finish._when_it_answers(ask) == "an answer"
+    assert when_it_answers(ask, patience_s=60, waiting=told.append) == "an answer"
+    assert [error.message for error in told] == ["no answer"], "it is told once"
 
 
-def test_gives_up_after_its_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finish, "_PATIENCE_S", 0.0)
-
+def test_gives_up_after_its_patience() -> None:
     def ask() -> str:
         raise UnavailableError("no answer", action="wait")
 
     with pytest.raises(UnavailableError, match="no answer"):
-        finish._when_it_answers(ask)
+        when_it_answers(ask, patience_s=0)
 
 
 def test_a_refusal_is_an_answer() -> None:
@@ -36,5 +37,5 @@ def test_a_refusal_is_an_answer() -> None:
         raise RefusedError("revoked", action="ask the owner")
 
     with pytest.raises(RefusedError, match="revoked"):
-        finish._when_it_answers(ask)
+        when_it_answers(ask, patience_s=0)
     assert len(asked) == 1
