@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 COMMANDS: Final = frozenset({"app", "approve", "approvals", "chart", "dataset", "keys", "policy", "receipt", "runs"})
 """Those that start at once wherever a test waits for their end; others start as users start them."""
@@ -49,7 +49,13 @@ class WarmCommands:
         self._sending = threading.Lock()
 
     def run(
-        self, arguments: Sequence[str], *, environment: Mapping[str, str], folder: Path, timeout_s: float
+        self,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        folder: Path,
+        timeout_s: float,
+        java: tuple[int, str] | None = None,
     ) -> tuple[int, str, str]:
         """Run a command to its end.
 
@@ -58,6 +64,7 @@ class WarmCommands:
             environment: All of its environment.
             folder: Where it runs.
             timeout_s: For how long, in seconds.
+            java: Where a Java listens in which it runs Spark's submission client, in the place of one of its own.
 
         Returns:
             Its exit status, and what it wrote to its standard output and standard error.
@@ -65,7 +72,12 @@ class WarmCommands:
         Raises:
             TimeoutError: It did not end; it was interrupted.
         """
-        request = {"argv": [str(self._program), *arguments], "environment": dict(environment), "folder": str(folder)}
+        request = {
+            "argv": [str(self._program), *arguments],
+            "environment": dict(environment),
+            "folder": str(folder),
+            "java": java,
+        }
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         output, error = (os.pipe() for _ in range(2))
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -116,8 +128,8 @@ def _read_all(descriptors: tuple[int, int], *, deadline: float) -> list[bytes]:
     return [bytes(each) for each in read.values()]
 
 
-def _serve(control: socket.socket) -> None:
-    """Fork for each request; return in the process that is to be the command, or exit."""
+def _serve(control: socket.socket) -> dict[str, Any]:
+    """Fork for each request; return it in the process that is to be the command, or exit."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, _MESSAGE_BYTES, 1 + _STREAMS)
@@ -126,13 +138,14 @@ def _serve(control: socket.socket) -> None:
         if os.fork() == 0:
             control.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _attend(json.loads(message), socket.socket(fileno=descriptors[0]), descriptors[1:])
-            return
+            request: dict[str, Any] = json.loads(message)
+            _attend(request, socket.socket(fileno=descriptors[0]), descriptors[1:])
+            return request
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-def _attend(request: dict[str, object], caller: socket.socket, streams: Sequence[int]) -> None:
+def _attend(request: dict[str, Any], caller: socket.socket, streams: Sequence[int]) -> None:
     """Fork once more: tell the caller how the command ended, and return in the process that is to be it."""
     pid = os.fork()
     if pid:
@@ -149,8 +162,8 @@ def _attend(request: dict[str, object], caller: socket.socket, streams: Sequence
         os.close(descriptor)
     os.chdir(str(request["folder"]))
     os.environ.clear()
-    os.environ.update(request["environment"])  # type: ignore[call-overload]
-    sys.argv = list(request["argv"])  # type: ignore[call-overload]
+    os.environ.update(request["environment"])
+    sys.argv = list(request["argv"])
 
 
 def _main() -> None:
@@ -161,10 +174,21 @@ def _main() -> None:
     gc.freeze()  # or a collection would write to every page, and so copy it
     threads = len(list(Path("/proc/self/task").iterdir()))
     assert threads == 1, f"{threads} threads: a fork would have one of them"
-    _serve(control)
+    request = _serve(control)
+    if request["java"] is not None:
+        _submit_through(tuple(request["java"]))
     from strongroom.cli.main import main  # noqa: PLC0415 - as the program does
 
     main()
+
+
+def _submit_through(java: tuple[int, str]) -> None:
+    sys.path.append(str(Path(__file__).parents[2]))
+    from tests.support.kubernetes.spark_client import SparkClient  # noqa: PLC0415 - for these commands alone
+
+    from strongroom.cluster.kubernetes import submission  # noqa: PLC0415
+
+    submission.run_spark_submit = SparkClient(java).run
 
 
 if __name__ == "__main__":

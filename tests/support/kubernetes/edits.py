@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from tests.support.installation import Submission
 from tests.support.kubernetes.runs import Team
-from tests.support.kubernetes.spark_client import submit_at_once
+from tests.support.kubernetes.spark_client import SparkClient, java_address
 
 from strongroom.base.clock import SystemClock
 from strongroom.cli.commands.submit import places_of, request_of
@@ -80,12 +80,13 @@ def signed(team: Team, submission: Submission, **settings: str) -> tuple[Rendere
 
 def sent(team: Team, rendered: Rendered, client: KubernetesClient, access: Access) -> Attacked:
     """Have the cluster start a run, as its submitter does, and wait for its driver's end."""
-    with patch.object(sending, "run_spark_submit", submit_at_once):
+    runtime = runtime_of_this_installation()
+    with patch.object(sending, "run_spark_submit", SparkClient(java_address(runtime)).run):
         sending.start_run(
             rendered,
             client=client,
             access=access,
-            runtime=runtime_of_this_installation(),
+            runtime=runtime,
             clock=SystemClock(),
             tell=lambda _text: None,
         )

@@ -24,6 +24,7 @@ from tests.support.kubernetes.cluster import Cluster, CommandError
 from tests.support.kubernetes.images import WITH_CACHE, product_archive
 from tests.support.kubernetes.kubebox import Say
 from tests.support.kubernetes.site import state_folder
+from tests.support.kubernetes.spark_client import java_address
 from tests.support.warm import COMMANDS, SUBMIT
 
 from strongroom.engine.runtime import find_runtime
@@ -186,8 +187,11 @@ class Team(InstalledChart):
             *(*self.placement(**settings), *there.sizes, *options, *there.command_line()),
         ]
 
+    def java_of(self, command: str) -> tuple[int, str] | None:
+        return java_address(find_runtime()) if command == SUBMIT else None
+
     def run(self, submission: Submission, *options: str, **settings: str) -> Ended:
-        """Submit an application to the cluster, and follow it to its end."""
+        """Submit an application to the cluster, and follow it to its end; `under_way` starts all of it as users do."""
         return self.strongroom(*self.submit_line(submission, *options, **settings), timeout_s=900)
 
     def run_well(self, submission: Submission, *options: str, **settings: str) -> Ended:
