@@ -86,7 +86,7 @@ class ProtectedPods:
         self.team.renew_token()
         with _cleared(self.team):
             started = now()
-            ended = self.team.run(_submission(), *sizes(executors), **_SETTINGS)
+            ended = self.team.program(*self.team.submit_line(_submission(), *sizes(executors), **_SETTINGS))
             if ended.status != 0:
                 raise BenchmarkError(f"strongroom submit: {ended.text[-_TOLD:]}{self.team.what_happened()}")
             session = read_session(

@@ -97,13 +97,17 @@ class Installation:
     # --- commands ---------------------------------------------------------------------------------------------------
 
     def strongroom(self, *arguments: str, timeout_s: float = RUN_TIMEOUT_S, prefix: Sequence[str] = ()) -> Ended:
-        """Run a command of the command line to its end."""
+        """Run a command of the command line to its end; one of `at_once` without starting the program."""
         if arguments[0] in self.at_once and not prefix:
             warm = warm_commands(_PROGRAM)
             environment = self._environment()
             java = self.java_of(arguments[0])
             ended = warm.run(arguments, environment=environment, folder=self.root, timeout_s=timeout_s, java=java)
             return Ended(status=ended[0], stdout=ended[1], stderr=ended[2])
+        return self.program(*arguments, timeout_s=timeout_s, prefix=prefix)
+
+    def program(self, *arguments: str, timeout_s: float = RUN_TIMEOUT_S, prefix: Sequence[str] = ()) -> Ended:
+        """Run a command as users do, to its end."""
         with self.started(*arguments, prefix=prefix) as process:
             try:
                 stdout, stderr = process.communicate(timeout=timeout_s)
