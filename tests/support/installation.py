@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import pytest
 from tests.support.warm import COMMANDS, warm_commands
@@ -85,8 +85,6 @@ class Submission:
 class Installation:
     """An installation that `strongroom up` started, with real processes."""
 
-    at_once: ClassVar[frozenset[str]] = COMMANDS
-
     root: Path
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -97,14 +95,17 @@ class Installation:
     # --- commands ---------------------------------------------------------------------------------------------------
 
     def strongroom(self, *arguments: str, timeout_s: float = RUN_TIMEOUT_S, prefix: Sequence[str] = ()) -> Ended:
-        """Run a command of the command line to its end; one of `at_once` without starting the program."""
-        if arguments[0] in self.at_once and not prefix:
-            warm = warm_commands(_PROGRAM)
-            environment = self._environment()
-            java = self.java_of(arguments[0])
-            ended = warm.run(arguments, environment=environment, folder=self.root, timeout_s=timeout_s, java=java)
-            return Ended(status=ended[0], stdout=ended[1], stderr=ended[2])
+        """Run a command of the command line to its end; one of `warm.COMMANDS` without starting the program."""
+        if arguments[0] in COMMANDS and not prefix:
+            return self.at_once(*arguments, timeout_s=timeout_s)
         return self.program(*arguments, timeout_s=timeout_s, prefix=prefix)
+
+    def at_once(self, *arguments: str, timeout_s: float = RUN_TIMEOUT_S, java: tuple[int, str] | None = None) -> Ended:
+        """Run a command to its end without starting the program, nor Java where one is given: see `warm`."""
+        warm = warm_commands(_PROGRAM)
+        environment = self._environment()
+        ended = warm.run(arguments, environment=environment, folder=self.root, timeout_s=timeout_s, java=java)
+        return Ended(status=ended[0], stdout=ended[1], stderr=ended[2])
 
     def program(self, *arguments: str, timeout_s: float = RUN_TIMEOUT_S, prefix: Sequence[str] = ()) -> Ended:
         """Run a command as users do, to its end."""
@@ -116,11 +117,6 @@ class Installation:
                 process.wait(60)
                 raise
         return Ended(status=process.returncode, stdout=stdout, stderr=stderr)
-
-    def java_of(self, command: str) -> tuple[int, str] | None:
-        """Return where a Java listens that a command that starts at once runs Spark's submission client in, if any."""
-        del command
-        return None
 
     def done(self, *arguments: str) -> str:
         """Run a command that must succeed; return what it printed."""

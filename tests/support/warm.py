@@ -186,9 +186,9 @@ def _submit_through(java: tuple[int, str]) -> None:
     sys.path.append(str(Path(__file__).parents[2]))
     from tests.support.kubernetes.spark_client import SparkClient  # noqa: PLC0415 - for these commands alone
 
-    from strongroom.cluster.kubernetes import submission  # noqa: PLC0415
+    from strongroom.cluster.kubernetes import spark_submit  # noqa: PLC0415
 
-    submission.run_spark_submit = SparkClient(java).run
+    spark_submit._run = SparkClient(java).run
 
 
 if __name__ == "__main__":

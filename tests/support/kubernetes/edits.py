@@ -16,10 +16,11 @@ from strongroom.cli.commands.submit import places_of, request_of
 from strongroom.cli.commands.submit import submit as submit_command
 from strongroom.cli.kubernetes import CLUSTER_PARAMETERS, cluster_request
 from strongroom.cli.owner_keys import load_signing_key
-from strongroom.cluster.kubernetes import submission as sending
+from strongroom.cluster.kubernetes import spark_submit
 from strongroom.cluster.kubernetes.access import Access, open_access
 from strongroom.cluster.kubernetes.client import KubernetesClient
 from strongroom.cluster.kubernetes.render import Rendered
+from strongroom.cluster.kubernetes.submission import start_run
 from strongroom.engine.runtime import runtime_of_this_installation
 from strongroom.submit.kubernetes import _sign, _Teller
 from strongroom.wire.pod import DESCRIPTOR_NAME
@@ -81,8 +82,8 @@ def signed(team: Team, submission: Submission, **settings: str) -> tuple[Rendere
 def sent(team: Team, rendered: Rendered, client: KubernetesClient, access: Access) -> Attacked:
     """Have the cluster start a run, as its submitter does, and wait for its driver's end."""
     runtime = runtime_of_this_installation()
-    with patch.object(sending, "run_spark_submit", SparkClient(java_address(runtime)).run):
-        sending.start_run(
+    with patch.object(spark_submit, "_run", SparkClient(java_address(runtime)).run):
+        start_run(
             rendered,
             client=client,
             access=access,

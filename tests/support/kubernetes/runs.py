@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import pytest
 from pyarrow import parquet
@@ -25,7 +25,6 @@ from tests.support.kubernetes.images import WITH_CACHE, product_archive
 from tests.support.kubernetes.kubebox import Say
 from tests.support.kubernetes.site import state_folder
 from tests.support.kubernetes.spark_client import java_address
-from tests.support.warm import COMMANDS, SUBMIT
 
 from strongroom.engine.runtime import find_runtime
 
@@ -59,8 +58,6 @@ class Team(InstalledChart):
         runs: The namespace of runs.
         account: Folder with the submitter's token and the cluster's authority.
     """
-
-    at_once: ClassVar[frozenset[str]] = COMMANDS | {SUBMIT}
 
     spark_image: str
     runs: str
@@ -187,16 +184,14 @@ class Team(InstalledChart):
             *(*self.placement(**settings), *there.sizes, *options, *there.command_line()),
         ]
 
-    def java_of(self, command: str) -> tuple[int, str] | None:
-        return java_address(find_runtime()) if command == SUBMIT else None
-
     def run(self, submission: Submission, *options: str, **settings: str) -> Ended:
-        """Submit an application to the cluster, and follow it to its end; `under_way` starts all of it as users do."""
-        return self.strongroom(*self.submit_line(submission, *options, **settings), timeout_s=900)
+        """Submit an application to the cluster, and follow it to its end; what submits it is there already."""
+        line = self.submit_line(submission, *options, **settings)
+        return self.at_once(*line, timeout_s=900, java=java_address(find_runtime()))
 
     def run_well(self, submission: Submission, *options: str, **settings: str) -> Ended:
-        """Submit an application that must succeed."""
-        ended = self.run(submission, *options, **settings)
+        """Submit an application that must succeed, as users do."""
+        ended = self.program(*self.submit_line(submission, *options, **settings), timeout_s=900)
         if ended.status != 0:
             pytest.fail(ended.text + self.what_happened())
         return ended
