@@ -265,6 +265,10 @@ class _Sink(io.RawIOBase):
         return True
 
     @override
+    def tell(self) -> int:
+        return self.size
+
+    @override
     def write(self, data: Any) -> int:
         self.sum.update(data)
         self.size += len(data)
@@ -275,7 +279,7 @@ class _Sink(io.RawIOBase):
 def _writer_of(entries: Sequence[Entry]) -> Callable[[_Sink], None]:
     def write(sink: _Sink) -> None:
         buffered = io.BufferedWriter(sink, _COPY_BYTES)
-        with tarfile.open(fileobj=buffered, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_COPY_BYTES) as layer:
+        with tarfile.open(fileobj=buffered, mode="w", format=tarfile.PAX_FORMAT) as layer:
             for entry in sorted(entries, key=lambda each: each.path):
                 _add(layer, entry)
         buffered.flush()

@@ -56,7 +56,8 @@ MODULES = {
         "azure.keyvault.keys",
         "strongroom.services.attestation_service", "strongroom.services.key_service",
         "strongroom.services.collateral_service", "strongroom.services.witness", "strongroom.simulation.server",
-        "strongroom.keys.store.databases.postgres", "strongroom.cli.commands.services",
+        "strongroom.keys.store.databases.postgres", "strongroom.services.provision", "strongroom.cli.commands.services",
+        "strongroom.cli.commands.key_service",
     ),
     "spark": (
         "ssl", "sqlite3", "numpy", "pandas", "pyarrow.parquet", "pyarrow.dataset", "pyspark.sql", "pyspark.ml",

@@ -4,6 +4,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,28 +19,32 @@ from typing_extensions import override
 from strongroom.base.errors import ConfigurationError
 
 
-@pytest.fixture
-def own(local_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+@contextmanager
+def as_somebody_elses(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """The session's cluster as somebody else's would be: there is its kubeconfig, and nothing else."""
-    monkeypatch.setenv("KUBECONFIG", str(local_cluster.kubeconfig))
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
     said: list[str] = []
     with opened_cluster(say=said.append) as opened:
         assert not isinstance(opened, LocalCluster)
-        assert f"cluster: strongroom-e2e at {local_cluster.site.api}, as KUBECONFIG says" in said
+        assert f"cluster: strongroom-e2e at {cluster.site.api}, as KUBECONFIG says" in said
         yield opened
     assert not opened.folder.exists()
 
 
-def test_a_cluster_is_used_by_its_kubeconfig(own: Cluster) -> None:
-    name = own.new_namespace("own")
-    assert own.get("namespace", name)["status"]["phase"] == "Active"
-    assert own.kubeconfig.stat().st_mode & 0o077 == 0
+@pytest.fixture
+def own(local_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """Somebody else's cluster while the test runs."""
+    with as_somebody_elses(local_cluster, monkeypatch) as opened:
+        yield opened
 
 
-def test_what_was_made_in_it_is_deleted(local_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(local_cluster.kubeconfig))
-    with opened_cluster(say=lambda _: None) as opened:
-        name = opened.new_namespace("own")
+def test_a_cluster_is_used_by_its_kubeconfig_and_what_was_made_in_it_is_deleted(
+    local_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with as_somebody_elses(local_cluster, monkeypatch) as own:
+        name = own.new_namespace("own")
+        assert own.get("namespace", name)["status"]["phase"] == "Active"
+        assert own.kubeconfig.stat().st_mode & 0o077 == 0
     assert not local_cluster.exists("namespace", name)
 
 

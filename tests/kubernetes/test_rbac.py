@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,16 @@ class Teams:
     one: str
     other: str
     folder: Path
+    _seen: dict[tuple[str, str], Cluster] = field(default_factory=dict)
 
     def acting_as(self, account: str, namespace: str) -> Cluster:
         """The cluster as one of a namespace's accounts sees it: with a real token, and no other right."""
+        who = (account, namespace)
+        if who not in self._seen:
+            self._seen[who] = self._with_token_of(account, namespace)
+        return self._seen[who]
+
+    def _with_token_of(self, account: str, namespace: str) -> Cluster:
         token = self.cluster.kubectl("create", "token", account, f"--namespace={namespace}").strip()
         admin = json.loads(self.cluster.kubectl("config", "view", "--raw", "--flatten", "--minify", "--output=json"))
         admin["users"] = [{"name": account, "user": {"token": token}}]

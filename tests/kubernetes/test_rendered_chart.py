@@ -133,9 +133,9 @@ def test_every_pod_but_the_simulated_platforms_is_restricted(cluster: Cluster, r
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": workload, "namespace": restricted}, "spec": spec}
         if workload == "simulated-platform":
             with pytest.raises(CommandError, match='violates PodSecurity "restricted'):
-                cluster.kubectl("create", "--dry-run=server", "--filename=-", stdin=json.dumps(pod))
+                cluster.would_create(pod)
         else:
-            cluster.kubectl("create", "--dry-run=server", "--filename=-", stdin=json.dumps(pod))
+            cluster.would_create(pod)
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -198,7 +198,7 @@ def test_the_api_server_accepts_every_object(cluster: Cluster, namespaces: dict[
             continue  # whose definition is the Prometheus operator's
         if each["kind"] not in CLUSTER_SCOPED:
             each["metadata"]["namespace"] = namespaces[each["metadata"].get("namespace", NAMESPACE)]
-        cluster.kubectl("create", "--dry-run=server", "--validate=strict", "--filename=-", stdin=json.dumps(each))
+        cluster.would_create(each)
 
 
 def test_the_service_monitor_selects_the_attestation_service_and_pins_it() -> None:

@@ -14,8 +14,6 @@ from tests.support.shapes import CASES, pod
 
 from strongroom.cluster.shapes import PodShape, parse_shape
 
-_DRY_RUN = ("create", "--dry-run=server", "--validate=strict", "--output=json")
-
 
 @pytest.fixture(scope="module")
 def namespace(cluster: Cluster) -> Iterator[str]:
@@ -40,11 +38,6 @@ def namespace(cluster: Cluster) -> Iterator[str]:
         cluster.delete("runtimeclass", each)
 
 
-def dry_run(cluster: Cluster, manifest: dict[str, Any]) -> dict[str, Any]:
-    taken: dict[str, Any] = json.loads(cluster.kubectl(*_DRY_RUN, "--filename=-", stdin=json.dumps(manifest)))
-    return taken
-
-
 def amounts(resources: dict[str, str]) -> dict[str, int]:
     """Return amounts as numbers: the API server writes 8192Mi as 8Gi."""
     units = {"Mi": 1 << 20, "Gi": 1 << 30}
@@ -57,7 +50,7 @@ def amounts(resources: dict[str, str]) -> dict[str, int]:
 def test_the_api_server_takes_the_shape(cluster: Cluster, namespace: str, case: str) -> None:
     wanted = pod(case, namespace=namespace)
 
-    taken = dry_run(cluster, wanted)
+    taken = cluster.would_create(wanted)
 
     assert taken["metadata"]["labels"]["strongroom.shape"] == CASES[case].shape
     assert taken["metadata"].get("annotations", {}).items() >= wanted["metadata"].get("annotations", {}).items()
@@ -76,13 +69,14 @@ def test_the_check_can_fail(cluster: Cluster, namespace: str) -> None:
     wanted["spec"]["containers"][0]["resources"]["requests"]["sgx.intel.com/epc"] = "1Mi"
 
     with pytest.raises(CommandError, match=r"sgx\.intel\.com/epc"):
-        dry_run(cluster, wanted)
+        cluster.would_create(wanted)
 
 
 def test_the_api_server_takes_the_device_plugin(cluster: Cluster, repo_root: Path) -> None:
     manifest = repo_root / "deploy" / "shapes" / "device-plugin.yaml"
 
-    taken = json.loads(cluster.kubectl(*_DRY_RUN, f"--filename={manifest}"))
+    checked = ("create", "--dry-run=server", "--validate=strict", "--output=json")
+    taken = json.loads(cluster.kubectl(*checked, f"--filename={manifest}"))
 
     assert taken["kind"] == "DaemonSet"
 
@@ -114,7 +108,7 @@ def _restricted(name: str, namespace: str) -> dict[str, Any]:
 
 def _is_taken(cluster: Cluster, manifest: dict[str, Any]) -> bool:
     try:
-        dry_run(cluster, manifest)
+        cluster.would_create(manifest)
     except CommandError as error:
         if "violates PodSecurity" not in error.stderr:
             raise

@@ -60,8 +60,7 @@ def test_the_api_server_takes_every_object_of_a_run(cluster: Cluster, namespace:
         made["metadata"] |= {"namespace": namespace, "name": made["metadata"].get("name", "from-a-template")}
         for container in made.get("spec", {}).get("containers", []):
             container["image"] = "registry.example/x"  # Spark names it
-        checked = ("create", "--dry-run=server", "--validate=strict", "--filename=-", "--output=json")
-        seen = json.loads(cluster.kubectl(*checked, stdin=json.dumps(made)))
+        seen = cluster.would_create(made)
         if seen["kind"] == "Pod":
             assert seen["spec"]["containers"][0]["command"] == ["/usr/local/bin/strongroom-agent", "--pod"]
 

@@ -27,9 +27,9 @@ from strongroom.services.attestation_service import (
 from strongroom.services.attestation_store import open_attestation_store
 from strongroom.services.endorsement_sources import FolderSettings
 from strongroom.services.evidence import ServiceEvidenceSource
-from strongroom.services.files import replace_file
+from strongroom.services.files import prepare_folder, replace_file
 from strongroom.services.http import Call
-from strongroom.services.identity import open_identity, prepare_folder
+from strongroom.services.identity import open_identity
 from strongroom.wire.key_service import PERSON_TOKEN_TYP, PersonToken
 from strongroom.wire.trust import TrustedRootEntry
 

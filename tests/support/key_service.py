@@ -30,8 +30,9 @@ from strongroom.policy.roster import Roster
 from strongroom.policy.signatures import detach
 from strongroom.services.approvals import ApprovalDesk
 from strongroom.services.datasets import DatasetDesk
+from strongroom.services.files import prepare_folder
 from strongroom.services.http import Call
-from strongroom.services.identity import ServiceIdentity, open_identity, prepare_folder
+from strongroom.services.identity import ServiceIdentity, open_identity
 from strongroom.services.issuers import TrustedIssuers
 from strongroom.services.key_care import KeyCare
 from strongroom.services.key_desk import KeyDesk

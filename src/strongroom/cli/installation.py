@@ -34,7 +34,8 @@ from strongroom.services import attestation_service, key_service
 from strongroom.services.attestation_service import AttestationServiceConfig
 from strongroom.services.endorsement_sources import FolderSettings
 from strongroom.services.evidence import PlatformSettings
-from strongroom.services.identity import open_identity, prepare_folder
+from strongroom.services.files import prepare_folder
+from strongroom.services.identity import open_identity
 from strongroom.services.issuers import AttestationServiceSettings
 from strongroom.services.key_service import KeyServiceSettings
 from strongroom.services.people import PeopleSettings

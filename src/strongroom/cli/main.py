@@ -59,7 +59,7 @@ _COMMANDS: Final[Mapping[str, LazyCommand]] = {
     "image": _command("image:image", "Look at the images of Strongroom's containers."),
     "endorsements": _command("endorsements:endorsements", "Fetch, bundle and look at what hardware vendors vouch for."),
     "attestation-service": _command("services:attestation_service", "Run the attestation service in the foreground."),
-    "key-service": _command("key_service:key_service", "Run the key service; back its state up, restore it."),
+    "key-service": _command("services:key_service", "Run the key service; back its state up, restore it."),
     "collateral-service": _command("services:collateral_service", "Run the collateral service in the foreground."),
     "simulated-platform": _command("services:simulated_platform", "Run the simulated SGX platform.", hidden=True),
     "provision": _command("services:provision", "Give a service in a container its private files.", hidden=True),

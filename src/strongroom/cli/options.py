@@ -37,11 +37,6 @@ def state_option(command: _Command) -> _Command:
     )(command)
 
 
-def examples(*commands: str) -> str:
-    """Return an epilog for a command's help: examples, one a line, kept as they are."""
-    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
-
-
 def json_option(command: _Command) -> _Command:
     """Add `--json`; the command receives `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(command)

@@ -12,7 +12,7 @@ from strongroom.cli.state import State, read_file
 from strongroom.crypto.keys import ReceivingKey, SigningKey, VerifyingKey
 from strongroom.crypto.random import random_id
 from strongroom.datasets.storage import write_file
-from strongroom.services.identity import prepare_folder
+from strongroom.services.files import prepare_folder
 
 _MAX_KEY_FILE_BYTES: Final = 16 << 10
 _INIT: Final = "make the keys with: strongroom init"

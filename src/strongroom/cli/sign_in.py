@@ -24,7 +24,7 @@ from strongroom.cli.owner_keys import read_private, replace_private
 from strongroom.cli.state import State
 from strongroom.clients.oidc import SignIn, Tokens
 from strongroom.crypto.derive import sha256_hex
-from strongroom.services.identity import prepare_folder
+from strongroom.services.files import prepare_folder
 from strongroom.wire.model import Hex32, Message, Timestamp
 from strongroom.wire.sign_in import SignInIssuer
 from strongroom.wire.trust import TrustedService

@@ -21,6 +21,11 @@ _SHOWN_CHARACTERS: Final = 12
 _NOTHING: Final = "-"
 
 
+def examples(*commands: str) -> str:
+    """Return an epilog for a command's help: examples, one a line, kept as they are."""
+    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
+
+
 def say(text: str = "") -> None:
     """Print one line to standard output."""
     click.echo(text)

@@ -54,6 +54,7 @@ from strongroom.services.evidence import (
 )
 from strongroom.services.evidence_kinds import EVIDENCE_KINDS, Anchors, Turns, VerifiedClaims, read_attest_request
 from strongroom.services.evidence_policies import POLICY_TYPES, EvidencePolicies, PolicyManagement, read_draft
+from strongroom.services.files import prepare_folder
 from strongroom.services.http import (
     Call,
     application,
@@ -61,7 +62,7 @@ from strongroom.services.http import (
     json_reply,
     serve,
 )
-from strongroom.services.identity import ServiceIdentity, open_identity, prepare_folder, tls_names
+from strongroom.services.identity import ServiceIdentity, open_identity, tls_names
 from strongroom.services.metrics import AttestationMetrics
 from strongroom.services.people import People, PeopleSettings, Role, configuration_of_people, configured_people
 from strongroom.services.policy_tokens import token_of_body

@@ -31,8 +31,7 @@ from strongroom.base.errors import (
 )
 from strongroom.base.limits import LIMITS
 from strongroom.base.lock import exclusive
-from strongroom.services.files import replace_file
-from strongroom.services.identity import prepare_folder
+from strongroom.services.files import prepare_folder, replace_file
 from strongroom.wire.model import Message
 
 _GIVE_UP_S: Final = 60.0

@@ -1,9 +1,27 @@
-"""Small state files of a service: read as a whole, replaced as a whole."""
+"""A service's state folder, and small files in it: read as a whole, replaced as a whole."""
 
 import os
+import stat
 from pathlib import Path
 
 from strongroom.base.errors import ConfigurationError, UnavailableError
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make a state folder that only its owner can enter, or check that it is one.
+
+    Raises:
+        ConfigurationError: It cannot be made, or others may enter it.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = stat.S_IMODE(folder.stat().st_mode)
+    except OSError as error:
+        raise ConfigurationError(f"the state folder {folder} cannot be used: {error.strerror}") from error
+    if mode & 0o077:
+        raise ConfigurationError(
+            f"the state folder {folder} is open to others", action=f"Make it its owner's alone: chmod 700 {folder}"
+        )
 
 
 def read_file(path: Path) -> bytes | None:

@@ -23,7 +23,7 @@ from strongroom.crypto.keys import Algorithm, SigningKey
 from strongroom.crypto.random import random_secret
 from strongroom.keys.providers.envelope import WrapAlgorithm
 from strongroom.keys.providers.local import LocalMasterKey
-from strongroom.services.files import read_file, replace_file
+from strongroom.services.files import prepare_folder, read_file, replace_file
 
 _MAX_KEY_FILE_BYTES: Final = 16 << 10
 _IDENTITY_LIFETIME: Final = timedelta(days=20 * 365)
@@ -305,23 +305,6 @@ def tls_names(url: str, names: Sequence[str]) -> list[str]:
     if not host:
         raise ConfigurationError("the service's address (url) names no host", action="Write it as https://HOST:PORT.")
     return list(dict.fromkeys([host, *names]))
-
-
-def prepare_folder(folder: Path) -> None:
-    """Make a state folder that only its owner can enter, or check that it is one.
-
-    Raises:
-        ConfigurationError: It cannot be made, or others may enter it.
-    """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mode = stat.S_IMODE(folder.stat().st_mode)
-    except OSError as error:
-        raise ConfigurationError(f"the state folder {folder} cannot be used: {error.strerror}") from error
-    if mode & 0o077:
-        raise ConfigurationError(
-            f"the state folder {folder} is open to others", action=f"Make it its owner's alone: chmod 700 {folder}"
-        )
 
 
 def has_sealed_identity(folder: Path) -> bool:

@@ -31,6 +31,7 @@ from strongroom.services.evidence import (
     configuration_digest,
     launch_platform,
 )
+from strongroom.services.files import prepare_folder
 from strongroom.services.http import Call, application, endpoint, json_reply, log_to_stderr, serve
 from strongroom.services.identity import (
     ServiceIdentity,
@@ -38,7 +39,6 @@ from strongroom.services.identity import (
     has_successor,
     install_successor,
     open_identity,
-    prepare_folder,
     prepare_successor,
     tls_names,
 )

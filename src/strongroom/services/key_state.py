@@ -20,8 +20,8 @@ from strongroom.keys.store.database import SCHEMA
 from strongroom.keys.store.databases import Database, open_database, open_for_reading
 from strongroom.keys.store.master_key import has_store_key, keep_store_key, open_store_key
 from strongroom.keys.store.transaction import mark_restoring
-from strongroom.services.files import replace_file
-from strongroom.services.identity import open_identity, prepare_folder, tls_names
+from strongroom.services.files import prepare_folder, replace_file
+from strongroom.services.identity import open_identity, tls_names
 from strongroom.services.key_service import COMMON_NAME, KeyServiceSettings, database_of, open_state
 
 _KEY_FILES: Final = ("identity.key", "identity.pem", "signing.key", "statement.key")

@@ -14,8 +14,7 @@ from strongroom.base.encoding import parse_json
 from strongroom.base.errors import ConfigurationError, ConflictError, FormatError, UnavailableError
 from strongroom.base.secret import SecretBytes
 from strongroom.crypto.keys import SigningKey
-from strongroom.services.files import read_file, replace_file
-from strongroom.services.identity import prepare_folder
+from strongroom.services.files import prepare_folder, read_file, replace_file
 
 _KEY: Final = "identity.key"
 _PREDECESSORS: Final = "predecessors.json"

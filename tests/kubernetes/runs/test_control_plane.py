@@ -259,10 +259,9 @@ def mutated(cluster: LocalCluster, namespace: str, *, variable: str, value: str)
     }
     probe = pod("probe", namespace, pod_spec("image", "pause"), labels={"app.kubernetes.io/component": "executor"})
     container_of(probe)["env"] = [{"name": variable, "value": ""}]
-    create = ("create", "--dry-run=server", "--filename=-", "--output=json")
 
     def changes() -> bool:
-        return value in cluster.kubectl(*create, stdin=json.dumps(probe))
+        return value in json.dumps(cluster.would_create(probe))
 
     cluster.apply([policy, binding])
     try:

@@ -19,17 +19,30 @@ Objects = dict[tuple[str, str], dict[str, Any]]
 _WATCH_S: Final = 300
 _AGAIN_AFTER_S: Final = 0.3
 _CORE: Final = "/api/v1"
+_APPS: Final = "/apis/apps/v1"
+_RBAC: Final = "/apis/rbac.authorization.k8s.io/v1"
 _NAMESPACED: Final = {
     "configmaps": _CORE,
+    "daemonsets": _APPS,
+    "deployments": _APPS,
     "events": _CORE,
+    "networkpolicies": "/apis/networking.k8s.io/v1",
     "persistentvolumeclaims": _CORE,
+    "poddisruptionbudgets": "/apis/policy/v1",
     "pods": _CORE,
+    "rolebindings": _RBAC,
+    "roles": _RBAC,
     "secrets": _CORE,
     "serviceaccounts": _CORE,
     "services": _CORE,
-    "networkpolicies": "/apis/networking.k8s.io/v1",
+    "statefulsets": _APPS,
 }
-_OF_THE_CLUSTER: Final = {"namespaces": _CORE, "nodes": _CORE, "persistentvolumes": _CORE}
+_OF_THE_CLUSTER: Final = {
+    "namespaces": _CORE,
+    "nodes": _CORE,
+    "persistentvolumes": _CORE,
+    "tokenreviews": "/apis/authentication.k8s.io/v1",
+}
 _PLURALS: Final = {
     **{name: name for name in (*_NAMESPACED, *_OF_THE_CLUSTER)},
     **{name.removesuffix("s"): name for name in (*_NAMESPACED, *_OF_THE_CLUSTER)},
@@ -121,7 +134,7 @@ class Api:
         if status == HTTPStatus.NOT_FOUND:
             raise NotFoundError(f"{method} {path}: not found", action="see whether it was deleted")
         if status >= HTTPStatus.BAD_REQUEST:
-            raise UnavailableError(f"{method} {path}: {status} {content.decode()}", action="see the answer")
+            raise UnavailableError(f"{method} {path}: {status} {_message_of(content)}", action="see the answer")
         return content
 
     def _exchanged(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
@@ -180,6 +193,13 @@ class Api:
         content = None if body is None else json.dumps(body)
         connection.request(method, path, body=content, headers={"Content-Type": "application/json"})
         return connection.getresponse()
+
+
+def _message_of(content: bytes) -> str:
+    """Return what a refusal says; the API server's own has it in a Status."""
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        return str(json.loads(content)["message"])
+    return content.decode()
 
 
 def _key(each: dict[str, Any]) -> tuple[str, str]:

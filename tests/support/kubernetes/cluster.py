@@ -119,6 +119,16 @@ class Cluster:
         created: dict[str, Any] = json.loads(made)
         return created
 
+    def would_create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Have the API server check an object as if it were created; return what it would make of it.
+
+        Raises:
+            CommandError: It would be refused.
+        """
+        checked = ("create", "--dry-run=server", "--validate=strict", "--filename=-", "--output=json")
+        would_be: dict[str, Any] = json.loads(self.kubectl(*checked, stdin=json.dumps(manifest)))
+        return would_be
+
     def apply(self, manifests: str | Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> str:
         """Create or change objects: one, several, or a text of YAML documents.
 
@@ -393,10 +403,13 @@ class LocalCluster(Cluster):
 
     def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Create an object (see `Cluster`)."""
-        path = path_of(manifest["kind"].lower(), manifest.get("metadata", {}).get("namespace", ""))
-        if path is None:
-            return super().create(manifest)
-        return self._asked(lambda: self._api.call("POST", f"{path}?fieldValidation=Strict", dict(manifest)), path)
+        path = self._place_for(manifest)
+        return super().create(manifest) if path is None else self._post(path, manifest)
+
+    def would_create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Have the API server check an object (see `Cluster`)."""
+        path = self._place_for(manifest)
+        return super().would_create(manifest) if path is None else self._post(path, manifest, dryRun="All")
 
     def delete(self, kind: str, name: str, namespace: str = "", *, wait: bool = True) -> None:
         """Delete an object if it is there (see `Cluster`)."""
@@ -436,6 +449,15 @@ class LocalCluster(Cluster):
     @cached_property
     def _api(self) -> Api:
         return Api(self.site.api, self.site.certificates, "admin")
+
+    @staticmethod
+    def _place_for(manifest: Mapping[str, Any]) -> str | None:
+        """Return the path at which an object is created; None for a kind that kubectl creates."""
+        return path_of(manifest["kind"].lower(), manifest.get("metadata", {}).get("namespace", ""))
+
+    def _post(self, path: str, manifest: Mapping[str, Any], **query: str) -> dict[str, Any]:
+        asked = f"{path}?{urlencode({'fieldValidation': 'Strict', **query})}"
+        return self._asked(lambda: self._api.call("POST", asked, dict(manifest)), path)
 
     def _read(self, path: str, **query: str) -> str:
         """Return what the API server has at a path; queries that are empty are none.

@@ -6,6 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from strongroom.cli.commands.services import key_service
 from strongroom.cli.lazy import LazyGroup
 from strongroom.cli.main import strongroom
 
@@ -28,13 +29,15 @@ def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
     assert result.output.startswith("Usage: strongroom")
 
 
-@pytest.mark.parametrize("name", [name for name, each in strongroom.lazy.items() if not each.hidden])
-def test_the_list_of_commands_says_what_each_command_says_itself(name: str) -> None:
-    assert isinstance(strongroom, LazyGroup)
-    command = strongroom.get_command(click.Context(strongroom), name)
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [(group, name) for group in (strongroom, key_service) for name, each in group.lazy.items() if not each.hidden],
+)
+def test_the_list_of_commands_says_what_each_command_says_itself(group: LazyGroup, name: str) -> None:
+    command = group.get_command(click.Context(group), name)
 
     assert command is not None
-    assert (command.help or "").split("\n", 1)[0] == strongroom.lazy[name].summary
+    assert (command.help or "").split("\n", 1)[0] == group.lazy[name].summary
 
 
 def test_the_platform_process_is_a_command_but_is_not_listed() -> None:
@@ -57,6 +60,15 @@ def test_the_list_of_commands_loads_nothing_heavy() -> None:
         "strongroom.main(['--help'], standalone_mode=False); "
         "print(sorted({'cryptography', 'pydantic', 'pyarrow', 'pyspark', 'rich', 'uvicorn'} & sys.modules.keys()))"
     )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert ended.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("module", ["strongroom.cli.commands.services", "strongroom.services.provision"])
+def test_a_container_does_not_load_a_service_before_it_becomes_one(module: str) -> None:
+    heavy = {"pydantic", "pyarrow", "sqlalchemy", "sqlite3", "urllib3", "uvicorn"}
+    program = f"import sys, {module}; print(sorted({heavy!r} & sys.modules.keys()))"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert ended.stdout.splitlines()[-1] == "[]"

@@ -17,8 +17,9 @@ from strongroom.base.errors import ConfigurationError, FormatError, Verification
 from strongroom.crypto.jose import sign_jws
 from strongroom.crypto.keys import SigningKey, VerifyingKey
 from strongroom.crypto.x509 import LeafUsage, spki_sha256, verify_leaf
+from strongroom.services.files import prepare_folder
 from strongroom.services.http import Call
-from strongroom.services.identity import open_identity, prepare_folder
+from strongroom.services.identity import open_identity
 from strongroom.services.issuers import TrustedIssuers
 from strongroom.services.key_service import KeyServiceSettings, configuration_of, read_settings
 

@@ -22,9 +22,9 @@ from strongroom.cli.applications import describe, find_application
 from strongroom.cli.commands.submit import application_options, request_of
 from strongroom.cli.completion import complete_applications
 from strongroom.cli.kubernetes import check_master
-from strongroom.cli.options import examples, json_option, state_option
+from strongroom.cli.options import json_option, state_option
 from strongroom.cli.state import State, read_file
-from strongroom.cli.terminal import print_json, say
+from strongroom.cli.terminal import examples, print_json, say
 from strongroom.cluster.kubernetes.settings import is_placement
 from strongroom.datasets.storage import write_file
 from strongroom.submit.run import load_trust

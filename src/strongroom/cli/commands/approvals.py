@@ -9,11 +9,11 @@ from strongroom.cli.approval_words import approval_words, lines_of
 from strongroom.cli.approving import ReadApproval, changes_since, earlier_approval, read_stored_approval
 from strongroom.cli.commands.approve import signed_line
 from strongroom.cli.completion import complete_approvals
-from strongroom.cli.options import examples, json_option, state_option
+from strongroom.cli.options import json_option, state_option
 from strongroom.cli.prefixes import find_by_prefix
 from strongroom.cli.session import owner_client
 from strongroom.cli.state import State
-from strongroom.cli.terminal import print_json, print_records, printable, say
+from strongroom.cli.terminal import examples, print_json, print_records, printable, say
 from strongroom.clients.owner import OwnerClient
 from strongroom.submit.run import load_trust
 from strongroom.wire.approvals import MAX_REASON

@@ -27,14 +27,13 @@ from strongroom.cli.options import (
     UntilDate,
     VersionRange,
     WorkloadOf,
-    examples,
     state_option,
 )
 from strongroom.cli.owner_keys import public_key_of, thumbprint_of
 from strongroom.cli.policies import azure_policy, common_policy_hash, default_policy
 from strongroom.cli.session import attestation_client, owner_client
 from strongroom.cli.state import State
-from strongroom.cli.terminal import say
+from strongroom.cli.terminal import examples, say
 from strongroom.clients.attestation import PolicyKind
 from strongroom.policy.approval import MAX_EXECUTORS, MAX_RUNS, Approval, InputVersions, PlatformDemand
 from strongroom.policy.shapes import TEES_OF

@@ -10,11 +10,11 @@ from strongroom.base.clock import SystemClock
 from strongroom.base.encoding import canonical_json, parse_json_object
 from strongroom.cli.chart import Plan, Shape, read_plan, trust_on_kubernetes, write_chart_files
 from strongroom.cli.measurements import read_measurements
-from strongroom.cli.options import examples, state_option
+from strongroom.cli.options import state_option
 from strongroom.cli.owner_keys import load_signing_key
 from strongroom.cli.policies import register_default_policy
 from strongroom.cli.state import State, read_file
-from strongroom.cli.terminal import busy, note, say, short
+from strongroom.cli.terminal import busy, examples, note, say, short
 from strongroom.crypto.x509 import parse_pem_chain, to_pem
 from strongroom.datasets.storage import write_file
 from strongroom.submit.run import load_trust

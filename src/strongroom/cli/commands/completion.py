@@ -4,8 +4,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from strongroom.base.errors import ConfigurationError
-from strongroom.cli.options import examples
-from strongroom.cli.terminal import say
+from strongroom.cli.terminal import examples, say
 
 _VARIABLE = "_STRONGROOM_COMPLETE"
 

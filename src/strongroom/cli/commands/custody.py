@@ -15,9 +15,9 @@ from strongroom.cli.custody import (
     split_for,
     verified_progress,
 )
-from strongroom.cli.options import examples, json_option, state_option
+from strongroom.cli.options import json_option, state_option
 from strongroom.cli.state import State
-from strongroom.cli.terminal import print_json, say, short
+from strongroom.cli.terminal import examples, print_json, say, short
 from strongroom.submit.custody import give_share
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])

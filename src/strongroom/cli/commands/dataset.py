@@ -9,10 +9,10 @@ from strongroom.base.errors import RefusedError
 from strongroom.cli import dataset_keys, owned_datasets
 from strongroom.cli.approving import read_rosters
 from strongroom.cli.commands.keys import COLUMN, FINISH, print_rotated
-from strongroom.cli.options import DATASET_NAME, NameList, examples, json_option, state_option
+from strongroom.cli.options import DATASET_NAME, NameList, json_option, state_option
 from strongroom.cli.session import owner_client
 from strongroom.cli.state import State, location_of, read_file
-from strongroom.cli.terminal import counting, print_json, print_records, say, short
+from strongroom.cli.terminal import counting, examples, print_json, print_records, say, short
 from strongroom.datasets.storage import write_file
 from strongroom.receipts.shredding import verify_shredding
 from strongroom.submit.run import load_trust

@@ -16,7 +16,7 @@ from strongroom.base.errors import ConfigurationError
 from strongroom.cli.installation import take_down
 from strongroom.cli.state import State
 from strongroom.cli.terminal import busy, print_table, say
-from strongroom.services.identity import prepare_folder
+from strongroom.services.files import prepare_folder
 from strongroom.submit.run import RunOutcome
 
 _SOURCE_TREE: Final = Path(__file__).resolve().parents[4]

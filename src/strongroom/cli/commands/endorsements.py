@@ -26,10 +26,10 @@ from strongroom.base.clock import SystemClock, to_rfc3339
 from strongroom.base.encoding import Json
 from strongroom.base.errors import ConfigurationError, FormatError, StrongroomError, VerificationError
 from strongroom.base.limits import LIMITS
-from strongroom.cli.options import UntilDate, examples, json_option
+from strongroom.cli.options import UntilDate, json_option
 from strongroom.cli.owner_keys import load_signing_key, public_key_of
 from strongroom.cli.state import read_file
-from strongroom.cli.terminal import busy, print_records, say
+from strongroom.cli.terminal import busy, examples, print_records, say
 from strongroom.clients.amd_kds import AMD_KDS
 from strongroom.clients.intel_pcs import INTEL_PCS
 from strongroom.crypto.jose import unverified_payload

@@ -15,8 +15,8 @@ from strongroom.cli.evidence import (
     recognise_file,
     verify_file,
 )
-from strongroom.cli.options import examples, json_option
-from strongroom.cli.terminal import print_json, say
+from strongroom.cli.options import json_option
+from strongroom.cli.terminal import examples, print_json, say
 
 _NOT_VERIFIED = "NOT VERIFIED: this is what the file says, not what is true (see: strongroom evidence verify)"
 

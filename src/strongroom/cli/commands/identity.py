@@ -6,10 +6,10 @@ from typing import Literal
 import click
 
 from strongroom.base.clock import SystemClock
-from strongroom.cli.options import examples, state_option
+from strongroom.cli.options import state_option
 from strongroom.cli.rotations import rotate_owner, rotate_service
 from strongroom.cli.state import State, read_file
-from strongroom.cli.terminal import say, short
+from strongroom.cli.terminal import examples, say, short
 from strongroom.datasets.storage import write_file
 from strongroom.submit.rotations import follow_rotations
 from strongroom.submit.run import load_trust

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from strongroom.cli.options import examples, json_option
-from strongroom.cli.terminal import print_json, say
+from strongroom.cli.options import json_option
+from strongroom.cli.terminal import examples, print_json, say
 from strongroom.simulation.archives import measure_archive
 
 _NAMES = {"mrenclave": "MRENCLAVE", "mrtd": "MRTD", "launch_digest": "launch digest"}

@@ -1,4 +1,4 @@
-"""`strongroom key-service`: run it, back its state up, restore it, and say that a restore is meant."""
+"""`strongroom key-service …`: back its state up, restore it, and say that a restore is meant."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -7,12 +7,11 @@ import click
 
 from strongroom.base.clock import SystemClock
 from strongroom.base.errors import ConflictError
-from strongroom.cli.commands.services import become
-from strongroom.cli.options import examples, state_option
+from strongroom.cli.options import state_option
 from strongroom.cli.owner_keys import load_recipient_key, public_key_of
 from strongroom.cli.session import owner_client
 from strongroom.cli.state import State
-from strongroom.cli.terminal import say
+from strongroom.cli.terminal import examples, say
 from strongroom.services.key_service import read_settings
 from strongroom.services.key_state import back_up, restore
 from strongroom.services.master_key_rotation import rotate_master_key
@@ -20,41 +19,18 @@ from strongroom.services.master_key_rotation import rotate_master_key
 _CONFIG: Final[dict[str, Any]] = {
     "type": click.Path(dir_okay=False, exists=True, path_type=Path),
     "metavar": "FILE",
+    "required": True,
     "help": "The service's configuration; `strongroom up` writes one into owner/.",
 }
 
 
-@click.group(
-    invoke_without_command=True,
-    epilog=examples(
-        "strongroom key-service --config owner/key-service.json",
-        "strongroom key-service backup --config owner/key-service.json keys-2026-12-31.backup",
-    ),
-)
-@click.option("--config", **_CONFIG)
-@click.pass_context
-def key_service(context: click.Context, *, config: Path | None) -> None:
-    """Run the key service; back its state up, restore it.
-
-    Without a command it runs in the foreground: it keeps keys, and releases them to attested applications that an
-    owner approved. It prints one line of JSON when it is ready, and ends on SIGTERM or Ctrl-C.
-    """
-    if context.invoked_subcommand is not None:
-        if config is not None:
-            raise click.UsageError(f"give --config after {context.invoked_subcommand}")
-        return
-    if config is None:
-        raise click.UsageError("Missing option '--config'.")
-    become("strongroom.services.key_service", config)
-
-
-@key_service.command(
+@click.command(
     epilog=examples(
         "strongroom key-service backup --config owner/key-service.json keys-2026-12-31.backup",
         "strongroom key-service backup --config owner/key-service.json --recipient safe.jwk keys.backup",
     )
 )
-@click.option("--config", required=True, **_CONFIG)
+@click.option("--config", **_CONFIG)
 @click.option(
     "--recipient",
     "recipients",
@@ -73,10 +49,8 @@ def backup(*, config: Path, recipients: tuple[str, ...], out: Path) -> None:
     say(f"{out} holds the state of {header.made_at}; what is logged later is not in it.")
 
 
-@key_service.command(
-    "restore", epilog=examples("strongroom key-service restore --config owner/key-service.json keys.backup")
-)
-@click.option("--config", required=True, **_CONFIG)
+@click.command("restore", epilog=examples("strongroom key-service restore --config owner/key-service.json keys.backup"))
+@click.option("--config", **_CONFIG)
 @click.option(
     "--recipient-key",
     type=click.Path(dir_okay=False, exists=True, path_type=Path),
@@ -96,7 +70,7 @@ def restore_command(*, config: Path, recipient_key: Path | None, source: Path) -
     say("Start the service, then: strongroom key-service accept-restore")
 
 
-@key_service.command("accept-restore", epilog=examples("strongroom key-service accept-restore --lost-size 1234 --yes"))
+@click.command("accept-restore", epilog=examples("strongroom key-service accept-restore --lost-size 1234 --yes"))
 @click.option(
     "--lost-size",
     type=click.IntRange(0),
@@ -124,13 +98,13 @@ def accept_restore(*, lost_size: int, yes: bool, state: State) -> None:
     say("Accepted: the key service releases keys again.")
 
 
-@key_service.command(
+@click.command(
     "rotate-master-key",
     epilog=examples(
         "strongroom key-service rotate-master-key --config owner/key-service.json --to file:///media/stick/master-2.key"
     ),
 )
-@click.option("--config", required=True, **_CONFIG)
+@click.option("--config", **_CONFIG)
 @click.option("--to", required=True, metavar="URI", help="The new master key; a file is made if it is not there.")
 def rotate_master_key_command(*, config: Path, to: str) -> None:
     """Replace the master key: the new one wraps the store's own key, and the old one no more.

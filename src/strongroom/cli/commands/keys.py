@@ -5,10 +5,10 @@ import click
 from strongroom.base.encoding import Json
 from strongroom.cli import dataset_keys
 from strongroom.cli.dataset_keys import DATASETS_OWN, Rotated
-from strongroom.cli.options import DATASET_NAME, examples, json_option, state_option
+from strongroom.cli.options import DATASET_NAME, json_option, state_option
 from strongroom.cli.session import owner_client
 from strongroom.cli.state import State
-from strongroom.cli.terminal import print_json, print_records, say, short
+from strongroom.cli.terminal import examples, print_json, print_records, say, short
 
 COLUMN = click.option(
     "--column", metavar="NAME", help="Only the key of this column.  [default: all keys of the dataset]"

@@ -7,11 +7,11 @@ import click
 
 from strongroom.base.encoding import Json
 from strongroom.base.errors import NotFoundError
-from strongroom.cli.options import examples, json_option, state_option
+from strongroom.cli.options import json_option, state_option
 from strongroom.cli.prefixes import find_by_prefix
 from strongroom.cli.session import owner_client
 from strongroom.cli.state import State
-from strongroom.cli.terminal import print_json, print_table, printable, say, short
+from strongroom.cli.terminal import examples, print_json, print_table, printable, say, short
 
 _MAX_SHOWN = 20
 

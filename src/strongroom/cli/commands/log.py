@@ -9,10 +9,10 @@ import click
 from strongroom.base.clock import SystemClock, to_rfc3339
 from strongroom.base.encoding import Json, parse_json_object
 from strongroom.base.errors import ConfigurationError, InconsistentLogError
-from strongroom.cli.options import examples, json_option, state_option
+from strongroom.cli.options import json_option, state_option
 from strongroom.cli.session import owner_client
 from strongroom.cli.state import State, read_file
-from strongroom.cli.terminal import print_json, print_records, say, short
+from strongroom.cli.terminal import examples, print_json, print_records, say, short
 from strongroom.clients.pinned import ServiceHttp
 from strongroom.clients.seen_log import log_key_of
 from strongroom.clients.statements import ServiceStatements

@@ -8,11 +8,11 @@ import click
 from strongroom.base.clock import SystemClock
 from strongroom.base.encoding import Json
 from strongroom.base.errors import ConfigurationError
-from strongroom.cli.options import examples, json_option, state_option
+from strongroom.cli.options import json_option, state_option
 from strongroom.cli.owner_keys import load_signing_key
 from strongroom.cli.sign_in import forget, keep, sign_in, sign_in_on_device, signed_in
 from strongroom.cli.state import State
-from strongroom.cli.terminal import note, print_records, printable, say
+from strongroom.cli.terminal import examples, note, print_records, printable, say
 from strongroom.clients.oidc import Tokens
 from strongroom.clients.owner import OwnerClient
 from strongroom.submit.run import load_trust

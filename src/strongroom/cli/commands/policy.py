@@ -24,11 +24,11 @@ from strongroom.cli.evidence import (
     verify_file,
 )
 from strongroom.cli.explanations import print_explanation
-from strongroom.cli.options import examples, json_option, state_option
+from strongroom.cli.options import json_option, state_option
 from strongroom.cli.policies import azure_policy, default_policy, register_policy, registered_policy
 from strongroom.cli.session import attestation_client, owner_key
 from strongroom.cli.state import State, read_file
-from strongroom.cli.terminal import note, print_json, printable, say
+from strongroom.cli.terminal import examples, note, print_json, printable, say
 from strongroom.policy.evidence_policy import EvidencePolicy, parse_evidence_policy
 from strongroom.policy.explanation import point_at
 from strongroom.submit.run import load_trust

@@ -9,9 +9,9 @@ from strongroom.base.clock import to_rfc3339
 from strongroom.base.encoding import Json, parse_json_object
 from strongroom.base.errors import NotFoundError
 from strongroom.cli.approval_words import SHAPE_WORDS
-from strongroom.cli.options import examples, json_option, state_option
+from strongroom.cli.options import json_option, state_option
 from strongroom.cli.state import State, read_file
-from strongroom.cli.terminal import print_json, printable, say, short
+from strongroom.cli.terminal import examples, print_json, printable, say, short
 from strongroom.crypto.jose import unverified_payload
 from strongroom.datasets.storage import write_file
 from strongroom.policy.key_back_ends import not_enforced

@@ -8,12 +8,12 @@ from strongroom.base.clock import SystemClock, to_rfc3339
 from strongroom.base.errors import RefusedError
 from strongroom.cli.approval_words import lines_of, roster_changes, roster_words
 from strongroom.cli.approving import ReadRosters, read_rosters
-from strongroom.cli.options import DATASET_NAME, examples, json_option, state_option
+from strongroom.cli.options import DATASET_NAME, json_option, state_option
 from strongroom.cli.owner_keys import public_key_of
 from strongroom.cli.prefixes import find_by_prefix
 from strongroom.cli.session import owner_client, owner_key
 from strongroom.cli.state import State
-from strongroom.cli.terminal import print_json, say
+from strongroom.cli.terminal import examples, print_json, say
 from strongroom.clients.owner import OwnerClient
 from strongroom.policy.roster import Roster, SignedBy
 from strongroom.submit.run import load_trust

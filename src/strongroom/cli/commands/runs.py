@@ -11,12 +11,12 @@ from strongroom.base.workflow import Step
 from strongroom.cli.commands.submit import line_of
 from strongroom.cli.completion import complete_runs
 from strongroom.cli.kubernetes import cluster_option, opened, required
-from strongroom.cli.options import examples, json_option, state_option
+from strongroom.cli.options import json_option, state_option
 from strongroom.cli.owner_keys import load_recipient_key
 from strongroom.cli.prefixes import find_by_prefix
 from strongroom.cli.session import owner_client
 from strongroom.cli.state import State, read_file
-from strongroom.cli.terminal import note, print_json, print_records, say
+from strongroom.cli.terminal import examples, note, print_json, print_records, say
 from strongroom.cluster.failures import error_of
 from strongroom.cluster.kubernetes.client import KubernetesClient
 from strongroom.cluster.kubernetes.follow import RunFollower

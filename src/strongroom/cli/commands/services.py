@@ -1,30 +1,32 @@
-"""The services and the simulated platform as processes in the foreground."""
+"""The services and the simulated platform as processes in the foreground.
+
+A service's process becomes another one: nothing is loaded before that which only the other one needs.
+"""
 
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 
 from strongroom.attestation.evidence.simulated import entry_command
-from strongroom.services.provision import copy_private, install_identity, make_private, wait_for_socket
-from strongroom.simulation.server import serve
+from strongroom.cli.lazy import LazyCommand, LazyGroup
+from strongroom.cli.terminal import examples
 
 _FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 _WAIT_S: Final = 120.0
-_CONFIG: Final = click.option(
-    "--config",
-    required=True,
-    type=click.Path(dir_okay=False, exists=True, path_type=Path),
-    metavar="FILE",
-    help="The service's configuration; `strongroom up` writes one into owner/.",
-)
+_CONFIG: Final[dict[str, Any]] = {
+    "type": click.Path(dir_okay=False, exists=True, path_type=Path),
+    "metavar": "FILE",
+    "help": "The service's configuration; `strongroom up` writes one into owner/.",
+}
+_ON_KEYS: Final = "strongroom.cli.commands.key_service"
 
 
 @click.command()
-@_CONFIG
+@click.option("--config", required=True, **_CONFIG)
 def attestation_service(*, config: Path) -> None:
     """Run the attestation service in the foreground.
 
@@ -32,6 +34,46 @@ def attestation_service(*, config: Path) -> None:
     JSON when it is ready, and ends on SIGTERM or Ctrl-C.
     """
     become("strongroom.services.attestation_service", config)
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "backup": LazyCommand(
+            place=f"{_ON_KEYS}:backup", summary="Write an encrypted backup of the service's whole state."
+        ),
+        "restore": LazyCommand(
+            place=f"{_ON_KEYS}:restore_command", summary="Restore a backup into an empty state folder or database."
+        ),
+        "accept-restore": LazyCommand(
+            place=f"{_ON_KEYS}:accept_restore", summary="Say, as an owner, that a restored backup is meant."
+        ),
+        "rotate-master-key": LazyCommand(
+            place=f"{_ON_KEYS}:rotate_master_key_command",
+            summary="Replace the master key: the new one wraps the store's own key, and the old one no more.",
+        ),
+    },
+    invoke_without_command=True,
+    epilog=examples(
+        "strongroom key-service --config owner/key-service.json",
+        "strongroom key-service backup --config owner/key-service.json keys-2026-12-31.backup",
+    ),
+)
+@click.option("--config", **_CONFIG)
+@click.pass_context
+def key_service(context: click.Context, *, config: Path | None) -> None:
+    """Run the key service; back its state up, restore it.
+
+    Without a command it runs in the foreground: it keeps keys, and releases them to attested applications that an
+    owner approved. It prints one line of JSON when it is ready, and ends on SIGTERM or Ctrl-C.
+    """
+    if context.invoked_subcommand is not None:
+        if config is not None:
+            raise click.UsageError(f"give --config after {context.invoked_subcommand}")
+        return
+    if config is None:
+        raise click.UsageError("Missing option '--config'.")
+    become("strongroom.services.key_service", config)
 
 
 @click.command()
@@ -61,6 +103,7 @@ def collateral_service(*, config: Path) -> None:
 )
 def simulated_platform(*, folder: Path, public: Path | None) -> None:
     """Run the simulated SGX platform."""
+    from strongroom.simulation.server import serve  # noqa: PLC0415 - no service needs it
 
     def ready() -> None:
         sys.stdout.write('{"ready":"simulated-platform"}\n')
@@ -83,15 +126,17 @@ def provision(
     *, state: Path, identity: Path | None, files: Path | None, into: Path | None, wait_for: Path | None
 ) -> None:
     """Give a service in a container its private files."""
+    from strongroom.services import provision as files_of  # noqa: PLC0415 - no service needs it
+
     if (files is None) != (into is None):
         raise click.UsageError("--files and --into go together")
-    make_private(state)
+    files_of.make_private(state)
     if identity is not None:
-        install_identity(identity, state=state)
+        files_of.install_identity(identity, state=state)
     if files is not None and into is not None:
-        copy_private(files, into=into)
+        files_of.copy_private(files, into=into)
     if wait_for is not None:
-        wait_for_socket(wait_for, timeout_s=_WAIT_S)
+        files_of.wait_for_socket(wait_for, timeout_s=_WAIT_S)
 
 
 def become(entry: str, config: Path) -> NoReturn:

@@ -4,9 +4,8 @@ from typing import Final, cast
 
 import click
 
-from strongroom.cli.options import examples
 from strongroom.cli.shapes import read_shape_options
-from strongroom.cli.terminal import print_json, say
+from strongroom.cli.terminal import examples, print_json, say
 from strongroom.cluster.agent_policy import IMAGE_VARIABLES, agent_policy
 from strongroom.cluster.shapes import SHAPES, Launch, parse_shape, render_overlay
 from strongroom.wire.runtime_data import Role

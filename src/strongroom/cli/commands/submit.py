@@ -34,12 +34,11 @@ from strongroom.cli.options import (
     Setting,
     VaultOf,
     VersionOf,
-    examples,
     state_option,
 )
 from strongroom.cli.owner_keys import load_signing_key
 from strongroom.cli.state import State, inherited, location_of
-from strongroom.cli.terminal import following, note, printable, say
+from strongroom.cli.terminal import examples, following, note, printable, say
 from strongroom.cli.vaults import read_vault_file
 from strongroom.crypto.keys import SigningKey
 from strongroom.simulation.server import socket_of

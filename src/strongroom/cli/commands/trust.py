@@ -9,16 +9,9 @@ import click
 from strongroom.attestation.evidence.initdata import parse_initdata
 from strongroom.base.clock import to_rfc3339
 from strongroom.base.errors import ConflictError, NotFoundError, StrongroomError
-from strongroom.cli.options import (
-    PARTNER_NAME,
-    PARTNER_OR_PROVIDER,
-    PROVIDER_URL,
-    examples,
-    json_option,
-    state_option,
-)
+from strongroom.cli.options import PARTNER_NAME, PARTNER_OR_PROVIDER, PROVIDER_URL, json_option, state_option
 from strongroom.cli.state import State, read_file
-from strongroom.cli.terminal import print_json, printable, say
+from strongroom.cli.terminal import examples, print_json, printable, say
 from strongroom.crypto.derive import sha256_hex
 from strongroom.crypto.x509 import parse_pem_chain, read_certificate
 from strongroom.datasets.storage import write_file

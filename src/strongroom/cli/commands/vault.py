@@ -11,12 +11,12 @@ from strongroom.base.secret import SecretBytes
 from strongroom.cli import owned_datasets, vaults
 from strongroom.cli.applications import demand_binding, find_application
 from strongroom.cli.applications import describe as describe_application
-from strongroom.cli.options import DATASET_NAME, examples, state_option
+from strongroom.cli.options import DATASET_NAME, state_option
 from strongroom.cli.owner_keys import public_key_of, read_private, thumbprint_of
 from strongroom.cli.policies import azure_policy, common_policy_hash
 from strongroom.cli.session import attestation_client, owner_key
 from strongroom.cli.state import State, location_of, read_file
-from strongroom.cli.terminal import counting, say, short
+from strongroom.cli.terminal import counting, examples, say, short
 from strongroom.clients.azure_key_vault import wrap_in_vault
 from strongroom.clients.https import Https
 from strongroom.crypto.released_keys import CHECKED_VALUE, check_value_of, pkcs8_of

@@ -9,9 +9,9 @@ from strongroom.base.clock import SystemClock
 from strongroom.base.encoding import Json
 from strongroom.base.errors import ConfigurationError
 from strongroom.cli.commands.services import become
-from strongroom.cli.options import examples, json_option, state_option
+from strongroom.cli.options import json_option, state_option
 from strongroom.cli.state import State, read_file
-from strongroom.cli.terminal import print_records, say
+from strongroom.cli.terminal import examples, print_records, say
 from strongroom.cli.witnesses import make_witness, read_choice, with_witness, without_witness, write_choice
 from strongroom.log.cosignature import witness_key
 from strongroom.services.witness import WitnessSettings as WitnessServiceSettings

@@ -40,6 +40,12 @@ class Answers(BaseHTTPRequestHandler):
             self.send_error(404)
         elif self.path.startswith("/forbidden"):
             self.send_error(403)
+        elif self.path.startswith("/refused"):
+            content = json.dumps({"kind": "Status", "message": 'violates "restricted"'}).encode()
+            self.send_response(422)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
         elif "watch=1" in self.path:
             assert "resourceVersion=7" in self.path
             self._say([{"type": kind, "object": named(name)} for kind, name in next(self.events)])
@@ -116,6 +122,8 @@ def test_what_is_missing_is_told_from_what_is_refused(api: Api) -> None:
         api.call("GET", "/missing")
     with pytest.raises(UnavailableError, match="403"):
         api.call("GET", "/forbidden")
+    with pytest.raises(UnavailableError, match=r'422 violates "restricted"$'):
+        api.call("GET", "/refused")
 
 
 def test_a_connection_is_kept_until_the_server_closes_it(tmp_path: Path) -> None:
@@ -135,7 +143,8 @@ def test_a_connection_is_kept_until_the_server_closes_it(tmp_path: Path) -> None
         (("node", "", "node-1"), "/api/v1/nodes/node-1"),
         (("namespaces",), "/api/v1/namespaces"),
         (("networkpolicy", "runs", "a"), "/apis/networking.k8s.io/v1/namespaces/runs/networkpolicies/a"),
-        (("statefulset", "runs", "a"), None),
+        (("statefulset", "runs", "a"), "/apis/apps/v1/namespaces/runs/statefulsets/a"),
+        (("job", "runs", "a"), None),
     ],
 )
 def test_objects_lie_where_the_api_has_them(place: tuple[str, ...], path: str | None) -> None:
