@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,31 +17,6 @@ from tests.support.kubernetes.site import REPOSITORY
 from strongroom.base.errors import ConflictError
 
 AUDIENCE = "strongroom:test"
-CHART = {
-    "Chart.yaml": "apiVersion: v2\nname: greeting\nversion: 0.1.0\n",
-    "values.yaml": "greeting: first\nimage: none\n",
-    "templates/all.yaml": """\
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: "{{ .Release.Name }}"}
-spec:
-  selector: {matchLabels: {app: "{{ .Release.Name }}"}}
-  template:
-    metadata: {labels: {app: "{{ .Release.Name }}"}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      containers:
-      - name: podbox
-        image: "{{ .Values.image }}"
-        args: [serve, "8000", "{{ .Values.greeting }}"]
-        readinessProbe: {httpGet: {port: 8000, path: /}, periodSeconds: 1}
----
-apiVersion: v1
-kind: Service
-metadata: {name: "{{ .Release.Name }}"}
-spec: {selector: {app: "{{ .Release.Name }}"}, ports: [{port: 8000}]}
-""",
-}
 
 
 @pytest.fixture(scope="session")
@@ -195,32 +169,6 @@ def test_a_network_policy_is_accepted(cluster: Cluster, namespace: str) -> None:
         }
     )
     assert made["spec"]["ingress"] == [{"from": [from_runs]}]
-
-
-def test_a_chart_is_installed_upgraded_and_rolled_back(
-    cluster: Cluster, namespace: str, image: str, tmp_path: Path
-) -> None:
-    for name, text in CHART.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    where = ["--namespace", namespace, "--wait", "--timeout=120s"]
-
-    def greeting() -> str:
-        with cluster.forward("hello", namespace, PORT) as address:
-            return urllib3.request("GET", f"http://{address}/", retries=False, timeout=10).data.split()[0].decode()
-
-    cluster.helm("install", "hello", str(tmp_path), "--set", f"image={image}", *where)
-    assert greeting() == "first"
-    cluster.helm("upgrade", "hello", str(tmp_path), "--reuse-values", "--set", "greeting=second", *where)
-    cluster.wait_until(lambda: len(cluster.find("pods", namespace)) == 1, "the end of the first pod")
-    assert greeting() == "second"
-    cluster.helm("rollback", "hello", "1", *where)
-    cluster.wait_until(lambda: len(cluster.find("pods", namespace)) == 1, "the end of the second pod")
-    assert greeting() == "first"
-    (release,) = json.loads(cluster.helm("list", "--namespace", namespace, "--output=json"))
-    assert (release["status"], release["revision"]) == ("deployed", "3")
-    cluster.helm("uninstall", "hello", *where)
-    assert not cluster.exists("service", "hello", namespace)
 
 
 def test_what_an_object_owns_goes_with_it(cluster: Cluster, namespace: str, image: str) -> None:

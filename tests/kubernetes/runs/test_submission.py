@@ -31,41 +31,36 @@ spec:
 
 @dataclass(frozen=True, kw_only=True)
 class Reported:
-    """A run of the taxi report, and what was there when it had ended."""
+    """A run of the taxi report with everything that a person may choose of how and where it runs.
+
+    Attributes:
+        ended: How it ended.
+        approved: Digest of what was approved; it was packed without a word of the cluster.
+        rows: What it wrote, by table.
+        plain: What plain Spark wrote on this machine.
+        objects: Its objects when it had ended, the executors' pods as well.
+        archived: The files in its archive.
+        left: Its objects that were still there after its driver's pod was deleted.
+        described: What `kubectl describe` told of its driver's pod.
+        verified: What verifying its receipt printed.
+        printed: What the application printed.
+        log: The log of its driver's pod.
+    """
 
     ended: Ended
+    approved: str
     rows: dict[str, list[Any]]
     plain: dict[str, list[Any]]
     objects: list[dict[str, Any]]
+    archived: list[str]
+    left: list[str]
     described: str
     verified: str
     printed: str
     log: str
 
-
-@dataclass(frozen=True, kw_only=True)
-class Counted:
-    """A run of the count with a pod template, a place for its archive and settings that say nothing of what it does.
-
-    Attributes:
-        run_id: The run.
-        approved: Digest of what was approved; it was packed without a word of the cluster.
-        pods: Its pods when it had ended, the executor's as well.
-        archived: The files in its archive.
-        objects: Its objects when it had ended.
-        left: Those that were still there after its driver's pod was deleted.
-    """
-
-    run_id: str
-    approved: str
-    pods: list[dict[str, Any]]
-    archived: list[str]
-    objects: list[str]
-    left: list[str]
-
-    def pod_of(self, role: str) -> dict[str, Any]:
-        (found,) = [pod for pod in self.pods if _component(pod) == role]
-        return found
+    def pods(self, role: str) -> list[dict[str, Any]]:
+        return [each for each in self.objects if each["kind"] == "Pod" and _component(each) == role]
 
 
 @pytest.fixture(scope="module")
@@ -83,47 +78,36 @@ def report(repo_root: Path) -> Submission:
 def reported(team: Team, report: Submission, plain_trips: Path, tmp_path_factory: pytest.TempPathFactory) -> Reported:
     """The report on three executor pods, and by plain Spark on this machine."""
     folder = tmp_path_factory.mktemp("report")
-    team.approve(report)
-    run_plainly(report.script, str(plain_trips), str(folder / "plain"), options=report.options, scratch=folder)
-    tables = sorted(path.name for path in (folder / "plain").iterdir() if path.is_dir())
-    ended = team.run_well(report, "--num-executors", str(EXECUTORS))
-    kinds = "pods,configmaps,services,networkpolicies"
-    found = json.loads(team.cluster.kubectl("get", kinds, *team.in_runs, "--output=json", "--show-managed-fields"))
-    return Reported(
-        ended=ended,
-        rows=team.decrypted("report", tables, folder / "protected"),
-        plain={name: _read(folder / "plain" / name) for name in tables},
-        objects=[each for each in found["items"] if "strongroom.run" in str(each["metadata"])],
-        described=team.cluster.describe("pod", team.driver_of(ended.run_id)["metadata"]["name"], team.runs),
-        verified=team.done("receipt", "verify", str(team.receipt(ended))),
-        printed=team.output_of(ended),
-        log=team.cluster.log(team.driver_of(ended.run_id)["metadata"]["name"], team.runs),
-    )
-
-
-@pytest.fixture(scope="module")
-def counted(team: Team, count: Submission, tmp_path_factory: pytest.TempPathFactory) -> Counted:
-    """The count with everything that a person may choose of how and where it runs."""
-    template = tmp_path_factory.mktemp("template") / "template.yaml"
+    template = folder / "template.yaml"
     template.write_text(TEMPLATE)
     settings = {f"spark_kubernetes_{role}_podTemplateFile": str(template) for role in ("driver", "executor")} | {
         "spark_executor_memoryOverhead": "900m",
         "spark_kubernetes_executor_deleteOnTermination": "false",
         "spark_kubernetes_executor_terminationGracePeriodSeconds": "7s",  # Spark sets it, whatever the template says
     }
-    approved = team.pack(count)
-    ended = team.run_well(count, "--archive", "/data/archive", **settings)
-    pods, objects = team.pods(ended.run_id), team.objects_of_runs()
-    team.cluster.delete("pod", team.driver_of(ended.run_id)["metadata"]["name"], team.runs)
+    approved = team.approve(report)
+    run_plainly(report.script, str(plain_trips), str(folder / "plain"), options=report.options, scratch=folder)
+    tables = sorted(path.name for path in (folder / "plain").iterdir() if path.is_dir())
+    ended = team.run_well(report, "--num-executors", str(EXECUTORS), "--archive", "/data/archive", **settings)
+    driver = team.driver_of(ended.run_id)["metadata"]["name"]
+    kinds = "pods,configmaps,services,networkpolicies"
+    found = json.loads(team.cluster.kubectl("get", kinds, *team.in_runs, "--output=json", "--show-managed-fields"))
+    described, log = team.cluster.describe("pod", driver, team.runs), team.cluster.log(driver, team.runs)
+    team.cluster.delete("pod", driver, team.runs)
     with contextlib.suppress(TimeoutError):
         team.cluster.wait_until(lambda: team.objects_of_runs() == [], "the end of the run's objects", 90)
-    return Counted(
-        run_id=ended.run_id,
+    return Reported(
+        ended=ended,
         approved=approved,
-        pods=pods,
+        rows=team.decrypted("report", tables, folder / "protected"),
+        plain={name: _read(folder / "plain" / name) for name in tables},
+        objects=[each for each in found["items"] if "strongroom.run" in str(each["metadata"])],
         archived=team.files_in(f"archive/{ended.run_id}"),
-        objects=objects,
         left=team.objects_of_runs(),
+        described=described,
+        verified=team.done("receipt", "verify", str(team.receipt(ended))),
+        printed=team.output_of(ended),
+        log=log,
     )
 
 
@@ -195,39 +179,42 @@ def test_no_object_holds_a_secret_or_a_token_of_its_own(team: Team, reported: Re
     assert team.cluster.find("secrets", team.runs) == []
 
 
-def test_deleting_the_drivers_pod_deletes_the_run(counted: Counted) -> None:
-    assert {each.partition("/")[0] for each in counted.objects} >= {"Pod", "ConfigMap"}
-    assert counted.left == []
+def test_deleting_the_drivers_pod_deletes_the_run(reported: Reported) -> None:
+    assert {each["kind"] for each in reported.objects} >= {"Pod", "ConfigMap"}
+    assert reported.left == []
 
 
-def test_what_a_run_leaves_is_archived_where_that_is_asked_for(counted: Counted) -> None:
-    assert counted.archived == [f"{counted.run_id}.output.jwe", f"{counted.run_id}.receipt.json"]
+def test_what_a_run_leaves_is_archived_where_that_is_asked_for(reported: Reported) -> None:
+    run = reported.ended.run_id
+    assert reported.archived == [f"{run}.output.jwe", f"{run}.receipt.json"]
 
 
-def test_an_application_of_one_machine_runs_here_under_the_same_approval(counted: Counted) -> None:
+def test_an_application_of_one_machine_runs_here_under_the_same_approval(reported: Reported) -> None:
     """The digest that was approved says nothing of where it runs: `approve` packed it with no word of the cluster."""
-    annotations = counted.pod_of("driver")["metadata"]["annotations"]
-    assert annotations["strongroom.application-digest"] == counted.approved
+    (driver,) = reported.pods("driver")
+    assert driver["metadata"]["annotations"]["strongroom.application-digest"] == reported.approved
 
 
-@pytest.mark.parametrize("role", ["driver", "executor"])
-def test_pod_templates_of_ones_own_are_merged(counted: Counted, role: str) -> None:
-    pod = counted.pod_of(role)
+@pytest.mark.parametrize(("role", "number"), [("driver", 1), ("executor", EXECUTORS)])
+def test_pod_templates_of_ones_own_are_merged(reported: Reported, role: str, number: int) -> None:
+    pods = reported.pods(role)
 
-    assert pod["metadata"]["labels"]["team"] == "taxis"
-    assert pod["spec"]["terminationGracePeriodSeconds"] == 7
-    (container,) = pod["spec"]["containers"]
-    assert "/extra" in {mount["mountPath"] for mount in container["volumeMounts"]}
-    assert container["command"] == ["/usr/local/bin/strongroom-agent", "--pod"]
+    assert len(pods) == number
+    for pod in pods:
+        assert pod["metadata"]["labels"]["team"] == "taxis"
+        assert pod["spec"]["terminationGracePeriodSeconds"] == 7
+        (container,) = pod["spec"]["containers"]
+        assert "/extra" in {mount["mountPath"] for mount in container["volumeMounts"]}
+        assert container["command"] == ["/usr/local/bin/strongroom-agent", "--pod"]
 
 
-def test_executors_have_no_token_for_the_cluster(counted: Counted) -> None:
-    spec = counted.pod_of("executor")["spec"]
-    volumes = json.dumps(spec["volumes"])
-
-    assert spec["automountServiceAccountToken"] is False
-    assert "kube-api-access" not in volumes
-    assert volumes.count('"audience"') == volumes.count('"strongroom:')
+def test_executors_have_no_token_for_the_cluster(reported: Reported) -> None:
+    for executor in reported.pods("executor"):
+        spec = executor["spec"]
+        volumes = json.dumps(spec["volumes"])
+        assert spec["automountServiceAccountToken"] is False
+        assert "kube-api-access" not in volumes
+        assert volumes.count('"audience"') == volumes.count('"strongroom:')
 
 
 def test_a_prepared_run_is_started_by_somebody_else(team: Team, count: Submission, tmp_path: Path) -> None:
