@@ -209,7 +209,10 @@ def test_pod_templates_of_ones_own_are_merged(reported: Reported, role: str, num
 
 
 def test_executors_have_no_token_for_the_cluster(reported: Reported) -> None:
-    for executor in reported.pods("executor"):
+    executors = reported.pods("executor")
+
+    assert len(executors) == EXECUTORS
+    for executor in executors:
         spec = executor["spec"]
         volumes = json.dumps(spec["volumes"])
         assert spec["automountServiceAccountToken"] is False

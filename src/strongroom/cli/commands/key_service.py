@@ -1,12 +1,12 @@
 """`strongroom key-service …`: back its state up, restore it, and say that a restore is meant."""
 
 from pathlib import Path
-from typing import Any, Final
 
 import click
 
 from strongroom.base.clock import SystemClock
 from strongroom.base.errors import ConflictError
+from strongroom.cli.commands.services import CONFIG
 from strongroom.cli.options import state_option
 from strongroom.cli.owner_keys import load_recipient_key, public_key_of
 from strongroom.cli.session import owner_client
@@ -16,13 +16,6 @@ from strongroom.services.key_service import read_settings
 from strongroom.services.key_state import back_up, restore
 from strongroom.services.master_key_rotation import rotate_master_key
 
-_CONFIG: Final[dict[str, Any]] = {
-    "type": click.Path(dir_okay=False, exists=True, path_type=Path),
-    "metavar": "FILE",
-    "required": True,
-    "help": "The service's configuration; `strongroom up` writes one into owner/.",
-}
-
 
 @click.command(
     epilog=examples(
@@ -30,7 +23,7 @@ _CONFIG: Final[dict[str, Any]] = {
         "strongroom key-service backup --config owner/key-service.json --recipient safe.jwk keys.backup",
     )
 )
-@click.option("--config", **_CONFIG)
+@click.option("--config", required=True, **CONFIG)
 @click.option(
     "--recipient",
     "recipients",
@@ -50,7 +43,7 @@ def backup(*, config: Path, recipients: tuple[str, ...], out: Path) -> None:
 
 
 @click.command("restore", epilog=examples("strongroom key-service restore --config owner/key-service.json keys.backup"))
-@click.option("--config", **_CONFIG)
+@click.option("--config", required=True, **CONFIG)
 @click.option(
     "--recipient-key",
     type=click.Path(dir_okay=False, exists=True, path_type=Path),
@@ -104,7 +97,7 @@ def accept_restore(*, lost_size: int, yes: bool, state: State) -> None:
         "strongroom key-service rotate-master-key --config owner/key-service.json --to file:///media/stick/master-2.key"
     ),
 )
-@click.option("--config", **_CONFIG)
+@click.option("--config", required=True, **CONFIG)
 @click.option("--to", required=True, metavar="URI", help="The new master key; a file is made if it is not there.")
 def rotate_master_key_command(*, config: Path, to: str) -> None:
     """Replace the master key: the new one wraps the store's own key, and the old one no more.

@@ -17,16 +17,17 @@ from strongroom.cli.terminal import examples
 
 _FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 _WAIT_S: Final = 120.0
-_CONFIG: Final[dict[str, Any]] = {
+CONFIG: Final[dict[str, Any]] = {
     "type": click.Path(dir_okay=False, exists=True, path_type=Path),
     "metavar": "FILE",
     "help": "The service's configuration; `strongroom up` writes one into owner/.",
 }
+"""The option that names a service's configuration."""
 _ON_KEYS: Final = "strongroom.cli.commands.key_service"
 
 
 @click.command()
-@click.option("--config", required=True, **_CONFIG)
+@click.option("--config", required=True, **CONFIG)
 def attestation_service(*, config: Path) -> None:
     """Run the attestation service in the foreground.
 
@@ -59,7 +60,7 @@ def attestation_service(*, config: Path) -> None:
         "strongroom key-service backup --config owner/key-service.json keys-2026-12-31.backup",
     ),
 )
-@click.option("--config", **_CONFIG)
+@click.option("--config", **CONFIG)
 @click.pass_context
 def key_service(context: click.Context, *, config: Path | None) -> None:
     """Run the key service; back its state up, restore it.
